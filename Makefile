@@ -1,0 +1,44 @@
+# Needs only make and Python 3.11 or newer; another one is chosen by: make env PYTHON=python3.12
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+UV_PIP := $(BIN)/uv pip install --python $(BIN)/python
+
+.PHONY: env demo test bench lint lock clean
+
+env: $(INSTALLED)
+
+demo: $(INSTALLED)
+	$(BIN)/dermaffinity demo
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+bench: $(INSTALLED)
+	set -e; for script in benchmarks/*.py; do $(BIN)/python $$script; done
+
+lint: $(INSTALLED)
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+
+# Keeps the versions that still fit pyproject.toml; delete the file first to renew them all.
+lock: | $(BIN)/uv
+	$(BIN)/uv pip compile --quiet pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \
+		--no-annotate --no-emit-index-url --custom-compile-command "make lock" --output-file requirements.lock
+
+# Leaves data, runs and manifests alone.
+clean:
+	rm -rf .venv build dist .coverage htmlcov .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/uv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "$(PYTHON) is not Python 3.11 or newer: name one, as in 'make env PYTHON=python3.12'" >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv>=0.9,<1"
+
+$(INSTALLED): requirements.lock pyproject.toml | $(BIN)/uv
+	$(UV_PIP) --require-hashes --requirement requirements.lock
+	$(UV_PIP) --no-deps --editable .
+	@touch $@

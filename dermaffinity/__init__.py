@@ -1,0 +1,3 @@
+"""dermaffinity: skin-lesion classifiers for small, strongly imbalanced image libraries."""
+
+__version__ = "0.1.0"

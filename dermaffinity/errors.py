@@ -1,0 +1,44 @@
+"""Errors that are the user's to mend: the command line prints them as one clear message, never as a traceback."""
+
+from collections.abc import Sequence
+
+
+class DermaffinityError(Exception):
+    """Something a user can mend. The message says what was found, what is allowed and what to do.
+
+    Args:
+        message: One sentence, naming the file or setting.
+        problems: Every single problem found, when a file or page has several; printed as a list.
+    """
+
+    def __init__(self, message: str, problems: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.message = message
+        self.problems = tuple(problems)
+
+    def __str__(self) -> str:
+        return "\n".join([self.message, *(f"  - {problem}" for problem in self.problems)])
+
+
+class DataError(DermaffinityError):
+    """An image library, archive, image or mask that cannot be used as it is."""
+
+
+class ManifestError(DermaffinityError):
+    """A manifest that is damaged, was edited after its split, or cannot be split as asked."""
+
+
+class ConfigError(DermaffinityError):
+    """A page or a ``--set`` override that does not describe a valid experiment."""
+
+
+class TrainingError(DermaffinityError):
+    """A training run that cannot go on: a plateau, a non-finite loss, a full disk."""
+
+
+class TrackingError(DermaffinityError):
+    """A tracking store that cannot be opened or written."""
+
+
+class ComparisonError(DermaffinityError):
+    """Runs that cannot honestly be compared with one another."""
