@@ -1,0 +1,1 @@
+"""Image libraries, manifests, splits, and the way from a file to a tensor."""

@@ -1,0 +1,1 @@
+"""One file for each dataset: each knows its own layout, and nothing else does."""

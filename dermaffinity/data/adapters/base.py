@@ -1,0 +1,245 @@
+"""What every dataset adapter promises, and the one way from its records to a frozen manifest.
+
+An adapter knows the folders of one dataset and nothing else; nothing else ever looks at a dataset's folders.
+A new dataset is one new file beside this one: its name is the adapter's name, its one
+:class:`DatasetAdapter` subclass is the adapter.
+"""
+
+import difflib
+import hashlib
+import importlib
+import pkgutil
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from types import MappingProxyType
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from dermaffinity.data import adapters
+from dermaffinity.data.images import image_size
+from dermaffinity.data.library import ImageLibrary
+from dermaffinity.data.manifest import Manifest
+from dermaffinity.data.splits import Protocol, assign_folds
+from dermaffinity.errors import ConfigError, DataError, ManifestError
+
+
+class Record(NamedTuple):
+    """One image of a library, before it is hashed and given a fold.
+
+    ``group`` names the images that must share a fold: one lesion, or one patient where known.
+    ``external`` rows get no fold: they are an external test set.
+    """
+
+    image: str
+    mask: str | None
+    label: str
+    group: str
+    extra: Mapping[str, str | float | None] = MappingProxyType({})
+    external: bool = False
+
+
+class DatasetAdapter(ABC):
+    """Reads one dataset's own layout.
+
+    A subclass gives the class attributes, :meth:`records` and :meth:`how_to_get`. Where an option decides the
+    classes (an experiment on a subset, a library of one's own), the constructor sets ``classes``, ``malignant``,
+    ``experiment`` or ``manifest_name`` on the instance.
+
+    Args:
+        source: The folder or the one zip archive the dataset lies in.
+
+    Raises:
+        DataError: ``source`` does not exist, or holds an unsafe archive.
+    """
+
+    name: ClassVar[str]
+    citation: ClassVar[str]
+    license: ClassVar[str]
+    classes: tuple[str, ...]
+    malignant: tuple[str, ...]
+    experiment: str = "all"
+
+    def __init__(self, source: Path) -> None:
+        if not source.exists():
+            raise DataError(f"{self.name}: no folder or archive {source}. {self.how_to_get()}")
+        self.library = ImageLibrary(source)
+        self.manifest_name = self.name
+
+    @abstractmethod
+    def records(self) -> Iterator[Record]:
+        """Every image of the experiment, in any order.
+
+        Raises:
+            DataError: The library is incomplete or contradicts itself; lists every problem.
+        """
+
+    @abstractmethod
+    def how_to_get(self) -> str:
+        """Where a user gets the dataset, and what must lie in ``source``; ends every "not found" error."""
+
+    def select(self, records: list[Record], seed: int) -> list[Record]:
+        """The records of the manifest; an adapter that draws some of them for development does it here."""
+        return records
+
+    def provenance(self) -> str:
+        """One line for the manifest's ``source`` field."""
+        return self.citation
+
+    def prepare(
+        self,
+        *,
+        folds: int = 3,
+        protocol: Protocol = "group",
+        seed: int = 0,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> Manifest:
+        """Reads, checks, hashes and splits the library.
+
+        Args:
+            folds: Number of cross-validation folds, at least 2.
+            protocol: ``group`` keeps groups whole; ``image`` splits images regardless of groups, as most papers do.
+            seed: Seed of the split, and of the draw where the adapter draws.
+            on_progress: Called with (images hashed, images in all).
+
+        Raises:
+            DataError: The library cannot be used as it is; lists every problem.
+            ManifestError: The records cannot be split as asked.
+        """
+        records = sorted(self.select(list(self.records()), seed), key=lambda record: record.image)
+        self._check(records)
+        development = [record for record in records if not record.external]
+        assigned = assign_folds(
+            [record.label for record in development],
+            [record.group for record in development],
+            folds=folds,
+            protocol=protocol,
+            seed=seed,
+        )
+        fold_of = dict(zip((record.image for record in development), assigned.tolist(), strict=True))
+        rows = self._rows(records, fold_of, on_progress)
+        return Manifest(
+            name=self.manifest_name,
+            adapter=self.name,
+            experiment=self.experiment,
+            protocol=protocol,
+            seed=seed,
+            folds=folds,
+            classes=self.classes,
+            malignant=self.malignant,
+            source=self.provenance(),
+            licence=self.license,
+            rows=pd.DataFrame(rows).astype({"fold": "Int64"}),
+            root=self.library.root,
+        )
+
+    def _check(self, records: list[Record]) -> None:
+        images = Counter(record.image for record in records)
+        problems = [f"{image} is listed {count} times" for image, count in images.items() if count > 1]
+        problems += [
+            f"{record.image} has the label {record.label!r}; the classes are {', '.join(self.classes)}"
+            for record in records
+            if record.label not in self.classes
+        ]
+        present = {record.label for record in records if not record.external}
+        problems += [f"class {code} has no image" for code in self.classes if code not in present]
+        if problems:
+            raise ManifestError(f"{self.name}: these records make no manifest.", problems)
+
+    def _rows(
+        self, records: list[Record], fold_of: Mapping[str, int], on_progress: Callable[[int, int], None] | None
+    ) -> list[dict[str, object]]:
+        rows: list[dict[str, object]] = []
+        problems: list[str] = []
+        for done, record in enumerate(records, start=1):
+            try:
+                content = self.library.read(record.image)
+                width, height = image_size(content, record.image)
+            except DataError as error:
+                problems.append(error.message)
+                continue
+            rows.append(
+                {
+                    "image": record.image,
+                    "mask": record.mask or np.nan,
+                    "label": record.label,
+                    "group": record.group,
+                    "sha256": hashlib.sha256(content).hexdigest(),
+                    "width": width,
+                    "height": height,
+                    "fold": fold_of.get(record.image),
+                    **record.extra,
+                }
+            )
+            if on_progress:
+                on_progress(done, len(records))
+        if problems:
+            raise DataError(f"{self.name}: {len(problems)} of {len(records)} images cannot be read.", problems)
+        return rows
+
+
+def adapter_names() -> list[str]:
+    """The adapters there are: one module of this package each."""
+    return sorted(module.name for module in pkgutil.iter_modules(adapters.__path__) if module.name != "base")
+
+
+def adapter_class(name: str) -> type[DatasetAdapter]:
+    """The adapter in ``dermaffinity/data/adapters/<name>.py``.
+
+    Raises:
+        ConfigError: There is no such module.
+    """
+    if name not in adapter_names():
+        near = difflib.get_close_matches(name, adapter_names(), n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ConfigError(f"There is no adapter {name!r}; there are {', '.join(adapter_names())}.{hint}")
+    module = importlib.import_module(f"{adapters.__name__}.{name}")
+    (adapter,) = (
+        member
+        for member in vars(module).values()
+        if isinstance(member, type) and issubclass(member, DatasetAdapter) and member.__module__ == module.__name__
+    )
+    return adapter
+
+
+def pair_by_id(paths: Iterable[tuple[str, str]], kind: str, problems: list[str]) -> dict[str, str]:
+    """Maps ids to paths; ids found more than once are added to ``problems``, a line for each pair of places.
+
+    Args:
+        paths: Pairs of id and path.
+        kind: What the paths are, for the message: "image" or "mask".
+        problems: Extended in place.
+    """
+    found: dict[str, str] = {}
+    doubles: dict[tuple[str, str], list[str]] = {}
+    for identifier, path in paths:
+        first = found.setdefault(identifier, path)
+        if first != path:
+            doubles.setdefault(_where_they_part(first, path), []).append(PurePosixPath(path).name)
+    problems += [
+        f"{count_of(len(names), kind)} found both in {first} and in {second}, keep one copy: {some_of(names)}"
+        for (first, second), names in doubles.items()
+    ]
+    return found
+
+
+def some_of(names: Iterable[str], limit: int = 8) -> str:
+    """The first names in order, and how many more there are."""
+    ordered = sorted(names)
+    rest = f" and {len(ordered) - limit} more" if len(ordered) > limit else ""
+    return ", ".join(ordered[:limit]) + rest
+
+
+def count_of(count: int, noun: str) -> str:
+    """``1 image``, ``2 images``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def _where_they_part(first: str, second: str) -> tuple[str, str]:
+    """Both paths up to the first folder or file in which they differ."""
+    parts, others = PurePosixPath(first).parts, PurePosixPath(second).parts
+    shared = next(depth for depth, (part, other) in enumerate(zip(parts, others, strict=False)) if part != other)
+    return "/".join(parts[: shared + 1]), "/".join(others[: shared + 1])

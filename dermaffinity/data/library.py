@@ -1,0 +1,183 @@
+"""Reading an image library where it lies: plain files, or files inside zip archives that are never unpacked."""
+
+import os
+import stat
+import threading
+import zipfile
+import zlib
+from collections import Counter
+from pathlib import Path, PurePosixPath
+
+from dermaffinity.errors import DataError
+
+# A 16-bit RGB image of the largest size that images.py accepts is about half of this.
+_MAX_FILE_BYTES = 1 << 30
+# Deflate reaches 1,032:1 on a blank mask, which is harmless while the mask is small.
+_MAX_RATIO = 200
+_RATIO_MATTERS_FROM_BYTES = 64 << 20
+
+_CLUTTER = {"__macosx", "thumbs.db", "desktop.ini"}
+
+
+class ImageLibrary:
+    """A folder of image files, some or all of them inside ``.zip`` archives; or one such archive.
+
+    Files are named by POSIX paths relative to the root. A file in an archive of the folder is
+    ``ARCHIVE.zip/member/path.jpg``; an archive within an archive is an ordinary file.
+
+    Several threads may read at once, and so may forked processes; a pickled library is only its root.
+
+    Args:
+        root: The folder, or one ``.zip`` file.
+
+    Raises:
+        DataError: When there is no such folder or archive.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(os.path.realpath(root))
+        if not (self.root.is_dir() or _is_archive(self.root)):
+            found = "another kind of file" if self.root.exists() else "nothing"
+            raise DataError(f"{root}: expected the folder or .zip archive of an image library, found {found}")
+        self._forget_archives()
+
+    def __reduce__(self) -> tuple[type["ImageLibrary"], tuple[Path]]:
+        return ImageLibrary, (self.root,)
+
+    def files(self) -> list[str]:
+        """Sorted paths of all files, members of archives included; hidden files and system clutter are left out.
+
+        Raises:
+            DataError: Listing every link out of the library, unreadable folder and unusable archive.
+        """
+        if not self.root.is_dir():
+            return sorted(self._members(self.root))
+        found: list[str] = []
+        problems: list[str] = []
+
+        def note(error: OSError) -> None:
+            problems.append(str(error))
+
+        for folder, folders, names in os.walk(self.root, onerror=note):
+            folders[:] = [name for name in folders if not _is_clutter(name)]
+            paths = [Path(folder, name) for name in names if not _is_clutter(name)]
+            for path in [*paths, *(Path(folder, name) for name in folders)]:
+                if path.is_symlink() and not (path.exists() and self._inside(path)):
+                    problems.append(f"{self._relative(path)}: a link to nothing, or to a place outside the library")
+            for path in filter(self._inside, paths):
+                if not _is_archive(path):
+                    found.append(self._relative(path))
+                    continue
+                try:
+                    found += [f"{self._relative(path)}/{member}" for member in self._members(path)]
+                except DataError as error:
+                    problems += error.problems or [error.message]
+        if problems:
+            raise DataError(f"{self.root}: parts of this library cannot be used", problems)
+        return sorted(found)
+
+    def read(self, path: str) -> bytes:
+        """The content of one file.
+
+        Args:
+            path: As `files` gives it.
+
+        Raises:
+            DataError: When the file is missing, unreadable, too large or outside the library.
+        """
+        archive, member = self._locate(path)
+        try:
+            if archive is not None:
+                return self._open(archive).read(member)
+            file = self.root / member
+            if file.stat().st_size > _MAX_FILE_BYTES:
+                raise DataError(f"{path}: larger than {_MAX_FILE_BYTES >> 20} MiB, which no image of a library is")
+            return file.read_bytes()
+        except KeyError:
+            raise DataError(f"{path}: no such file in the archive") from None
+        except FileNotFoundError:
+            raise DataError(f"{path}: no such file in {self.root}") from None
+        except (OSError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+            raise DataError(f"{path}: cannot be read ({error}); copy or download it again") from error
+
+    def _locate(self, path: str) -> tuple[Path | None, str]:
+        """The archive that holds the file, or None, and the file's name in there."""
+        parts = PurePosixPath(path).parts
+        if not parts or path.startswith("/") or ".." in parts or "\0" in path:
+            raise DataError(f"{path!r} is not a path inside an image library")
+        if not self.root.is_dir():
+            return self.root, path
+        for depth in range(1, len(parts)):
+            prefix = self.root.joinpath(*parts[:depth])
+            if _is_archive(prefix) and self._inside(prefix):
+                return prefix, "/".join(parts[depth:])
+        if not self._inside(self.root / path):
+            raise DataError(f"{path}: a link out of the library {self.root}")
+        return None, path
+
+    def _inside(self, path: Path) -> bool:
+        return Path(os.path.realpath(path)).is_relative_to(self.root)
+
+    def _relative(self, path: Path) -> str:
+        return path.relative_to(self.root).as_posix()
+
+    def _members(self, archive: Path) -> list[str]:
+        infos = self._open(archive).infolist()
+        return [info.filename for info in infos if not info.is_dir() and not _is_clutter(info.filename)]
+
+    def _open(self, archive: Path) -> zipfile.ZipFile:
+        # A forked child shares the file positions of its parent's handles, so it opens its own.
+        if self._process != os.getpid():
+            self._forget_archives()
+        with self._lock:
+            if archive not in self._archives:
+                self._archives[archive] = _open_checked(archive)
+            return self._archives[archive]
+
+    def _forget_archives(self) -> None:
+        self._process = os.getpid()
+        self._lock = threading.Lock()
+        self._archives: dict[Path, zipfile.ZipFile] = {}
+
+
+def _is_archive(path: Path) -> bool:
+    return path.suffix.lower() == ".zip" and path.is_file()
+
+
+def _is_clutter(path: str) -> bool:
+    return any(part.startswith(".") or part.lower() in _CLUTTER for part in PurePosixPath(path).parts)
+
+
+def _open_checked(archive: Path) -> zipfile.ZipFile:
+    try:
+        opened = zipfile.ZipFile(archive)
+    except (OSError, zipfile.BadZipFile, NotImplementedError) as error:
+        message = f"{archive.name}: not a readable zip archive ({error}); copy or download it again"
+        raise DataError(message) from error
+    copies = Counter(info.filename for info in opened.infolist())
+    problems = [f"{archive.name}: two members named {name!r}" for name, count in copies.items() if count > 1]
+    for info in opened.infolist():
+        if fault := _fault(info):
+            problems.append(f"{archive.name}: member {info.orig_filename!r} {fault}")
+    if problems:
+        opened.close()
+        raise DataError(f"{archive.name}: refused, an image archive does not hold such members", problems)
+    return opened
+
+
+def _fault(info: zipfile.ZipInfo) -> str | None:
+    # zipfile changes `filename` to something harmless on some systems; `orig_filename` is what the archive says.
+    name = info.orig_filename
+    if name.startswith("/") or "\\" in name or "\0" in name or name[1:2] == ":":
+        return "has an absolute or foreign path"
+    if ".." in name.split("/"):
+        return "leads out of the archive with '..'"
+    if stat.S_ISLNK(info.external_attr >> 16):
+        return "is a link"
+    if info.flag_bits & 0x1:
+        return "is encrypted; unpack the archive with its password first"
+    if info.file_size > _MAX_FILE_BYTES:
+        return f"unpacks to {info.file_size >> 20} MiB, more than any image of a library"
+    if info.file_size > _RATIO_MATTERS_FROM_BYTES and info.file_size > _MAX_RATIO * info.compress_size:
+        return f"unpacks to {info.file_size >> 20} MiB from {info.compress_size} bytes, as no photograph does"
+    return None

@@ -1,0 +1,314 @@
+"""The manifest: one CSV that says which images an experiment uses, what they show, and in which fold each is tested."""
+
+import csv
+import hashlib
+import io
+import json
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import pandas as pd
+
+from dermaffinity.data.splits import Protocol
+from dermaffinity.errors import ManifestError
+
+COLUMNS = ("image", "mask", "label", "group", "sha256", "width", "height", "fold")
+"""The columns of every manifest, in order; those of the adapter follow."""
+
+_HEADER = (
+    "name",
+    "adapter",
+    "experiment",
+    "protocol",
+    "seed",
+    "folds",
+    "classes",
+    "malignant",
+    "source",
+    "licence",
+    "split_hash",
+)
+_AGAIN = "undo the change, or make the manifest again with `dermaffinity prepare`"
+_OUTSIDE = "path that is not relative, with '/' and without '..'"
+
+
+@dataclass(frozen=True, eq=False)
+class Manifest:
+    """One experiment under one split protocol.
+
+    Args:
+        name: Name of the manifest.
+        adapter: Name of the adapter that found the images.
+        experiment: The adapter's experiment; may be empty.
+        protocol: ``group`` or ``image``, see `assign_folds`.
+        seed: Seed of the split.
+        folds: Number of folds K, at least 2.
+        classes: Class codes, at least 2, in the order of the class indices.
+        malignant: Those of the classes that are malignant.
+        source: Where the data come from, as one cites it.
+        licence: Terms of the data.
+        rows: One row an image: `COLUMNS`, then the adapter's own. ``mask`` is missing (NaN) without a mask; ``width``
+            and ``height`` are those of the upright image in pixels; ``fold`` is nullable Int64, 0 to K−1, and missing
+            for external test images.
+        root: Folder or archive that ``image`` and ``mask`` are relative to, where known.
+    """
+
+    name: str
+    adapter: str
+    experiment: str
+    protocol: str
+    seed: int
+    folds: int
+    classes: tuple[str, ...]
+    malignant: tuple[str, ...]
+    source: str
+    licence: str
+    rows: pd.DataFrame
+    root: Path | None = None
+
+    @property
+    def split_hash(self) -> str:
+        """SHA-256 over the class order and each row's image, content, label, group and fold, whatever their order."""
+        columns = self.rows[["image", "sha256", "label", "group", "fold"]]
+        rows = sorted([_text(value) for value in row] for row in columns.itertuples(index=False))
+        return hashlib.sha256(json.dumps([self.classes, rows]).encode()).hexdigest()
+
+    def development(self) -> pd.DataFrame:
+        """Rows that take part in cross-validation; they keep their index."""
+        return self.rows[self.rows["fold"].notna()]
+
+    def external(self) -> pd.DataFrame:
+        """Rows that no training, tuning or selection may touch; they keep their index."""
+        return self.rows[self.rows["fold"].isna()]
+
+    def class_counts(self) -> dict[str, int]:
+        """Development images of each class, in class order."""
+        counts = self.development()["label"].value_counts()
+        return {name: int(counts.get(name, 0)) for name in self.classes}
+
+
+def write_manifest(manifest: Manifest, path: Path) -> None:
+    """Writes the CSV, and beside it ``<stem>.root`` with this machine's root; one manifest always gives the same bytes.
+
+    Args:
+        manifest: Written with its rows in their order.
+        path: Ends in ``.csv``. An existing file is replaced whole or not at all.
+
+    Raises:
+        ManifestError: Listing everything that `read_manifest` would refuse; or when the file cannot be written.
+    """
+    if problems := _problems(manifest):
+        raise ManifestError(f"{path}: not written, because nothing could be done with this manifest", problems)
+    values = {key: getattr(manifest, key) for key in _HEADER}
+    values |= {"classes": _csv_line(manifest.classes), "malignant": _csv_line(manifest.malignant)}
+    # A value of several lines would end the header.
+    header = [f"# {key}: {' '.join(str(value).splitlines())}".rstrip() for key, value in values.items()]
+    table = manifest.rows.map(_text).to_csv(index=False, lineterminator="\n")
+    root_file = path.with_suffix(".root")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _replace(path, "\n".join([*header, table]))
+        if manifest.root is None:
+            root_file.unlink(missing_ok=True)
+        else:
+            _replace(root_file, f"{manifest.root.resolve()}\n")
+    except OSError as error:
+        raise ManifestError(f"{path}: cannot be written ({error}); make room or choose another place") from error
+
+
+def read_manifest(path: Path, root: Path | None = None) -> Manifest:
+    """Reads and checks a manifest.
+
+    Columns of the adapter become numbers where every value is one and keep their text otherwise; empty cells are
+    missing.
+
+    Args:
+        path: The CSV.
+        root: Where the images lie; by default what ``<stem>.root`` beside the CSV says, if there is one.
+
+    Raises:
+        ManifestError: Listing all problems: missing keys or columns, values, labels, folds or groups that cannot be,
+            images listed twice, a class that a fold lacks, and a split that was changed after it was made.
+    """
+    header, table, problems = _parse(path)
+    problems += [f"the header has no line '# {key}: …'" for key in _HEADER if key not in header]
+    problems += [f"there is no column {column!r}" for column in COLUMNS if column not in table]
+    for key in ("seed", "folds"):
+        if not re.fullmatch(r"[0-9]+", header.get(key, "0")):
+            problems.append(f"the header's {key} is no whole number: {header.pop(key)!r}")
+    if set(COLUMNS) <= set(table):
+        manifest = _build(header, table, root or _root_beside(path), problems)
+        problems += _problems(manifest)
+        if header.get("split_hash", manifest.split_hash) != manifest.split_hash:
+            problems.append(
+                "the split hash differs: the class order or an image, sha256, label, group or fold was changed after "
+                "the split was made"
+            )
+    if problems:
+        raise ManifestError(f"{path}: this manifest cannot be used; {_AGAIN}", problems)
+    return manifest
+
+
+def _parse(path: Path) -> tuple[dict[str, str], pd.DataFrame, list[str]]:
+    """Header, table of text, and the problems of the table's form."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            lines = list(file)
+    except FileNotFoundError:
+        raise ManifestError(f"{path}: no such manifest; make one with `dermaffinity prepare`") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ManifestError(f"{path}: cannot be read as a manifest ({error})") from error
+    header: dict[str, str] = {}
+    while lines and lines[0].startswith("#"):
+        key, _, value = lines.pop(0).removeprefix("#").partition(":")
+        header[key.strip()] = value.strip()
+    try:
+        columns, *cells = csv.reader(lines) if lines else [[]]
+    except csv.Error as error:
+        raise ManifestError(f"{path}: cannot be read as CSV ({error}); {_AGAIN}") from error
+    whole = [row for row in cells if len(row) == len(columns)]
+    problems = [f"the column {name!r} occurs twice" for name in sorted({c for c in columns if columns.count(c) > 1})]
+    broken = [row[0] if row else "an empty line" for row in cells if len(row) != len(columns)]
+    if broken:
+        problems.append(f"rows that do not have {len(columns)} cells: {_some(broken)}")
+    table = pd.DataFrame(whole, columns=columns, dtype=str)
+    return header, table.loc[:, ~table.columns.duplicated()], problems
+
+
+def _build(header: dict[str, str], table: pd.DataFrame, root: Path | None, problems: list[str]) -> Manifest:
+    """The manifest; what is missing or malformed is noted in ``problems`` and made harmless for the checks to go on."""
+    rows = table.copy()
+    for column, form, meaning in (
+        ("width", "[1-9][0-9]{0,8}", "no number of pixels"),
+        ("height", "[1-9][0-9]{0,8}", "no number of pixels"),
+        ("fold", "[0-9]{0,8}", "neither a fold number nor empty"),
+    ):
+        wrong = ~rows[column].str.fullmatch(form)
+        if wrong.any():
+            values = _some(f"{value!r} of {image}" for value, image in rows.loc[wrong, [column, "image"]].to_numpy())
+            problems.append(f"{column} that is {meaning}: {values}")
+        rows[column] = pd.to_numeric(rows[column].where(~wrong & (rows[column] != ""))).astype("Int64")
+        if column != "fold" and not wrong.any():
+            rows[column] = rows[column].astype("int64")
+    rows["mask"] = rows["mask"].where(rows["mask"] != "")
+    for column in rows.columns.difference(list(COLUMNS), sort=False):
+        rows[column] = _numbers_or_text(rows[column])
+    classes = _codes(header["classes"]) if "classes" in header else tuple(sorted(set(rows["label"])))
+    return Manifest(
+        name=header.get("name", ""),
+        adapter=header.get("adapter", ""),
+        experiment=header.get("experiment", ""),
+        protocol=header.get("protocol", "group"),
+        seed=int(header.get("seed", 0)),
+        folds=int(header["folds"]) if "folds" in header else max(2, int(rows["fold"].max()) + 1),
+        classes=classes,
+        malignant=_codes(header.get("malignant", "")),
+        source=header.get("source", ""),
+        licence=header.get("licence", ""),
+        rows=rows,
+        root=root,
+    )
+
+
+def _problems(manifest: Manifest) -> list[str]:
+    """Everything that would spoil a run, as far as it shows without looking at the images."""
+    classes, folds, number = manifest.classes, manifest.folds, len(manifest.rows)
+    problems = []
+    if len(classes) < 2:
+        problems.append(f"there must be at least 2 classes, found {len(classes)}")
+    if len(set(classes)) < len(classes):
+        problems.append(f"a class is named twice in {', '.join(classes)}")
+    unclean = [name for name in classes if name.strip() != name or not name]
+    problems += [f"the class {name!r} is empty or has blanks around it" for name in unclean]
+    problems += [f"malignant {name!r} is no class" for name in manifest.malignant if name not in classes]
+    if manifest.protocol not in get_args(Protocol):
+        problems.append(f"the protocol must be {' or '.join(get_args(Protocol))}, found {manifest.protocol!r}")
+    if not 2 <= folds <= number:
+        problems.append(f"there must be at least 2 folds and at most as many as images ({number}), found {folds}")
+        return problems + _row_problems(manifest)
+    development = manifest.development()
+    present = set(zip(development["fold"], development["label"], strict=True))
+    absent = [(fold, name) for fold in range(folds) for name in classes if (fold, name) not in present]
+    return problems + _row_problems(manifest) + [f"fold {fold} has no {name}" for fold, name in absent]
+
+
+def _row_problems(manifest: Manifest) -> list[str]:
+    rows, classes, last = manifest.rows, manifest.classes, manifest.folds - 1
+    unknown = rows[~rows["label"].isin(classes)].groupby("label")["image"]
+    problems = [f"label {label!r} is none of {', '.join(classes)}: {_some(images)}" for label, images in unknown]
+    faults = {
+        "listed more than once": rows["image"].duplicated(),
+        f"image {_OUTSIDE}": ~rows["image"].map(_is_inside),
+        f"mask {_OUTSIDE}": rows["mask"].notna() & ~rows["mask"].map(_is_inside),
+        "without a group": rows["group"] == "",
+        "sha256 that is not 64 hexadecimal digits": ~rows["sha256"].str.fullmatch("[0-9a-f]{64}"),
+        f"fold outside 0 to {last}": rows["fold"].notna() & ~rows["fold"].between(0, last).fillna(False),
+    }
+    for fault, wrong in faults.items():
+        if wrong.any():
+            problems.append(f"{fault}: {_some(rows.loc[wrong, 'image'])}")
+    if manifest.protocol == "group":
+        places = rows["fold"].fillna(-1).groupby(rows["group"]).nunique()
+        if (places > 1).any():
+            divided = _some(places.index[places > 1])
+            problems.append(f"groups in more than one fold, or in a fold and external: {divided}")
+    return problems
+
+
+def _root_beside(path: Path) -> Path | None:
+    file = path.with_suffix(".root")
+    return Path(file.read_text(encoding="utf-8").rstrip("\n")) if file.is_file() else None
+
+
+def _is_inside(path: object) -> bool:
+    name = str(path)
+    return bool(name) and not name.startswith("/") and "\\" not in name and ".." not in name.split("/")
+
+
+def _numbers_or_text(column: pd.Series) -> pd.Series:
+    """Numbers only where writing them gives the same text again: '007' is a code, not a number."""
+    filled = column != ""
+    text = column[filled]
+    if text.str.fullmatch("-?(0|[1-9][0-9]{0,17})").all():
+        return pd.to_numeric(column.where(filled)).astype("Int64")
+    numbers = pd.to_numeric(text, errors="coerce")
+    if numbers.notna().all() and (numbers.map(str) == text).all():
+        return numbers.reindex(column.index)
+    return column.where(filled)
+
+
+def _text(value: Any) -> str:
+    """A cell; line breaks within it are made alike, because CSV writers leave a lone carriage return unquoted."""
+    return "" if pd.isna(value) else re.sub("\r\n?", "\n", str(value))
+
+
+def _csv_line(values: Sequence[str]) -> str:
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow(values)
+    return line.getvalue()
+
+
+def _codes(line: str) -> tuple[str, ...]:
+    return tuple(next(csv.reader([line])))
+
+
+def _some(values: Iterable[object], most: int = 5) -> str:
+    found = [str(value) for value in values]
+    return ", ".join(found[:most]) + (f" and {len(found) - most} more" if len(found) > most else "")
+
+
+def _replace(path: Path, text: str) -> None:
+    """Writes a file so that a crash or a full disk leaves the old one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,200 @@
+"""From a decoded image to what the network sees; every step is a MONAI transform.
+
+Two stages. The fixed one crops and resizes, and its uint8 result is what a run keeps in memory. The second one augments
+(training) or takes the central square (everything else), and normalizes.
+"""
+
+import os
+from abc import ABC
+
+import numpy as np
+import torch
+from monai.transforms import Compose, RandomizableTransform, Transform
+from PIL import Image
+from torch import Tensor
+
+# Before the import below, which otherwise asks the network for a newer version.
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+import albumentations as A
+
+# Mean and standard deviation of ImageNet's RGB channels, in [0, 1]; what torchvision's weights were trained with.
+_CHANNEL_MEAN = (0.485, 0.456, 0.406)
+_CHANNEL_STD = (0.229, 0.224, 0.225)
+# The long side is kept up to this multiple of the short one: a training crop can use it, a strip cannot fill memory.
+_LONGEST_ASPECT = 2.0
+
+
+class CropToLesion(Transform):
+    """Cuts the square around the lesion out of an image.
+
+    The square is centered on the mask's bounding box, its side is the box's longer side times 1 + 2 · margin, and it is
+    moved, then cut, to stay inside the image. Aspect is kept. Without a foreground the image is returned whole.
+
+    Args:
+        margin: Space on each side, in units of the box's longer side; at least 0.
+    """
+
+    def __init__(self, margin: float) -> None:
+        self.margin = margin
+
+    def __call__(self, data: tuple[np.ndarray, np.ndarray | None]) -> np.ndarray:
+        """The crop of an image (H, W, 3) around its mask (H, W) bool, or the image where there is none."""
+        image, mask = data
+        if mask is None or not mask.any():
+            return image
+        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        side = round(max(np.ptp(rows) + 1, np.ptp(columns) + 1) * (1 + 2 * self.margin))
+        top, bottom = _window(rows[0], rows[-1] + 1, side, image.shape[0])
+        left, right = _window(columns[0], columns[-1] + 1, side, image.shape[1])
+        return image[top:bottom, left:right]
+
+
+class ResizeShortSide(Transform):
+    """Resizes (H, W, 3) uint8 so that the shorter side has ``size`` pixels; aspect is kept, up to 2:1.
+
+    Args:
+        size: Pixels of the shorter side.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __call__(self, data: np.ndarray) -> np.ndarray:
+        """The resized image, with antialiasing."""
+        height, width = data.shape[:2]
+        longest = max(1, round(min(height, width) * _LONGEST_ASPECT))
+        image = _central(data, min(height, longest), min(width, longest))
+        height, width = image.shape[:2]
+        scale = self.size / min(height, width)
+        target = (max(self.size, round(width * scale)), max(self.size, round(height * scale)))
+        return np.asarray(Image.fromarray(image).resize(target, Image.Resampling.BILINEAR))
+
+
+class FixedStage(Transform):
+    """The stage whose result is kept: an optional crop to the lesion, then resizing.
+
+    Args:
+        image_size: Pixels of the shorter side of the result.
+        lesion_crop: Margin of ``CropToLesion``, or None to keep the whole image.
+    """
+
+    def __init__(self, image_size: int, lesion_crop: float | None) -> None:
+        self.crop = None if lesion_crop is None else CropToLesion(lesion_crop)
+        self.resize = ResizeShortSide(image_size)
+
+    @property
+    def needs_mask(self) -> bool:
+        """Whether a mask would change the result."""
+        return self.crop is not None
+
+    def __call__(self, data: tuple[np.ndarray, np.ndarray | None]) -> np.ndarray:
+        """(H, W, 3) uint8 with a shorter side of ``image_size``, from an image and its mask."""
+        return self.resize(data[0] if self.crop is None else self.crop(data))
+
+
+class CentralSquare(Transform):
+    """The central ``size`` × ``size`` pixels of an image (H, W, 3)."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __call__(self, data: np.ndarray) -> np.ndarray:
+        """The square (size, size, 3)."""
+        return _central(data, self.size, self.size)
+
+
+class Normalize(Transform):
+    """(H, W, 3) uint8 to a float32 tensor (3, H, W), standardized as ImageNet is."""
+
+    def __init__(self) -> None:
+        self.mean = torch.tensor(_CHANNEL_MEAN).view(3, 1, 1) * 255
+        self.std = torch.tensor(_CHANNEL_STD).view(3, 1, 1) * 255
+
+    def __call__(self, data: np.ndarray) -> Tensor:
+        """The tensor."""
+        return (torch.tensor(data).permute(2, 0, 1) - self.mean) / self.std
+
+
+class Augmentation(RandomizableTransform, ABC):
+    """Random changes of a training image: (H, W, 3) uint8, short side ``image_size``, to a square of that size.
+
+    A subclass hands its albumentations pipeline to ``__init__``. Every call is seeded from MONAI's random state, so
+    that ``Compose.set_random_state`` decides the result, in whatever process it runs.
+    """
+
+    def __init__(self, image_size: int, steps: list[A.BasicTransform]) -> None:
+        RandomizableTransform.__init__(self, prob=1.0)
+        self.image_size = image_size
+        self._pipeline = _Hidden(A.Compose(steps))
+
+    def __call__(self, data: np.ndarray) -> np.ndarray:
+        """One random version (image_size, image_size, 3) uint8."""
+        self._pipeline.compose.set_random_seed(int(self.R.randint(2**31 - 1)))
+        return self._pipeline.compose(image=data)["image"]
+
+
+class LesionAugmentation(Augmentation):
+    """What a photograph of a skin lesion may vary in: place, scale, the eight symmetries, rotation, light and color.
+
+    Args:
+        image_size: Side of the square that is returned.
+        smallest_scale: Smallest share of the area of the central square that a crop covers, in (0, 1].
+        color: Strength of brightness, contrast, saturation and hue changes, in [0, 1].
+        holes: Probability of blanking a patch of up to a quarter of each side, in [0, 1].
+    """
+
+    def __init__(self, image_size: int, *, smallest_scale: float = 0.6, color: float = 0.2, holes: float = 0.0) -> None:
+        for name, value in (("smallest_scale", smallest_scale), ("color", color), ("holes", holes)):
+            if not 0 <= value <= 1 or (name == "smallest_scale" and value == 0):
+                raise ValueError(f"{name} must be in {'(0' if name == 'smallest_scale' else '[0'}, 1], got {value}")
+        steps: list[A.BasicTransform] = [
+            A.RandomResizedCrop((image_size, image_size), scale=(smallest_scale, 1.0), ratio=(0.85, 1.18)),
+            A.D4(p=1.0),
+            A.Affine(rotate=(-45, 45), border_mode=4, p=0.5),  # 4: reflect, so that no black corner marks a rotation
+            A.ColorJitter(brightness=color, contrast=color, saturation=color, hue=color / 10, p=0.8),
+        ]
+        if holes:
+            steps.append(
+                A.CoarseDropout(
+                    num_holes_range=(1, 1), hole_height_range=(0.1, 0.25), hole_width_range=(0.1, 0.25), p=holes
+                )
+            )
+        super().__init__(image_size, steps)
+
+
+class NoAugmentation(Augmentation):
+    """The central square, the same every time."""
+
+    def __init__(self, image_size: int) -> None:
+        super().__init__(image_size, [A.CenterCrop(image_size, image_size)])
+
+
+def training_transform(augmentation: Augmentation) -> Compose:
+    """What a training image goes through after the fixed stage."""
+    return Compose([augmentation, Normalize()])
+
+
+def evaluation_transform(image_size: int) -> Compose:
+    """What every other image goes through after the fixed stage."""
+    return Compose([CentralSquare(image_size), Normalize()])
+
+
+class _Hidden:
+    # MONAI seeds whatever it finds in __dict__ that has set_random_state, and albumentations' takes other arguments;
+    # slots keep the pipeline out of its sight.
+    __slots__ = ("compose",)
+
+    def __init__(self, compose: A.Compose) -> None:
+        self.compose = compose
+
+
+def _central(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+    return image[top : top + height, left : left + width]
+
+
+def _window(start: int, stop: int, side: int, limit: int) -> tuple[int, int]:
+    """``side`` pixels around the middle of start..stop, moved into 0..limit and cut there."""
+    side = min(side, limit)
+    first = min(max(round((start + stop - side) / 2), 0), limit - side)
+    return first, first + side

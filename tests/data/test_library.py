@@ -1,0 +1,208 @@
+import os
+import pickle
+import stat
+import threading
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from dermaffinity.data.library import ImageLibrary
+from dermaffinity.errors import DataError
+
+
+def make_zip(path: Path, members: dict[str, bytes]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
+    return path
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    root = tmp_path / "library"
+    (root / "ak" / "A1").mkdir(parents=True)
+    (root / "ak" / "A1" / "A1.png").write_bytes(b"plain")
+    (root / "ak" / ".DS_Store").write_bytes(b"clutter")
+    (root / "Thumbs.db").write_bytes(b"clutter")
+    (root / ".hidden").mkdir()
+    (root / ".hidden" / "A2.png").write_bytes(b"clutter")
+    members = {"B1/B1.png": b"zipped", "B1/": b"", "__MACOSX/B1/._B1.png": b"clutter", "B1/._B1.png": b"clutter"}
+    make_zip(root / "more" / "BCC.ZIP", members)
+    return root
+
+
+def test_files_lists_plain_and_zipped_files_sorted_and_without_clutter(root):
+    assert ImageLibrary(root).files() == ["ak/A1/A1.png", "more/BCC.ZIP/B1/B1.png"]
+
+
+def test_read_finds_plain_and_zipped_files(root):
+    library = ImageLibrary(root)
+    assert library.read("ak/A1/A1.png") == b"plain"
+    assert library.read("more/BCC.ZIP/B1/B1.png") == b"zipped"
+
+
+def test_a_library_may_be_one_archive(root):
+    library = ImageLibrary(root / "more" / "BCC.ZIP")
+    assert library.files() == ["B1/B1.png"]
+    assert library.read("B1/B1.png") == b"zipped"
+
+
+def test_a_folder_named_like_an_archive_is_a_folder(tmp_path):
+    (tmp_path / "old.zip").mkdir()
+    (tmp_path / "old.zip" / "a.png").write_bytes(b"plain")
+    assert ImageLibrary(tmp_path).files() == ["old.zip/a.png"]
+    assert ImageLibrary(tmp_path).read("old.zip/a.png") == b"plain"
+
+
+def test_a_missing_root_is_named(tmp_path):
+    with pytest.raises(
+        DataError, match=r"absent: expected the folder or \.zip archive of an image library, found nothing"
+    ):
+        ImageLibrary(tmp_path / "absent")
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../secret", "ak/../../secret", "", "ak\0.png"])
+def test_paths_out_of_the_library_are_refused(root, path):
+    (root.parent / "secret").write_bytes(b"secret")
+    with pytest.raises(DataError, match="is not a path inside an image library"):
+        ImageLibrary(root).read(path)
+
+
+@pytest.mark.parametrize("path", ["ak/absent.png", "more/BCC.ZIP/B1/absent.png", "ak"])
+def test_a_file_that_is_not_there_is_named(root, path):
+    with pytest.raises(DataError, match=path):
+        ImageLibrary(root).read(path)
+
+
+def test_links_out_of_the_library_are_refused_and_links_inside_are_followed(root):
+    secret = root.parent / "secret.png"
+    secret.write_bytes(b"secret")
+    (root / "inside.png").symlink_to(root / "ak" / "A1" / "A1.png")
+    assert ImageLibrary(root).read("inside.png") == b"plain"
+    (root / "outside.png").symlink_to(secret)
+    (root / "folder").symlink_to(root.parent)
+    (root / "dangling.png").symlink_to(root / "absent.png")
+    with pytest.raises(DataError, match="a link out of the library"):
+        ImageLibrary(root).read("outside.png")
+    with pytest.raises(DataError, match="a link out of the library"):
+        ImageLibrary(root).read("folder/secret.png")
+    with pytest.raises(DataError) as refused:
+        ImageLibrary(root).files()
+    assert [problem.split(":")[0] for problem in sorted(refused.value.problems)] == [
+        "dangling.png",
+        "folder",
+        "outside.png",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        ("../evil.png", "leads out of the archive"),
+        ("a/../../evil.png", "leads out of the archive"),
+        ("/etc/evil.png", "absolute or foreign path"),
+        ("a\\evil.png", "absolute or foreign path"),
+        ("C:/evil.png", "absolute or foreign path"),
+    ],
+)
+def test_archives_with_hostile_names_are_refused_by_archive_and_member(tmp_path, name, fault):
+    make_zip(tmp_path / "evil.zip", {"good.png": b"", name: b""})
+    with pytest.raises(DataError, match=rf"evil\.zip: member .*{fault}"):
+        ImageLibrary(tmp_path).files()
+    with pytest.raises(DataError, match=fault):
+        ImageLibrary(tmp_path).read("evil.zip/good.png")
+
+
+def test_all_faults_of_all_archives_are_listed_at_once(tmp_path):
+    link = zipfile.ZipInfo("link.png")
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    with zipfile.ZipFile(tmp_path / "one.zip", "w") as archive:
+        archive.writestr(link, "/etc/passwd")
+        archive.writestr("../out.png", b"")
+    (tmp_path / "two.zip").write_bytes(b"not a zip")
+    with pytest.raises(DataError) as refused:
+        ImageLibrary(tmp_path).files()
+    text = str(refused.value)
+    assert "'link.png' is a link" in text
+    assert "'../out.png' leads out" in text
+    assert "two.zip: not a readable zip archive" in text
+
+
+def test_encrypted_members_are_refused(tmp_path):
+    path = make_zip(tmp_path / "locked.zip", {"a.png": b"content"})
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"'a\.png' is encrypted"):
+        ImageLibrary(tmp_path).files()
+
+
+def test_an_archive_bomb_is_refused_and_a_blank_mask_is_not(tmp_path):
+    make_zip(tmp_path / "blank.zip", {"mask.bmp": bytes(8 << 20)})
+    assert ImageLibrary(tmp_path).files() == ["blank.zip/mask.bmp"]
+    make_zip(tmp_path / "bomb.zip", {"bomb.png": bytes(65 << 20)})
+    with pytest.raises(DataError, match=r"'bomb\.png' unpacks to 65 MiB from \d+ bytes"):
+        ImageLibrary(tmp_path).files()
+
+
+def test_members_of_one_name_are_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "twice.zip", "w") as archive:
+        archive.writestr("a.png", b"1")
+        with pytest.warns(UserWarning, match="Duplicate"):
+            archive.writestr("a.png", b"2")
+    with pytest.raises(DataError, match=r"two members named 'a\.png'"):
+        ImageLibrary(tmp_path).files()
+
+
+def test_a_damaged_member_is_named(tmp_path):
+    path = make_zip(tmp_path / "damaged.zip", {"a.png": bytes(range(256)) * 8})
+    content = bytearray(path.read_bytes())
+    content[45:60] = bytes(15)
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"damaged\.zip/a\.png: cannot be read"):
+        ImageLibrary(tmp_path).read("damaged.zip/a.png")
+
+
+def test_a_library_reads_after_pickling(root):
+    library = ImageLibrary(root)
+    library.files()
+    assert pickle.loads(pickle.dumps(library)).read("more/BCC.ZIP/B1/B1.png") == b"zipped"
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> tuple[ImageLibrary, dict[str, bytes]]:
+    members = {f"{i}.png": os.urandom(3000) for i in range(200)}
+    make_zip(tmp_path / "many.zip", members)
+    return ImageLibrary(tmp_path), {f"many.zip/{name}": content for name, content in members.items()}
+
+
+def test_threads_read_one_archive_at_once(many):
+    library, members = many
+    wrong = []
+
+    def read_all() -> None:
+        wrong.extend(name for name, content in members.items() if library.read(name) != content)
+
+    threads = [threading.Thread(target=read_all) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_forked_processes_read_one_archive_at_once(many):
+    library, members = many
+    library.files()
+    children = []
+    for _ in range(3):
+        child = os.fork()
+        if child == 0:
+            good = all(library.read(name) == content for name, content in members.items())
+            os._exit(0 if good else 1)
+        children.append(child)
+    assert all(library.read(name) == content for name, content in members.items())
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
