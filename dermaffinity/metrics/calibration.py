@@ -1,0 +1,92 @@
+"""Whether the probabilities mean what they say: calibration error, Brier score, log-likelihood, reliability bins.
+
+Axes: N images, C classes, B sets of image weights.
+"""
+
+import numpy as np
+import pandas as pd
+
+BINS = 15
+
+
+def expected_calibration_error(
+    labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray | None = None
+) -> np.ndarray:
+    r"""Gap between confidence and accuracy, averaged over 15 equal-width bins of the confidence.
+
+    .. math:: ECE = \sum_b \frac{n_b}{N} |accuracy_b - confidence_b|
+
+    The confidence is the probability of the predicted class. Bins are open on the left, closed on the right.
+
+    Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, https://arxiv.org/abs/1706.04599, Eq. 3.
+
+    Args:
+        labels: (N,), class indices.
+        probabilities: (N, C), rows sum to 1.
+        weights: (N,) or (N, B), at least 0; equal weights if left out.
+
+    Returns:
+        In [0, 1]; a scalar, or (B,) for weights (N, B).
+    """
+    confidence, correct, bins = _top_label(labels, probabilities)
+    weights = _weights_of(labels, weights)
+    from scipy.sparse import csr_array
+
+    gaps = csr_array((correct - confidence, (bins, np.arange(len(labels)))), shape=(BINS, len(labels)))
+    return np.abs(gaps @ weights).sum(axis=0) / weights.sum(axis=0)
+
+
+def brier_score(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """Squared distance of the probabilities from the one-hot label, summed over classes: in [0, 2], 0 is best.
+
+    Source: Brier, "Verification of forecasts expressed in terms of probability", Monthly Weather Review 78(1), 1950.
+    Arguments and result as for `expected_calibration_error`.
+    """
+    one_hot = labels[:, None] == np.arange(probabilities.shape[1])  # (N, C)
+    return _mean(np.square(probabilities - one_hot).sum(axis=1), _weights_of(labels, weights))
+
+
+def negative_log_likelihood(
+    labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray | None = None
+) -> np.ndarray:
+    """Mean of -log(probability of the true class), in nats: at least 0, 0 is best.
+
+    Arguments and result as for `expected_calibration_error`.
+    """
+    own = np.take_along_axis(probabilities, labels[:, None], axis=1)[:, 0].astype(float)
+    # A float32 softmax can round to 0; one such image must not make the mean infinite.
+    return _mean(-np.log(np.maximum(own, np.finfo(float).eps)), _weights_of(labels, weights))
+
+
+def reliability_bins(labels: np.ndarray, probabilities: np.ndarray) -> pd.DataFrame:
+    """The bins behind `expected_calibration_error`, for a reliability plot.
+
+    Args:
+        labels: (N,), class indices.
+        probabilities: (N, C), rows sum to 1.
+
+    Returns:
+        One row per bin: `low`, `high` (edges), `images`, and their mean `confidence` and `accuracy` (NaN if empty).
+    """
+    confidence, correct, bins = _top_label(labels, probabilities)
+    rows = pd.DataFrame({"confidence": confidence, "accuracy": correct}).groupby(bins)
+    edges = np.linspace(0, 1, BINS + 1)
+    table = pd.DataFrame(
+        {"low": edges[:-1], "high": edges[1:], "images": rows.size().reindex(range(BINS), fill_value=0)}
+    )
+    return table.join(rows.mean())
+
+
+def _top_label(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    confidence = probabilities.max(axis=1).astype(float)
+    correct = (probabilities.argmax(axis=1) == labels).astype(float)
+    bins = np.digitize(confidence, np.linspace(0, 1, BINS + 1)[1:-1], right=True)
+    return confidence, correct, bins
+
+
+def _weights_of(labels: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
+    return np.ones(len(labels)) if weights is None else weights
+
+
+def _mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    return values @ weights / weights.sum(axis=0)

@@ -1,0 +1,197 @@
+"""Is one method better than another on the same images? Gains with intervals, and tests of three different questions.
+
+* `mcnemar`: does it get more **images** right? It looks at the images on which the two disagree, one by one, and takes
+  them as independent.
+* `sign_flip`: would a difference this large arise if, for each lesion or patient (**group**), it were chance which
+  method made which predictions? Right for images that come in groups; asked of the accuracy, and of the recall averaged
+  over all and over the minority classes.
+* `corrected_t`: would **training again**, on other folds and with other seeds, give the same winner? The strictest;
+  with one seed of three folds it hardly sees anything. Seeds that share their folds are more alike than the test takes
+  them to be, so that a p-value just below 0.05 is no proof.
+
+The first two judge the models that were trained, the third the way of training. All are two-sided. With several methods
+against one baseline, read `p_holm`, which is adjusted for their number.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from dermaffinity.metrics.statistics import (
+    bootstrap_interval,
+    corrected_resampled_t,
+    holm,
+    mcnemar_exact,
+    sign_flip_test,
+)
+from dermaffinity.metrics.summary import Predictions, interval_table, per_fold
+
+_GAINS = ("balanced_accuracy", "minority_recall", "accuracy", "macro_auc")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A candidate against a baseline on the same images."""
+
+    # Index `metric` (gain.<CLASS>, of the recall; gain.balanced_accuracy, …), columns value, low, high: candidate minus
+    # baseline, as fractions. The 95 % intervals resample whole groups, the same for both methods.
+    gains: pd.DataFrame
+    # Columns test, metric, p, p_holm; p is NaN where a test needs more folds or seeds than there are.
+    tests: pd.DataFrame
+    # Images that the candidate gets right more often (over seeds) than the baseline, and less often.
+    gained: int
+    lost: int
+
+
+def compare(
+    baseline: pd.DataFrame,
+    candidate: pd.DataFrame,
+    classes: Sequence[str],
+    *,
+    minority: Sequence[str],
+    malignant: Sequence[str],
+    test_train_ratio: float | None = None,
+    seed: int = 0,
+    resamples: int = 2000,
+) -> Comparison:
+    """Gains of one candidate over the baseline, with intervals and tests.
+
+    Args:
+        baseline: Prediction table, see `dermaffinity.metrics.summary`.
+        candidate: Prediction table of the same images, folds and seeds.
+        classes: The C class codes, in the order of the probability columns.
+        minority: Codes of the minority classes; without any, their gain and test are left out.
+        malignant: Codes of the malignant classes.
+        test_train_ratio: Test over training images of a fold, for the corrected t-test; 1 / (K - 1) for the K folds of
+            the table if left out. Training rows set aside for validation raise it.
+        seed: Of the resampling and the permutations.
+        resamples: Number of resamples.
+
+    Raises:
+        ValueError: With all in which the tables differ, or all that is wrong with one.
+    """
+    return compare_all(
+        baseline,
+        {"candidate": candidate},
+        classes,
+        minority=minority,
+        malignant=malignant,
+        test_train_ratio=test_train_ratio,
+        seed=seed,
+        resamples=resamples,
+    )["candidate"]
+
+
+def compare_all(
+    baseline: pd.DataFrame,
+    candidates: Mapping[str, pd.DataFrame],
+    classes: Sequence[str],
+    *,
+    minority: Sequence[str],
+    malignant: Sequence[str],
+    test_train_ratio: float | None = None,
+    seed: int = 0,
+    resamples: int = 2000,
+) -> dict[str, Comparison]:
+    """`compare` for several candidates; `p_holm` is adjusted over them, for each test and measure."""
+    base = Predictions.from_table(baseline, classes)
+    others = {name: Predictions.from_table(table, classes) for name, table in candidates.items()}
+    problems = [f"{name}: {difference}" for name, other in others.items() for difference in _differences(base, other)]
+    if problems:
+        raise ValueError("only predictions for the same images and folds can be compared: " + "; ".join(problems))
+
+    def measured(predictions: Predictions) -> _Measured:
+        return _Measured(
+            predictions.metrics(minority=minority, malignant=malignant),
+            predictions.resampled_metrics(minority=minority, malignant=malignant, resamples=resamples, seed=seed),
+        )
+
+    base_measured = measured(base)
+    base_folds = per_fold(baseline, classes, minority=minority, malignant=malignant)
+    comparisons = {}
+    for name, other in others.items():
+        fold_gains = per_fold(candidates[name], classes, minority=minority, malignant=malignant) - base_folds
+        right = other.correct() - base.correct()
+        gained, lost = int((right > 0).sum()), int((right < 0).sum())
+        tests = {
+            ("mcnemar", "accuracy"): mcnemar_exact(gained, lost).mid_p,
+            **_sign_flip_tests(base, right, minority, seed),
+            **_corrected_t_tests(fold_gains, len(np.unique(base.folds)), test_train_ratio),
+        }
+        comparisons[name] = Comparison(
+            _gains(base_measured, measured(other), classes), _test_table(tests), gained, lost
+        )
+    return _adjusted(comparisons)
+
+
+class _Measured(NamedTuple):
+    values: dict[str, np.ndarray]  # (1,) each
+    draws: dict[str, np.ndarray]  # (B,) each
+
+
+def _differences(base: Predictions, other: Predictions) -> list[str]:
+    differences = []
+    for more, less, where in ((base, other, "baseline"), (other, base, "candidate")):
+        if only := sorted(set(more.images) - set(less.images)):
+            differences.append(f"{len(only)} images are only in the {where}, the first is {only[0]}")
+    if not np.array_equal(base.seeds, other.seeds):
+        differences.append(f"its seeds are {other.seeds.tolist()}, those of the baseline {base.seeds.tolist()}")
+    if np.array_equal(base.images, other.images):
+        for fact in ("labels", "groups", "folds"):
+            if count := int((getattr(base, fact) != getattr(other, fact)).sum()):
+                differences.append(f"the {fact} of {count} images differ from those of the baseline")
+    return differences
+
+
+def _gains(base: _Measured, other: _Measured, classes: Sequence[str]) -> pd.DataFrame:
+    gained_in = {name: f"recall.{name}" for name in classes} | {name: name for name in _GAINS if name in base.values}
+    rows = {}
+    for gain, metric in gained_in.items():
+        value = float(other.values[metric][0] - base.values[metric][0])
+        draws = other.draws[metric] - base.draws[metric]
+        rows[f"gain.{gain}"] = (value, *bootstrap_interval(value, draws, (-1, 1)))
+    return interval_table(rows)
+
+
+def _sign_flip_tests(
+    base: Predictions, right: np.ndarray, minority: Sequence[str], seed: int
+) -> dict[tuple[str, str], float]:
+    # Each image's share of its class's recall, so that their sum is the difference of the recalls.
+    recall_share = right / np.bincount(base.labels)[base.labels]
+    differences = {"accuracy": right, "balanced_accuracy": recall_share}
+    if minority:
+        differences["minority_recall"] = recall_share * np.isin(base.classes, minority)[base.labels]
+    return {
+        ("sign_flip", metric): sign_flip_test(values, base.groups, seed=seed) for metric, values in differences.items()
+    }
+
+
+def _corrected_t_tests(
+    fold_gains: pd.DataFrame, folds: int, test_train_ratio: float | None
+) -> dict[tuple[str, str], float]:
+    tests = {}
+    for metric in ("accuracy", "balanced_accuracy", "minority_recall"):
+        if metric not in fold_gains:
+            continue
+        values = fold_gains[metric].dropna().to_numpy()
+        judgeable = folds > 1 and len(values) > 1
+        ratio = test_train_ratio or 1 / max(folds - 1, 1)
+        tests["corrected_t", metric] = corrected_resampled_t(values, ratio).p if judgeable else math.nan
+    return tests
+
+
+def _test_table(tests: dict[tuple[str, str], float]) -> pd.DataFrame:
+    return pd.DataFrame([(test, metric, p) for (test, metric), p in tests.items()], columns=["test", "metric", "p"])
+
+
+def _adjusted(comparisons: dict[str, Comparison]) -> dict[str, Comparison]:
+    p_values = np.array([comparison.tests["p"] for comparison in comparisons.values()])  # (methods, tests)
+    adjusted = np.apply_along_axis(holm, 0, p_values)
+    return {
+        name: replace(comparison, tests=comparison.tests.assign(p_holm=p_holm))
+        for (name, comparison), p_holm in zip(comparisons.items(), adjusted, strict=True)
+    }

@@ -1,0 +1,180 @@
+"""One method's prediction table in numbers with intervals, and fold by fold.
+
+A prediction table has one row per image and seed, with the columns `image`, `group`, `label` (class code), `fold`
+(empty for external images), `seed`, `predicted` (class code) and one probability column `p.<class>` per class.
+Axes: S seeds, N images, C classes, B resamples.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from dermaffinity.metrics.classification import classification_metrics, weighted_metrics
+from dermaffinity.metrics.statistics import bootstrap_interval, bootstrap_weights, wilson_interval
+
+_LIMITS = {"brier": (0, 2), "nll": (0, math.inf)}  # all else lies in [0, 1]
+_FACTS = ("group", "label", "fold")  # of an image: the same for every seed
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """A checked prediction table as arrays, sorted by image."""
+
+    classes: tuple[str, ...]
+    images: np.ndarray  # (N,)
+    groups: np.ndarray  # (N,), codes
+    labels: np.ndarray  # (N,), class indices
+    folds: np.ndarray  # (N,), -1 without a fold
+    seeds: np.ndarray  # (S,)
+    probabilities: np.ndarray  # (S, N, C)
+
+    @classmethod
+    def from_table(cls, table: pd.DataFrame, classes: Sequence[str]) -> "Predictions":
+        """Reads a prediction table.
+
+        Raises:
+            ValueError: With all that is wrong with the table.
+        """
+        columns = ["image", *_FACTS, "seed", "predicted", *(f"p.{name}" for name in classes)]
+        if missing := [name for name in columns if name not in table]:
+            raise ValueError(f"the prediction table lacks the columns {missing}")
+        if problems := _problems(table, classes):
+            raise ValueError("the prediction table cannot be used: " + "; ".join(problems))
+        table = table.sort_values(["seed", "image"], kind="stable")
+        seeds = table["seed"].unique()
+        first = table.iloc[: len(table) // len(seeds)]
+        return cls(
+            classes=tuple(classes),
+            images=first["image"].to_numpy(dtype=object),
+            groups=first["group"].to_numpy(dtype=object).astype(str),
+            labels=pd.Index(classes).get_indexer(pd.Index(first["label"])),
+            folds=first["fold"].astype("Int64").fillna(-1).to_numpy(dtype=int),
+            seeds=np.asarray(seeds),
+            probabilities=table[columns[-len(classes) :]].to_numpy(float).reshape(len(seeds), len(first), len(classes)),
+        )
+
+    def correct(self) -> np.ndarray:
+        """Share of the seeds that predict each image right: (N,), in [0, 1]."""
+        return (self.probabilities.argmax(axis=2) == self.labels).mean(axis=0)
+
+    def metrics(
+        self, *, minority: Sequence[str], malignant: Sequence[str], weights: np.ndarray | None = None
+    ) -> dict[str, np.ndarray]:
+        """Each measure averaged over the seeds: (B,) for weights (N, B), else (1,)."""
+        weights = np.ones((len(self.labels), 1)) if weights is None else weights
+        by_seed = [
+            weighted_metrics(
+                self.labels, scores, weights, self.classes, minority=minority, malignant=malignant, folds=self.folds
+            )
+            for scores in self.probabilities
+        ]
+        return {name: np.mean([metrics[name] for metrics in by_seed], axis=0) for name in by_seed[0]}
+
+    def resampled_metrics(
+        self, *, minority: Sequence[str], malignant: Sequence[str], resamples: int, seed: int
+    ) -> dict[str, np.ndarray]:
+        """Each measure on each resample of the groups: (B,). The same groups are drawn for every seed and method."""
+        draws = bootstrap_weights(self.groups, self.labels, resamples=resamples, seed=seed)
+        parts = [self.metrics(minority=minority, malignant=malignant, weights=weights) for weights in draws]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def summarize(
+    table: pd.DataFrame,
+    classes: Sequence[str],
+    *,
+    minority: Sequence[str],
+    malignant: Sequence[str],
+    seed: int = 0,
+    resamples: int = 2000,
+) -> pd.DataFrame:
+    """Every measure with a 95 % interval, over all images of a prediction table.
+
+    Each measure is taken per seed and averaged over the seeds. AUCs rank only images of the same fold against one
+    another. `recall.<CLASS>` has a Wilson interval on the number of images; all else has an interval from resampling
+    whole groups. The intervals tell how far the numbers could move with other patients under these trained models; how
+    far they move when training again is the spread over seeds, see `per_fold`.
+
+    Args:
+        table: Prediction table, see the module.
+        classes: The C class codes, in the order of the probability columns.
+        minority: Codes of the minority classes.
+        malignant: Codes of the malignant classes.
+        seed: Of the resampling.
+        resamples: Number of resamples.
+
+    Returns:
+        Index `metric`, names as in `classification_metrics`; columns `value`, `low`, `high`, fractions rather than
+        percent. NaN for a class without images.
+
+    Raises:
+        ValueError: With all that is wrong with the table.
+    """
+    predictions = Predictions.from_table(table, classes)
+    values = predictions.metrics(minority=minority, malignant=malignant)
+    draws = predictions.resampled_metrics(minority=minority, malignant=malignant, resamples=resamples, seed=seed)
+    counts = dict(zip(classes, np.bincount(predictions.labels, minlength=len(classes)), strict=True))
+    rows = {}
+    for name, (value,) in values.items():
+        kind, _, class_code = name.partition(".")
+        if kind == "recall":
+            count = int(counts[class_code])
+            interval = wilson_interval(value * count if count else 0, count)
+        else:
+            interval = bootstrap_interval(value, draws[name], _LIMITS.get(name, (0, 1)))
+        rows[name] = (value, *interval)
+    return interval_table(rows)
+
+
+def interval_table(rows: dict[str, tuple[float, float, float]]) -> pd.DataFrame:
+    """Index `metric`; columns `value`, `low`, `high`."""
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["value", "low", "high"]).rename_axis("metric")
+
+
+def per_fold(
+    table: pd.DataFrame, classes: Sequence[str], *, minority: Sequence[str], malignant: Sequence[str]
+) -> pd.DataFrame:
+    """The measures of every fold and seed on its own: columns `fold`, `seed` and one per measure.
+
+    Arguments and errors as for `summarize`. A class without images in a fold has NaN there.
+    """
+    predictions = Predictions.from_table(table, classes)
+    rows = []
+    for fold in np.unique(predictions.folds):
+        here = predictions.folds == fold
+        for seed, probabilities in zip(predictions.seeds, predictions.probabilities, strict=True):
+            metrics = classification_metrics(
+                predictions.labels[here], probabilities[here], classes, minority=minority, malignant=malignant
+            )
+            rows.append({"fold": fold, "seed": seed, **metrics})
+    return pd.DataFrame(rows)
+
+
+def _problems(table: pd.DataFrame, classes: Sequence[str]) -> list[str]:
+    if table.empty:
+        return ["it has no rows"]
+    problems = []
+    for column in ("label", "predicted"):
+        if unknown := sorted(set(table[column].astype(str)) - set(classes)):
+            problems.append(f"{column} holds {unknown}, which are not among the classes {list(classes)}")
+    for column in ("image", "group", "seed"):
+        if empty := int(table[column].isna().sum()):
+            problems.append(f"{column} is empty in {empty} rows")
+    if repeated := int(table.duplicated(["image", "seed"]).sum()):
+        problems.append(f"{repeated} rows repeat an image and seed (average the models of one seed first)")
+    per_image = table.groupby("image")
+    if partial := int((per_image["seed"].nunique() < table["seed"].nunique()).sum()):
+        problems.append(f"{partial} images are not predicted by every one of the {table['seed'].nunique()} seeds")
+    for column in _FACTS:
+        if changing := int((per_image[column].nunique(dropna=False) > 1).sum()):
+            problems.append(f"the {column} of {changing} images differs between seeds")
+    probabilities = table[[f"p.{name}" for name in classes]].to_numpy(float)
+    predicted = pd.Index(classes).get_indexer(pd.Index(table["predicted"]))
+    # A tie, or one that rounding makes, is no contradiction.
+    behind = probabilities.max(axis=1) - probabilities[np.arange(len(table)), predicted] > 1e-6
+    if contradicted := int((behind & (predicted >= 0)).sum()):
+        problems.append(f"in {contradicted} rows another class than the predicted one has the highest probability")
+    return problems

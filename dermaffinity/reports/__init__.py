@@ -1,0 +1,1 @@
+"""Figures and tables of measures. Functions return them; the caller saves or prints."""

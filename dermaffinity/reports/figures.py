@@ -1,0 +1,216 @@
+"""Figures of one method or several. Each function returns a matplotlib figure and leaves saving it to the caller.
+
+No function touches matplotlib's global state, so that they work in any thread and beside a user's own plots.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's palette, which readers with any kind of color vision can tell apart; black and yellow left out.
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_MARKERS = ("o", "s", "^", "D", "v", "P")
+_LINES = ("-", "--", ":")
+_GREY = "#666666"
+
+
+def confusion_figure(matrix: np.ndarray, classes: Sequence[str], title: str) -> "Figure":
+    """A confusion matrix: counts in the cells, colored by their share of the true class.
+
+    Args:
+        matrix: (C, C), images of each true class (rows) by predicted class.
+        classes: The C class codes.
+        title: Shown above.
+    """
+    size = 2.4 + 0.62 * len(classes)
+    figure = _figure(size + 1.2, size)
+    axes = figure.add_subplot()
+    matrix = np.asarray(matrix)
+    totals = matrix.sum(axis=1)
+    share = 100 * matrix / np.maximum(totals, 1)[:, None]
+    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=100)
+    for (row, column), count in np.ndenumerate(matrix):
+        color = "white" if share[row, column] > 55 else "black" if count else "#b0b0b0"
+        axes.text(column, row, f"{count:g}", ha="center", va="center", color=color, fontsize=10)
+    axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(classes)), [f"{name} ({total:g})" for name, total in zip(classes, totals, strict=True)])
+    axes.set(xlabel="predicted class", ylabel="true class (images)")
+    axes.set_title(title, loc="left")
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    figure.colorbar(image, ax=axes, shrink=0.8, label="% of the true class")
+    return figure
+
+
+def recall_figure(summaries: Mapping[str, pd.DataFrame], class_counts: Mapping[str, int], title: str) -> "Figure":
+    """Recall of each class with its interval, methods side by side, the most frequent class at the top.
+
+    Args:
+        summaries: For each method what `dermaffinity.metrics.summary.summarize` returns.
+        class_counts: Images of each class.
+        title: Shown above.
+    """
+    classes = sorted(class_counts, key=lambda name: -class_counts[name])
+    figure = _figure(8, 1.6 + len(classes) * (0.22 + 0.15 * len(summaries)))
+    axes = figure.add_subplot()
+    for index, (method, summary) in enumerate(summaries.items()):
+        offset = 0.7 * ((index + 0.5) / len(summaries) - 0.5)
+        rows = summary.loc[[f"recall.{name}" for name in classes]] * 100
+        _intervals(axes, rows, np.arange(len(classes)) + offset, index, method)
+    axes.set_xlim(0, 100)
+    axes.set_xlabel("recall, % of the class's images (95 % interval)")
+    _rows(axes, [f"{name}  n = {class_counts[name]}" for name in classes])
+    _frame(figure, axes, title)
+    _legend_below(figure, list(summaries))
+    return figure
+
+
+def gain_figure(gains: Mapping[str, pd.DataFrame], baseline: str, class_counts: Mapping[str, int]) -> "Figure":
+    """Gains over the baseline with their intervals, in percentage points: to the right of zero the method is better.
+
+    Args:
+        gains: For each method the `gains` of `dermaffinity.metrics.comparison.compare`.
+        baseline: Name of the method they are measured against.
+        class_counts: Images of each class.
+    """
+    classes = sorted(class_counts, key=lambda name: -class_counts[name])
+    present = next(iter(gains.values())).index
+    overall = [name for name in ("minority_recall", "balanced_accuracy", "accuracy") if f"gain.{name}" in present]
+    labels = [f"{name}  n = {class_counts[name]}" for name in classes] + [name.replace("_", " ") for name in overall]
+    figure = _figure(8, 1.6 + len(labels) * (0.22 + 0.15 * len(gains)))
+    axes = figure.add_subplot()
+    for index, (method, table) in enumerate(gains.items()):
+        offset = 0.7 * ((index + 0.5) / len(gains) - 0.5)
+        rows = table.loc[[f"gain.{name}" for name in classes + overall]] * 100
+        # In a recall figure that starts with the baseline, each method then has the same color as here.
+        _intervals(axes, rows, np.arange(len(labels)) + offset, index + 1, method)
+    # Symmetric, so that zero and the words below it stand in the middle.
+    reach = max(1.0, *(105 * float(np.nanmax(np.abs(table.to_numpy()))) for table in gains.values()))
+    axes.set_xlim(-reach, reach)
+    axes.axvline(0, color="black", linewidth=1)
+    axes.set_xlabel(f"← worse than {baseline}   |   better than {baseline} →\ngain, percentage points (95 % interval)")
+    _rows(axes, labels)
+    axes.axhline(len(classes) - 0.5, color=_GREY, linewidth=1)
+    _frame(figure, axes, f"Gain over {baseline}")
+    _legend_below(figure, list(gains))
+    return figure
+
+
+def reliability_figure(bins: pd.DataFrame, title: str) -> "Figure":
+    """Accuracy against confidence, with the number of images behind each bin below.
+
+    Args:
+        bins: What `dermaffinity.metrics.calibration.reliability_bins` returns.
+        title: Shown above.
+    """
+    figure = _figure(5.4, 6.4)
+    axes, histogram = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    middle, width = (bins["low"] + bins["high"]) / 2, bins["high"] - bins["low"]
+    filled = bins[bins["images"] > 0]
+    axes.plot([0, 1], [0, 1], color=_GREY, linestyle="--", linewidth=1, label="perfectly calibrated")
+    axes.plot(filled["confidence"], filled["accuracy"], marker="o", color=_COLORS[0], label="measured")
+    axes.set(ylabel="share that is right", xlim=(0, 1), ylim=(0, 1))
+    histogram.bar(middle, bins["images"], width=0.9 * width, color=_COLORS[0])
+    histogram.set(xlabel="confidence: probability of the predicted class", ylabel="images")
+    histogram.spines[["top", "right"]].set_visible(False)
+    _frame(figure, axes, title)
+    axes.legend(loc="upper left", frameon=False)
+    return figure
+
+
+def history_figure(history: pd.DataFrame, title: str) -> "Figure":
+    """How training went: one small panel per measured quantity, over epochs.
+
+    Args:
+        history: One row per epoch (and fold and seed): the column `epoch`, if there are several runs `fold` and `seed`,
+            and one numeric column for each quantity.
+        title: Shown above.
+    """
+    runs = [name for name in ("fold", "seed") if name in history and history[name].nunique() > 1]
+    panels = [
+        name
+        for name in history.select_dtypes("number")
+        if name not in ("epoch", "fold", "seed") and history[name].notna().any()
+    ]
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = _figure(1 + 3 * columns, 1 + 2.2 * rows)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    parts = list(history.groupby(runs)) if runs else [((), history)]
+    for axes, name in zip(grid.flat, panels, strict=False):
+        for index, (key, part) in enumerate(parts):
+            part = part.dropna(subset=[name]).sort_values("epoch")
+            label = ", ".join(f"{run} {value}" for run, value in zip(runs, key, strict=True))
+            # A dot where a line of one epoch would be invisible.
+            marker = "." if len(part) < 10 else ""
+            axes.plot(
+                part["epoch"],
+                part[name],
+                label=label,
+                marker=marker,
+                color=_COLORS[index % len(_COLORS)],
+                linestyle=_LINES[index // len(_COLORS) % len(_LINES)],
+                linewidth=1.2,
+            )
+        axes.set_title(str(name).replace("_", " "), loc="left", fontsize=10)
+        axes.set_xlabel("epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(color="#eeeeee")
+    for axes in grid.flat[len(panels) :]:
+        axes.set_visible(False)
+    figure.suptitle(title, x=0.01, ha="left")
+    if runs:
+        figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
+    return figure
+
+
+def save_figure(figure: "Figure", path: Path) -> None:
+    """Write a figure as PNG; the folder is made if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, format="png")
+
+
+def _figure(width: float, height: float) -> "Figure":
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08)
+    figure = Figure(figsize=(width, height), dpi=120, layout=layout)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _intervals(axes: "Axes", rows: pd.DataFrame, positions: np.ndarray, index: int, label: str) -> None:
+    color, marker = _COLORS[index % len(_COLORS)], _MARKERS[index % len(_MARKERS)]
+    axes.hlines(positions, rows["low"], rows["high"], color=color, linewidth=2)
+    axes.plot(rows["value"], positions, linestyle="none", marker=marker, markersize=6, color=color, label=label)
+
+
+def _rows(axes: "Axes", labels: Sequence[str]) -> None:
+    axes.set_yticks(range(len(labels)), labels)
+    axes.tick_params(axis="y", length=0)
+    axes.set_ylim(len(labels) - 0.5, -0.5)
+    for boundary in range(1, len(labels)):
+        axes.axhline(boundary - 0.5, color="#dddddd", linewidth=0.8)
+
+
+def _frame(figure: "Figure", axes: "Axes", title: str) -> None:
+    figure.suptitle(title, x=0.01, ha="left")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="x", color="#eeeeee")
+    axes.set_axisbelow(True)
+
+
+def _legend_below(figure: "Figure", names: Sequence[str]) -> None:
+    # Below the plot: inside it would lie on some interval. Long names share two columns.
+    columns = len(names) if sum(map(len, names)) <= 60 else 2
+    figure.legend(loc="outside lower center", ncols=columns, frameon=False)

@@ -1,0 +1,147 @@
+"""Tables of measures, for the console and for Markdown: classes as rows, methods as columns, numbers in percent.
+
+`results_table`, `gains_table` and `p_value_table` choose and word the content; `console_table` and `markdown_table`
+draw any of them.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_OVERALL = {
+    "minority_recall": "Minority recall",
+    "worst_class_recall": "Worst class recall",
+    "balanced_accuracy": "Balanced accuracy",
+    "accuracy": "Accuracy",
+    "macro_f1": "Macro F1",
+    "macro_auc": "Macro AUC",
+    "malignant_sensitivity": "Malignant sensitivity",
+    "malignant_specificity": "Malignant specificity",
+    "ece": "Calibration error",
+}
+_TESTS = {"mcnemar": "McNemar", "sign_flip": "Sign flip", "corrected_t": "Corrected t"}
+
+
+def results_table(summaries: Mapping[str, pd.DataFrame], class_counts: Mapping[str, int]) -> pd.DataFrame:
+    """Recall of each class and the overall measures, as `value [low, high]` in percent.
+
+    Args:
+        summaries: For each method what `dermaffinity.metrics.summary.summarize` returns.
+        class_counts: Images of each class, in the order wanted.
+
+    Returns:
+        Strings: one column per method; index `part` ("classes" or "overall") and `row`, the class with its images or
+        the measure's name.
+    """
+    return _interval_table(summaries, class_counts, prefix="recall.", overall_prefix="", sign="")
+
+
+def gains_table(gains: Mapping[str, pd.DataFrame], class_counts: Mapping[str, int]) -> pd.DataFrame:
+    """Gains over the baseline, as `+value [low, high]` in percentage points.
+
+    Args:
+        gains: For each method the `gains` of `dermaffinity.metrics.comparison.compare`.
+        class_counts: Images of each class, in the order wanted.
+
+    Returns:
+        As for `results_table`.
+    """
+    return _interval_table(gains, class_counts, prefix="gain.", overall_prefix="gain.", sign="+")
+
+
+def p_value_table(tests: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """p-values of each test, adjusted for the number of methods.
+
+    Args:
+        tests: For each method the `tests` of `dermaffinity.metrics.comparison.compare_all`.
+
+    Returns:
+        Strings: one column per method; index `part` (the test) and `row` (test and measure). A dash where a test needs
+        more folds or seeds than there are.
+    """
+    columns = {}
+    for method, table in tests.items():
+        names = [_TESTS[test] for test in table["test"]]
+        rows = [f"{name}, {_OVERALL[metric].lower()}" for name, metric in zip(names, table["metric"], strict=True)]
+        index = pd.MultiIndex.from_arrays([names, rows], names=["part", "row"])
+        columns[method] = pd.Series([_p_value(p) for p in table["p_holm"]], index=index)
+    return pd.DataFrame(columns)
+
+
+def console_table(content: pd.DataFrame, title: str, width: int = 100) -> "Table":
+    """A table for rich to print, with a line between the parts.
+
+    Args:
+        content: From one of this module's other functions.
+        title: Shown above.
+        width: Columns of the console. If the table needs more, the intervals go under their values.
+    """
+    from rich.console import Console
+
+    table = _rich_table(content, title)
+    if Console(width=10 * width).measure(table).maximum > width:
+        return _rich_table(content.map(lambda cell: cell.replace(" [", "\n[")), title)
+    return table
+
+
+def markdown_table(content: pd.DataFrame) -> str:
+    """The same as a Markdown table, which ends in a newline.
+
+    Args:
+        content: From one of this module's other functions.
+    """
+    lines = [_markdown_row(["", *map(str, content.columns)]), _markdown_row(["---", *["---:"] * content.shape[1]])]
+    lines += [_markdown_row([row, *values]) for (_, row), values in zip(content.index, content.to_numpy(), strict=True)]
+    return "\n".join(lines) + "\n"
+
+
+def _interval_table(
+    tables: Mapping[str, pd.DataFrame], class_counts: Mapping[str, int], *, prefix: str, overall_prefix: str, sign: str
+) -> pd.DataFrame:
+    present = next(iter(tables.values())).index
+    rows = {("classes", f"{name} (n={count})"): f"{prefix}{name}" for name, count in class_counts.items()}
+    rows |= {
+        ("overall", title): f"{overall_prefix}{name}"
+        for name, title in _OVERALL.items()
+        if f"{overall_prefix}{name}" in present
+    }
+    columns = {}
+    for method, table in tables.items():
+        chosen = table.loc[list(rows.values()), ["value", "low", "high"]].to_numpy()
+        columns[method] = [_interval(value, low, high, sign) for value, low, high in chosen]
+    return pd.DataFrame(columns, index=pd.MultiIndex.from_tuples(rows, names=["part", "row"]))
+
+
+def _interval(value: float, low: float, high: float, sign: str) -> str:
+    if pd.isna(value):
+        return "–"
+    number = f"{sign}z.1f"  # z: no minus before 0.0
+    return f"{100 * value:{number}} [{100 * low:{number}}, {100 * high:{number}}]"
+
+
+def _p_value(p: float) -> str:
+    return "–" if pd.isna(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _rich_table(content: pd.DataFrame, title: str) -> "Table":
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("")
+    for method in content.columns:
+        table.add_column(Text(method), justify="right")
+    parts = list(content.index.get_level_values("part"))
+    for (part, row), values, next_part in zip(content.index, content.to_numpy(), [*parts[1:], parts[-1]], strict=True):
+        # As text: rich would read the brackets of an interval as markup.
+        table.add_row(*(Text(cell) for cell in (row, *values)), end_section=bool(part != next_part))
+    return table
+
+
+def _markdown_row(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

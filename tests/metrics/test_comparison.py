@@ -1,0 +1,175 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from dermaffinity.metrics.classification import classification_metrics
+from dermaffinity.metrics.comparison import compare, compare_all
+from dermaffinity.metrics.statistics import wilson_interval
+from dermaffinity.metrics.summary import per_fold, summarize
+
+CLASSES = ("ML", "BCC", "MEL")
+ROLES = {"minority": ("MEL",), "malignant": ("BCC", "MEL")}
+LABELS = np.repeat([0, 1, 2], [60, 40, 20])
+
+
+def prediction_table(strength, seeds=(0, 1), shift=0):
+    """Predictions for the same 120 images in 60 groups and 3 folds; more strength, more right."""
+    rows = []
+    for seed in seeds:
+        rng = np.random.default_rng(100 * shift + seed)
+        scores = rng.normal(size=(len(LABELS), 3))
+        scores[np.arange(len(LABELS)), LABELS] += strength
+        probabilities = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+        table = pd.DataFrame(probabilities, columns=[f"p.{name}" for name in CLASSES])
+        table["image"] = [f"image{i:03}.png" for i in range(len(LABELS))]
+        table["group"] = [f"lesion{i // 2}" for i in range(len(LABELS))]
+        table["label"] = np.array(CLASSES)[LABELS]
+        table["fold"] = np.arange(len(LABELS)) // 2 % 3
+        table["seed"] = seed
+        table["predicted"] = np.array(CLASSES)[probabilities.argmax(axis=1)]
+        rows.append(table)
+    return pd.concat(rows).sample(frac=1, random_state=0, ignore_index=True)
+
+
+def test_summary_averages_over_seeds_and_has_wilson_for_recall():
+    table = prediction_table(1.0)
+    summary = summarize(table, CLASSES, **ROLES, resamples=50)
+    by_seed = []
+    for _, part in table.groupby("seed"):
+        labels = pd.Index(CLASSES).get_indexer(part["label"])
+        by_seed.append(classification_metrics(labels, part[[f"p.{n}" for n in CLASSES]].to_numpy(), CLASSES, **ROLES))
+    for name in ("balanced_accuracy", "minority_recall", "macro_f1", "ece", "recall.BCC"):
+        assert summary.at[name, "value"] == pytest.approx(np.mean([metrics[name] for metrics in by_seed]))
+    recall = summary.loc["recall.BCC"]
+    assert (recall["low"], recall["high"]) == pytest.approx(wilson_interval(recall["value"] * 40, 40))
+    assert (summary["low"] <= summary["value"]).all()
+    assert (summary["value"] <= summary["high"]).all()
+
+
+def test_summary_auc_is_the_mean_over_folds_weighted_by_their_pairs():
+    from sklearn.metrics import roc_auc_score
+
+    table = prediction_table(1.0, seeds=(0,))
+    aucs, pairs = [], []
+    for _, part in table.groupby("fold"):
+        melanoma = part["label"] == "MEL"
+        aucs.append(roc_auc_score(melanoma, part["p.MEL"]))
+        pairs.append(melanoma.sum() * (~melanoma).sum())
+    expected = np.average(aucs, weights=pairs)
+    assert summarize(table, CLASSES, **ROLES, resamples=5).at["auc.MEL", "value"] == pytest.approx(expected)
+
+
+def test_external_images_without_folds_can_be_summarized():
+    table = prediction_table(1.0).assign(fold=pd.array([pd.NA] * 240, dtype="Int64"))
+    assert summarize(table, CLASSES, **ROLES, resamples=20).notna().all(axis=None)
+    assert per_fold(table, CLASSES, **ROLES)["fold"].tolist() == [-1, -1]
+
+
+def test_per_fold_measures_each_fold_and_seed_alone():
+    table = prediction_table(1.0)
+    folds = per_fold(table, CLASSES, **ROLES)
+    assert folds[["fold", "seed"]].to_numpy().tolist() == [[f, s] for f in range(3) for s in range(2)]
+    part = table[(table["fold"] == 1) & (table["seed"] == 1)]
+    assert folds.at[3, "accuracy"] == pytest.approx((part["label"] == part["predicted"]).mean())
+
+
+def test_gains_are_the_differences_of_the_summaries():
+    baseline, candidate = prediction_table(0.8), prediction_table(1.6, shift=1)
+    before, after = (summarize(table, CLASSES, **ROLES, resamples=10) for table in (baseline, candidate))
+    comparison = compare(baseline, candidate, CLASSES, **ROLES, resamples=200)
+    gains = comparison.gains
+    expected = {f"gain.{name}": f"recall.{name}" for name in CLASSES}
+    expected |= {f"gain.{m}": m for m in ("balanced_accuracy", "minority_recall", "accuracy", "macro_auc")}
+    assert list(gains.index) == list(expected)
+    for gain, metric in expected.items():
+        assert gains.at[gain, "value"] == pytest.approx(after.at[metric, "value"] - before.at[metric, "value"])
+    assert gains.at["gain.accuracy", "low"] > 0
+    tests = comparison.tests.set_index(["test", "metric"])["p"]
+    assert tests["mcnemar", "accuracy"] < 0.01
+    assert tests["sign_flip", "balanced_accuracy"] < 0.01
+    assert len(tests) == 7
+
+
+def test_a_method_against_itself_gains_nothing():
+    table = prediction_table(1.0)
+    comparison = compare(table, table, CLASSES, **ROLES, resamples=50)
+    assert (comparison.gains == 0).all(axis=None)
+    assert (comparison.tests["p"] == 1).all()
+    assert (comparison.gained, comparison.lost) == (0, 0)
+
+
+def test_swapping_the_methods_turns_the_gains_around():
+    one, other = prediction_table(0.8), prediction_table(1.2, shift=1)
+    forth = compare(one, other, CLASSES, **ROLES, resamples=100)
+    back = compare(other, one, CLASSES, **ROLES, resamples=100)
+    np.testing.assert_allclose(forth.gains["value"], -back.gains["value"])
+    np.testing.assert_allclose(forth.gains["low"], -back.gains["high"], atol=1e-12)
+    np.testing.assert_allclose(forth.tests["p"], back.tests["p"])
+    assert (forth.gained, forth.lost) == (back.lost, back.gained)
+
+
+def test_pairing_makes_the_interval_of_like_methods_narrow():
+    baseline = prediction_table(1.0)
+    probabilities = [f"p.{name}" for name in CLASSES]
+    candidate = baseline.copy()
+    changed = candidate.index[:3]
+    candidate.loc[changed, probabilities] = np.eye(3)[pd.Index(CLASSES).get_indexer(candidate.loc[changed, "label"])]
+    candidate.loc[changed, "predicted"] = candidate.loc[changed, "label"]
+    gain = compare(baseline, candidate, CLASSES, **ROLES, resamples=200).gains.loc["gain.accuracy"]
+    alone = summarize(baseline, CLASSES, **ROLES, resamples=200).loc["accuracy"]
+    assert gain["high"] - gain["low"] < (alone["high"] - alone["low"]) / 3
+
+
+def test_holm_counts_the_methods_of_each_test():
+    baseline = prediction_table(1.0)
+    candidates = {"a": prediction_table(1.1, shift=1), "b": prediction_table(1.4, shift=2)}
+    together = compare_all(baseline, candidates, CLASSES, **ROLES, resamples=20)
+    alone = compare(baseline, candidates["b"], CLASSES, **ROLES, resamples=20)
+    np.testing.assert_array_equal(together["b"].tests["p"], alone.tests["p"])
+    np.testing.assert_array_equal(alone.tests["p"], alone.tests["p_holm"])
+    smaller = together["b"].tests["p"] < together["a"].tests["p"]
+    assert smaller.any()
+    np.testing.assert_allclose(
+        together["b"].tests["p_holm"][smaller], np.minimum(1, 2 * together["b"].tests["p"][smaller])
+    )
+
+
+def test_more_training_rows_set_aside_make_the_corrected_t_stricter():
+    baseline, candidate = prediction_table(0.8), prediction_table(1.4, shift=1)
+    plain = compare(baseline, candidate, CLASSES, **ROLES, resamples=5).tests
+    strict = compare(baseline, candidate, CLASSES, **ROLES, resamples=5, test_train_ratio=0.6).tests
+    corrected = plain["test"] == "corrected_t"
+    assert (strict["p"][corrected] > plain["p"][corrected]).all()
+
+
+def test_one_fold_has_no_corrected_t():
+    tables = [prediction_table(s).assign(fold=0) for s in (1.0, 1.2)]
+    tests = compare(*tables, CLASSES, **ROLES, resamples=5).tests.set_index("test")["p"]
+    assert tests["corrected_t"].isna().all()
+    assert tests[["mcnemar", "sign_flip"]].notna().all()
+
+
+def test_all_differences_between_tables_are_named_at_once():
+    baseline = prediction_table(1.0)
+    fewer = baseline[baseline["image"] != "image007.png"]
+    moved = baseline.assign(fold=(baseline["fold"] + 1) % 3)
+    other_seeds = baseline.assign(seed=baseline["seed"] + 1)
+    with pytest.raises(ValueError, match="same images and folds") as error:
+        compare_all(baseline, {"a": fewer, "b": moved, "c": other_seeds}, CLASSES, **ROLES)
+    assert "a: 1 images are only in the baseline, the first is image007.png" in str(error.value)
+    assert "b: the folds of 120 images differ" in str(error.value)
+    assert "c: its seeds are [1, 2], those of the baseline [0, 1]" in str(error.value)
+
+
+def test_all_problems_of_a_table_are_named_at_once():
+    table = prediction_table(1.0)
+    table.loc[0, "label"] = "XX"
+    table.loc[1, "predicted"] = next(name for name in CLASSES if name != table.loc[1, "predicted"])
+    with pytest.raises(ValueError, match="cannot be used") as error:
+        summarize(pd.concat([table, table.iloc[[5]]]), CLASSES, **ROLES)
+    for problem in ("label holds ['XX']", "1 rows repeat an image", "label of 1 images differs", "in 1 rows another"):
+        assert problem in str(error.value)
+    with pytest.raises(ValueError, match=r"lacks the columns \['fold', 'p.MEL'\]"):
+        summarize(table.drop(columns=["fold", "p.MEL"]), CLASSES, **ROLES)
+    with pytest.raises(ValueError, match="1 images are not predicted by every one of the 2 seeds"):
+        summarize(prediction_table(1.0).drop(index=3), CLASSES, **ROLES)
