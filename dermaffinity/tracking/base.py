@@ -1,0 +1,113 @@
+"""What the rest of the package knows of experiment tracking: runs that take results, and a tracker that opens them."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
+
+
+class Run(Protocol):
+    """One row of the store: an experiment (parent), or one fold and seed of it (child).
+
+    Everything may be logged twice: a resumed job replays what it has, and the store keeps one copy. Artifact paths are
+    POSIX and relative to the run. An absolute path in a parameter, tag or dataset source is cut down to its last part.
+    """
+
+    @property
+    def id(self) -> str:
+        """What reopens the run later; empty when nothing is recorded."""
+
+    def log_params(self, params: Mapping[str, object]) -> None:
+        """Record a resolved page; nested sections become dotted names.
+
+        Raises:
+            TrackingError: The run was recorded with another value of a parameter.
+        """
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Set the labels that runs are filtered by."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
+        """Record numbers at one step; those that are not finite are left out."""
+
+    def log_history(self, rows: Sequence[Mapping[str, float]]) -> None:
+        """Record curves: row i holds the numbers of step i. Steps the store has already are left as they are."""
+
+    def log_dataset(self, name: str, digest: str, source: str, context: str, profile: Mapping[str, object]) -> None:
+        """Record which data went in.
+
+        Args:
+            name: The manifest's name.
+            digest: The split hash; MLflow shows its first 36 characters.
+            source: Where the library comes from, as in the manifest; not a folder of this machine.
+            context: What the data was used for, for example ``cross-validation``.
+            profile: Counts that describe the data, for example ``num_rows`` and the images of each class.
+        """
+
+    def log_figure(self, figure: "Figure", path: str) -> None:
+        """Save a matplotlib figure; the ending of the path sets the format. The caller closes the figure."""
+
+    def log_json(self, value: object, path: str) -> None:
+        """Save plain data, NumPy arrays or NumPy numbers as JSON."""
+
+    def log_table(self, table: "pd.DataFrame", path: str) -> None:
+        """Save a table as CSV, without its index."""
+
+    def log_text(self, text: str, path: str) -> None:
+        """Save a text file in UTF-8."""
+
+    def finish(self, status: RunStatus) -> None:
+        """Mark the run as ended."""
+
+
+class Tracker(Protocol):
+    """Opens runs. Can be pickled and used in several processes at once; so can the runs it opens."""
+
+    def parent(
+        self, experiment: str, name: str, *, run_id: str | None, tags: Mapping[str, str], description: str
+    ) -> Run:
+        """Open the run of one experiment page.
+
+        Args:
+            experiment: Runs that belong side by side, for example the manifest's name.
+            name: What the runs table shows.
+            run_id: A run to reopen; one that this store does not hold (any more) is replaced by a new run.
+            tags: Labels to filter by; ``mlflow.runColor`` (``#rrggbb``) gives a method the same color everywhere.
+            description: Markdown shown on the run's page.
+        """
+
+    def child(self, parent: Run, name: str, *, run_id: str | None, tags: Mapping[str, str]) -> Run:
+        """Open the run of one fold and seed. It inherits the parent's tags, because filters do not look at parents."""
+
+
+class NullTracker:
+    """Records nothing."""
+
+    def parent(
+        self, experiment: str, name: str, *, run_id: str | None, tags: Mapping[str, str], description: str
+    ) -> Run:
+        """Give a run that forgets everything."""
+        return _NullRun()
+
+    def child(self, parent: Run, name: str, *, run_id: str | None, tags: Mapping[str, str]) -> Run:
+        """Give a run that forgets everything."""
+        return _NullRun()
+
+
+class _NullRun:
+    id = ""
+
+    def log_params(self, params: Mapping[str, object]) -> None: ...
+    def set_tags(self, tags: Mapping[str, str]) -> None: ...
+    def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None: ...
+    def log_history(self, rows: Sequence[Mapping[str, float]]) -> None: ...
+    def log_dataset(self, name: str, digest: str, source: str, context: str, profile: Mapping[str, object]) -> None: ...
+    def log_figure(self, figure: "Figure", path: str) -> None: ...
+    def log_json(self, value: object, path: str) -> None: ...
+    def log_table(self, table: "pd.DataFrame", path: str) -> None: ...
+    def log_text(self, text: str, path: str) -> None: ...
+    def finish(self, status: RunStatus) -> None: ...

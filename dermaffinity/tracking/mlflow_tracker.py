@@ -1,0 +1,433 @@
+"""Runs in an MLflow store: a local SQLite file that several processes may share, or an MLflow server."""
+
+import json
+import logging
+import math
+import os
+import re
+import socket
+import sqlite3
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain, count
+from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
+from types import ModuleType
+from typing import TYPE_CHECKING, NoReturn, TypeVar
+
+from filelock import FileLock, Timeout
+
+from dermaffinity.errors import TrackingError
+from dermaffinity.tracking.base import Run, RunStatus
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+    from mlflow import MlflowClient
+    from mlflow.entities import Experiment
+
+_ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    # A SQLite connection must not be carried across a fork, and data loaders fork.
+    "MLFLOW_SQLALCHEMYSTORE_POOLCLASS": "NullPool",
+}
+
+_UI_ENVIRONMENT = {
+    # Otherwise eight more processes and 2 GB wait for jobs that only language models have.
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+}
+
+# What MLflow accepts.
+_NAME_LENGTH = 250
+_PARAM_LENGTH = 6000
+_DIGEST_LENGTH = 36
+
+_Result = TypeVar("_Result")
+
+
+class MlflowTracker:
+    """Opens runs in an MLflow store.
+
+    Holds nothing but the address, so it can be pickled; each process opens its own connection at the first run.
+
+    Args:
+        uri: ``sqlite:///FILE`` or the http(s) address of an MLflow server; by default ``mlflow.db`` in this folder.
+            A relative file is resolved here and now. Artifacts of a file lie in ``mlartifacts`` beside it.
+        lock_timeout: How long to wait for another process that is writing to the file, in seconds.
+
+    Raises:
+        TrackingError: An address of another kind.
+    """
+
+    def __init__(self, uri: str | None = None, *, lock_timeout: float = 60.0) -> None:
+        self.uri = _resolved(uri or "sqlite:///mlflow.db")
+        self.lock_timeout = lock_timeout
+        self._client: MlflowClient | None = None
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_client": None}
+
+    @property
+    def database(self) -> Path | None:
+        """The store's file; none for a server."""
+        return Path(self.uri.removeprefix("sqlite:///")) if self.uri.startswith("sqlite:") else None
+
+    @property
+    def artifact_root(self) -> Path | None:
+        """The folder of all artifacts; a server has its own."""
+        return self.database.parent / "mlartifacts" if self.database else None
+
+    def parent(
+        self, experiment: str, name: str, *, run_id: str | None, tags: Mapping[str, str], description: str
+    ) -> "MlflowRun":
+        """Open the run of one experiment page; see :class:`dermaffinity.tracking.base.Tracker`."""
+        return self._open_run(
+            self._experiment_id(experiment), name, run_id, {**tags, "mlflow.note.content": description}
+        )
+
+    def child(self, parent: Run, name: str, *, run_id: str | None, tags: Mapping[str, str]) -> "MlflowRun":
+        """Open the run of one fold and seed, in its parent's color; see :class:`dermaffinity.tracking.base.Tracker`."""
+        opened = self.call(lambda client: client.get_run(parent.id))
+        inherited = {
+            key: value
+            for key, value in opened.data.tags.items()
+            if not key.startswith("mlflow.") or key == "mlflow.runColor"
+        }
+        return self._open_run(
+            opened.info.experiment_id, name, run_id, {**inherited, **tags, "mlflow.parentRunId": parent.id}
+        )
+
+    def call(self, action: "Callable[[MlflowClient], _Result]") -> _Result:
+        """Run an action on the store, which may happen twice: wait for a busy store, and give its errors clear words.
+
+        Raises:
+            TrackingError: The store stayed locked, cannot be written, or refused the action.
+        """
+        mlflow = _mlflow()
+        deadline = time.monotonic() + self.lock_timeout
+        while True:
+            try:
+                self._wait_until_writable(max(0.0, deadline - time.monotonic()))
+                if self._client is None:
+                    self._client = mlflow.MlflowClient(self.uri)
+                return action(self._client)
+            except (mlflow.MlflowException, sqlite3.Error, OSError) as error:
+                # Another writer may still come between the wait and the action.
+                locked = isinstance(error, Timeout) or "database is locked" in str(error)
+                if not locked or time.monotonic() >= deadline:
+                    raise self._explained(error, locked) from error
+
+    def _experiment_id(self, name: str) -> str:
+        # MLflow's own choice would be a folder of whatever directory the process was started in.
+        location = (self.artifact_root / _slug(name)).as_uri() if self.artifact_root else None
+
+        def create_or_find(client: "MlflowClient") -> "Experiment":
+            try:
+                # The kind opens the runs of trained models and not those of language models.
+                client.create_experiment(name, location, tags={"mlflow.experimentKind": "custom_model_development"})
+            except _mlflow().MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+            experiment = client.get_experiment_by_name(name)
+            assert experiment is not None
+            return experiment
+
+        experiment = self.call(create_or_find)
+        if experiment.lifecycle_stage == "deleted":
+            raise TrackingError(
+                f"The experiment {name!r} was deleted in {self.uri}. Restore it with 'mlflow experiments restore "
+                f"--experiment-id {experiment.experiment_id}', or name another store with --tracking-uri."
+            )
+        return experiment.experiment_id
+
+    def _open_run(self, experiment_id: str, name: str, run_id: str | None, tags: Mapping[str, str]) -> "MlflowRun":
+        # Without them MLflow shows the program's path and the account's name.
+        tags = {"mlflow.source.name": "dermaffinity", "mlflow.source.type": "LOCAL", **tags}
+        tags = {key: _portable(value) for key, value in tags.items()}
+        if run_id and self.call(lambda client: _holds_run(client, run_id)):
+            self.call(lambda client: client.update_run(run_id, status="RUNNING", name=name))
+            run = MlflowRun(self, run_id, reopened=True)
+            run.set_tags(tags)
+            return run
+        created = self.call(lambda client: client.create_run(experiment_id, tags=tags, run_name=name))
+        return MlflowRun(self, created.info.run_id, reopened=False)
+
+    def _wait_until_writable(self, timeout: float) -> None:
+        """Look for ourselves: MLflow waits 20 s on a lock and minutes on a missing file, and logs tracebacks."""
+        if self.database is None:
+            return
+        if _is_empty(self.database):
+            self._create_store(self.database)
+        connection = sqlite3.connect(f"{self.database.as_uri()}?mode=rw", uri=True, timeout=timeout)
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        finally:
+            connection.close()
+
+    def _create_store(self, database: Path) -> None:
+        """Create the tables once, in a draft that takes the file's name when whole.
+
+        Processes that migrate one new file at the same time, or one killed while it does, leave it broken for good.
+        """
+        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+        draft = database.with_name(f"{database.name}.draft")
+        database.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{database}.lock", timeout=self.lock_timeout):
+            if not _is_empty(database):
+                return
+            draft.write_bytes(b"")
+            SqlAlchemyStore(f"sqlite:///{draft}", f"{self.artifact_root}")
+            os.replace(draft, database)
+
+    def _explained(self, error: Exception, locked: bool) -> TrackingError:
+        if locked:
+            return TrackingError(
+                f"The tracking store {self.database} is locked by another process (waited {self.lock_timeout:g} s). "
+                "Close whatever holds it, for example a database browser, a backup or a stopped run, "
+                "then start the same command again with --resume."
+            )
+        if "database schema" in str(error):
+            return TrackingError(
+                f"The tracking store {self.uri} was written by another version of MLflow. Copy the file, then bring it "
+                f"up to date with '{sys.executable} -m mlflow db upgrade {self.uri}', or name a new store."
+            )
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        return TrackingError(
+            f"The tracking store {self.uri} cannot be used: {reason}. Check that its folder exists, has space and may "
+            "be written (for a server: that it is running), or name another store with --tracking-uri."
+        )
+
+
+class MlflowRun:
+    """A run in an MLflow store; see :class:`dermaffinity.tracking.base.Run`."""
+
+    def __init__(self, tracker: MlflowTracker, run_id: str, *, reopened: bool) -> None:
+        self.id = run_id
+        self._tracker = tracker
+        self._reopened = reopened
+        # The last value of each metric at each step, so that a replay adds nothing.
+        self._curves: dict[str, dict[int, float]] = {}
+
+    def log_params(self, params: Mapping[str, object]) -> None:
+        """Record a resolved page; a changed value is refused."""
+        # Cut here and not by MLflow, so that a long value equals itself when it is recorded again.
+        given = {name: _text(value)[:_PARAM_LENGTH] for name, value in _slugged(dict(_flat(params))).items()}
+        stored = self._tracker.call(lambda client: client.get_run(self.id)).data.params
+        changed = [
+            f"{name}: recorded {stored[name]}, now {value}"
+            for name, value in given.items()
+            if stored.get(name, value) != value
+        ]
+        if changed:
+            raise TrackingError(
+                f"The run {self.id} was recorded with other parameters. Resume it with the page it was started with, "
+                "or start a new run.",
+                changed,
+            )
+        new = [_mlflow().entities.Param(name, value) for name, value in given.items() if name not in stored]
+        self._tracker.call(lambda client: client.log_batch(self.id, params=new))
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Set the labels that runs are filtered by."""
+        labels = [_mlflow().entities.RunTag(key, _portable(value)) for key, value in tags.items()]
+        self._tracker.call(lambda client: client.log_batch(self.id, tags=labels))
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
+        """Record numbers at one step; those that are not finite are left out."""
+        self._log_points(
+            [(name, step, value) for name, value in _numbers(metrics) if self._curve(name).get(step) != value]
+        )
+
+    def log_history(self, rows: Sequence[Mapping[str, float]]) -> None:
+        """Record curves, row i at step i; steps that the store has already are left as they are."""
+        self._log_points(
+            [
+                (name, step, value)
+                for step, row in enumerate(rows)
+                for name, value in _numbers(row)
+                if step not in self._curve(name)
+            ]
+        )
+
+    def log_dataset(self, name: str, digest: str, source: str, context: str, profile: Mapping[str, object]) -> None:
+        """Record which data went in."""
+        entities = _mlflow().entities
+        dataset = entities.Dataset(
+            name,
+            digest[:_DIGEST_LENGTH],
+            source_type="manifest",
+            source=json.dumps({"uri": _portable(source)}),
+            profile=json.dumps(_plain(profile)),
+        )
+        inputs = entities.DatasetInput(dataset, [entities.InputTag("mlflow.data.context", context)])
+        self._tracker.call(lambda client: client.log_inputs(self.id, datasets=[inputs]))
+
+    def log_figure(self, figure: "Figure", path: str) -> None:
+        """Save a matplotlib figure; the ending of the path sets the format."""
+        self._tracker.call(lambda client: client.log_figure(self.id, figure, path))
+
+    def log_json(self, value: object, path: str) -> None:
+        """Save plain data, NumPy arrays or NumPy numbers as JSON."""
+        self.log_text(json.dumps(_plain(value), indent=2), path)
+
+    def log_table(self, table: "pd.DataFrame", path: str) -> None:
+        """Save a table as CSV, without its index."""
+        self.log_text(table.to_csv(index=False), path)
+
+    def log_text(self, text: str, path: str) -> None:
+        """Save a text file in UTF-8."""
+        self._tracker.call(lambda client: client.log_text(self.id, text, path))
+
+    def finish(self, status: RunStatus) -> None:
+        """Mark the run as ended."""
+        self._tracker.call(lambda client: client.set_terminated(self.id, status))
+
+    def _curve(self, name: str) -> dict[int, float]:
+        if name not in self._curves:
+            self._curves[name] = self._stored_curve(name) if self._reopened else {}
+        return self._curves[name]
+
+    def _stored_curve(self, name: str) -> dict[int, float]:
+        points = self._tracker.call(lambda client: client.get_metric_history(self.id, name))
+        return {point.step: point.value for point in sorted(points, key=lambda point: point.timestamp)}
+
+    def _log_points(self, points: list[tuple[str, int, float]]) -> None:
+        # One time for all, taken before the first try: when a try is repeated the store knows the points it has.
+        now = int(time.time() * 1000)
+        metrics = [_mlflow().entities.Metric(name, value, now, step) for name, step, value in points]
+        self._tracker.call(lambda client: client.log_batch(self.id, metrics=metrics))
+        for name, step, value in points:
+            self._curve(name)[step] = value
+
+
+def ui_command(uri: str | None = None, *, port: int = 5000) -> list[str]:
+    """Give the command that shows a local store in a browser of this machine.
+
+    Raises:
+        TrackingError: There is no store yet, or it is a server, which shows itself.
+    """
+    tracker = MlflowTracker(uri)
+    if tracker.database is None:
+        raise TrackingError(f"{uri} is a server already: open it in a browser.")
+    if _is_empty(tracker.database):
+        raise TrackingError(
+            f"There are no runs yet: no file {tracker.database}. Run 'dermaffinity demo' or 'dermaffinity crossval' "
+            "here first, or name the store with --tracking-uri."
+        )
+    server = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    store = ["--backend-store-uri", tracker.uri, "--default-artifact-root", f"{tracker.artifact_root}"]
+    return [*server, *store, "--workers", "1", "--uvicorn-opts", "--no-access-log"]
+
+
+def ui_address(*, port: int = 5000) -> str:
+    """Give the page to open: the experiments, in the view for trained models and not for language models."""
+    return f"http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning"
+
+
+def serve_ui(uri: str | None = None, *, port: int = 5000) -> NoReturn:
+    """Become the server that shows a local store on http://127.0.0.1:PORT; it says when it is ready.
+
+    Raises:
+        TrackingError: There is nothing to show, or the port is taken.
+    """
+    command = ui_command(uri, port=port)
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", port)) == 0:
+            raise TrackingError(f"Port {port} is in use by another program: choose another with --port.")
+    sys.stdout.flush()
+    # In this process's place and not below it, so that whatever ends this process ends the server.
+    os.execve(command[0], command, {**_ENVIRONMENT, **_UI_ENVIRONMENT, **os.environ})
+
+
+def _resolved(uri: str) -> str:
+    if re.match("https?://.", uri):
+        return uri
+    file = uri.removeprefix("sqlite:///")
+    if file == uri or file in ("", ":memory:"):
+        raise TrackingError(
+            f"{uri} is not a tracking store. Allowed are sqlite:///FILE (sqlite:///mlflow.db is the default) and the "
+            "http(s) address of an MLflow server. MLflow no longer keeps runs in plain folders; an old one is "
+            "converted by 'mlflow migrate-filestore'."
+        )
+    path = Path(file).expanduser().resolve()
+    if re.search("[%?]", str(path)):
+        raise TrackingError(f"The store {path} cannot be addressed: its path must not hold '%' or '?'.")
+    return f"sqlite:///{path}"
+
+
+def _mlflow() -> ModuleType:
+    """Import MLflow late, because it takes seconds, and quietly."""
+    for key, value in _ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
+    import mlflow
+
+    # The store logs a traceback with each error, all of which are raised again here in words.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+    return mlflow
+
+
+def _is_empty(file: Path) -> bool:
+    return not file.exists() or file.stat().st_size == 0
+
+
+def _holds_run(client: "MlflowClient", run_id: str) -> bool:
+    try:
+        return bool(client.get_run(run_id).info.lifecycle_stage == "active")
+    except _mlflow().MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return False
+        raise
+
+
+def _flat(section: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+    for key, value in section.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _numbers(metrics: Mapping[str, float]) -> list[tuple[str, float]]:
+    return [(name, float(value)) for name, value in _slugged(metrics).items() if math.isfinite(value)]
+
+
+def _slugged(named: Mapping[str, _Result]) -> dict[str, _Result]:
+    """Rewrite names in MLflow's alphabet; those that become equal are numbered in their order."""
+    slugged: dict[str, _Result] = {}
+    for name, value in named.items():
+        slug = _slug(name)
+        numbered = (f"{slug}_{twin}" for twin in count(2))
+        slugged[next(free for free in chain([slug], numbered) if free not in slugged)] = value
+    return slugged
+
+
+def _slug(name: str) -> str:
+    # A name is also a path for MLflow, so no part of it may be empty or dots.
+    parts = re.sub(r"[^\w./ -]+", "_", name)[:_NAME_LENGTH].split("/")
+    return "/".join(filter(None, (part.strip("_. ") for part in parts))) or "unnamed"
+
+
+def _text(value: object) -> str:
+    plain = _plain(value)
+    return plain if isinstance(plain, str) else json.dumps(plain)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, str | PurePath):
+        return _portable(str(value))
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _portable(text: str) -> str:
+    """Cut an absolute path to its last part: where a file lies tells who owns the machine, and nothing of the run."""
+    for path in (PurePosixPath(text.removeprefix("file://")), PureWindowsPath(text)):
+        if path.is_absolute():
+            return path.name
+    return text

@@ -1,0 +1,367 @@
+"""The MLflow tracker against real SQLite stores."""
+
+import json
+import math
+import multiprocessing
+import os
+import pickle
+import socket
+import sqlite3
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dermaffinity.errors import TrackingError
+from dermaffinity.tracking.base import NullTracker, Run, Tracker
+from dermaffinity.tracking.mlflow_tracker import MlflowTracker, serve_ui, ui_command
+
+
+@pytest.fixture(scope="module")
+def tracker(tmp_path_factory):
+    return MlflowTracker(f"sqlite:///{tmp_path_factory.mktemp('a store') / 'runs.db'}")
+
+
+@pytest.fixture
+def parent(tracker, request):
+    return open_parent(tracker, request.node.name)
+
+
+def open_parent(tracker: Tracker, experiment: str = "hamfit-7", run_id: str | None = None) -> Run:
+    tags = {"method": "affinity", "role": "parent", "split_hash": "c0ffee"}
+    return tracker.parent(experiment, "affinity", run_id=run_id, tags=tags, description="Do centers help?")
+
+
+def stored(tracker: MlflowTracker, run: Run):
+    return tracker.call(lambda client: client.get_run(run.id))
+
+
+def history(tracker: MlflowTracker, run: Run, metric: str) -> list[tuple[int, float]]:
+    points = tracker.call(lambda client: client.get_metric_history(run.id, metric))
+    return sorted((point.step, point.value) for point in points)
+
+
+def artifact(tracker: MlflowTracker, run: Run, path: str) -> Path:
+    return tracker.artifact_root / stored(tracker, run).info.artifact_uri.split("/mlartifacts/")[1] / path
+
+
+def log_fold(tracker: MlflowTracker, fold: int, start) -> None:
+    start.wait()
+    child = tracker.child(open_parent(tracker), f"fold {fold}", run_id=None, tags={"fold": f"{fold}", "role": "child"})
+    child.log_history([{"loss": 1 / (epoch + 1)} for epoch in range(5)])
+    child.log_metrics({"balanced_accuracy": fold / 10})
+    child.finish("FINISHED")
+
+
+def test_six_processes_starting_at_once_on_a_fresh_store_all_succeed(tmp_path):
+    tracker = MlflowTracker(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    # Spawned processes would spend their first seconds importing, one after the other; these start as one.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["mlflow", "mlflow.store.tracking.sqlalchemy_store", "pandas"])
+    start = context.Event()
+    jobs = [context.Process(target=log_fold, args=(tracker, fold, start)) for fold in range(6)]
+    for job in jobs:
+        job.start()
+    start.set()
+    for job in jobs:
+        job.join(timeout=100)
+    assert [job.exitcode for job in jobs] == [0] * 6
+
+    (experiment,) = tracker.call(lambda client: client.search_experiments(filter_string="name = 'hamfit-7'"))
+    runs = tracker.call(lambda client: client.search_runs([experiment.experiment_id]))
+    children = [run for run in runs if run.data.tags["role"] == "child"]
+    assert len(runs) == 12  # each had a parent of its own, to make the start harder
+    assert sorted(run.data.metrics["balanced_accuracy"] for run in children) == [0.0, 0.1, 0.2, 0.3, 0.4, 0.5]
+    assert {run.info.status for run in children} == {"FINISHED"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mlflow.db", "mlflow.db.lock"]
+
+
+def test_a_store_whose_creation_was_killed_is_created_anew(tmp_path):
+    (tmp_path / "mlflow.db").touch()
+    (tmp_path / "mlflow.db.draft").write_bytes(b"half a database")
+    tracker = MlflowTracker(f"sqlite:///{tmp_path}/mlflow.db")
+    assert stored(tracker, open_parent(tracker)).info.run_name == "affinity"
+
+
+def test_children_carry_their_parent_and_its_tags(tracker, parent):
+    for fold in range(3):
+        tracker.child(parent, f"fold {fold}", run_id=None, tags={"role": "child", "fold": f"{fold}"})
+    experiment_id = stored(tracker, parent).info.experiment_id
+    query = "tags.method = 'affinity' and tags.split_hash = 'c0ffee' and tags.fold = '1'"
+    (found,) = tracker.call(lambda client: client.search_runs([experiment_id], query))
+    assert found.info.run_name == "fold 1"
+    assert found.data.tags["mlflow.parentRunId"] == parent.id
+    assert found.data.tags["role"] == "child"
+    assert "mlflow.note.content" not in found.data.tags
+    assert stored(tracker, parent).data.tags["mlflow.note.content"] == "Do centers help?"
+
+
+def test_a_known_run_is_reopened(tracker, parent):
+    parent.finish("KILLED")
+    again = open_parent(tracker, "test_a_known_run_is_reopened", run_id=parent.id)
+    assert again.id == parent.id
+    assert stored(tracker, again).info.status == "RUNNING"
+
+
+@pytest.mark.parametrize("run_id", ["0123456789abcdef0123456789abcdef", "not a run id", ""])
+def test_an_unknown_run_is_replaced_by_a_new_one(tracker, run_id):
+    run = open_parent(tracker, run_id=run_id)
+    assert run.id != run_id
+    assert stored(tracker, run).info.run_name == "affinity"
+
+
+def test_a_deleted_run_is_replaced_by_a_new_one(tracker, parent):
+    tracker.call(lambda client: client.delete_run(parent.id))
+    assert open_parent(tracker, run_id=parent.id).id != parent.id
+
+
+def test_a_deleted_experiment_is_named_with_the_command_that_restores_it(tracker):
+    experiment_id = stored(tracker, open_parent(tracker, "old")).info.experiment_id
+    tracker.call(lambda client: client.delete_experiment(experiment_id))
+    with pytest.raises(TrackingError, match=f"'old' was deleted .* --experiment-id {experiment_id}"):
+        open_parent(tracker, "old")
+
+
+def test_replayed_history_adds_nothing_twice_and_loses_nothing(tracker, parent):
+    rows = [{"train.loss": 1 / (epoch + 1), "recall.AK": epoch / 10} for epoch in range(4)]
+    parent.log_history(rows[:2])
+    reopened = open_parent(tracker, run_id=parent.id)  # as after a kill
+    reopened.log_history(rows)
+    reopened.log_history(rows)
+    assert history(tracker, parent, "train.loss") == [(0, 1.0), (1, 0.5), (2, 1 / 3), (3, 0.25)]
+    assert history(tracker, parent, "recall.AK") == [(0, 0.0), (1, 0.1), (2, 0.2), (3, 0.3)]
+
+
+def test_history_that_was_cut_in_the_middle_of_a_step_is_completed(tracker, parent):
+    parent.log_history([{"a": 1.0, "b": 1.0}])
+    parent.log_metrics({"a": 2.0}, step=1)
+    open_parent(tracker, run_id=parent.id).log_history([{"a": 1.0, "b": 1.0}, {"a": 2.0, "b": 2.0}])
+    assert history(tracker, parent, "a") == history(tracker, parent, "b") == [(0, 1.0), (1, 2.0)]
+
+
+def test_more_points_than_one_request_may_hold_are_all_stored(tracker, parent):
+    parent.log_history([{f"m{metric}": float(epoch) for metric in range(30)} for epoch in range(50)])
+    assert history(tracker, parent, "m29") == [(epoch, float(epoch)) for epoch in range(50)]
+
+
+def test_metrics_logged_again_are_kept_once_and_changed_ones_count(tracker, parent):
+    parent.log_metrics({"accuracy": 0.7, "gain.AK": 0.1})
+    open_parent(tracker, run_id=parent.id).log_metrics({"accuracy": 0.7, "gain.AK": 0.2})
+    assert history(tracker, parent, "accuracy") == [(0, 0.7)]
+    assert stored(tracker, parent).data.metrics == {"accuracy": 0.7, "gain.AK": 0.2}
+
+
+def test_numbers_that_are_not_finite_are_left_out(tracker, parent):
+    parent.log_metrics({"auc.AK": math.nan, "nll": math.inf, "accuracy": np.float32(0.5)})
+    parent.log_history([{"loss": math.nan}, {"loss": 0.5}])
+    assert stored(tracker, parent).data.metrics == {"accuracy": 0.5, "loss": 0.5}
+
+
+def test_names_are_written_in_the_alphabet_of_mlflow_and_stay_apart(tracker, parent):
+    names = [
+        "recall.a(b)",
+        "recall.a[b]",
+        "recall.a_b_2",
+        "recall.Nævus",
+        "train/loss",
+        "../x",
+        "a//b",
+        "((",
+        "n" * 300,
+    ]
+    parent.log_metrics({name: float(number) for number, name in enumerate(names)})
+    assert stored(tracker, parent).data.metrics == {
+        "recall.a_b": 0.0,
+        "recall.a_b_2": 1.0,
+        "recall.a_b_2_2": 2.0,
+        "recall.Nævus": 3.0,
+        "train/loss": 4.0,
+        "x": 5.0,
+        "a/b": 6.0,
+        "unnamed": 7.0,
+        "n" * 250: 8.0,
+    }
+
+
+def test_a_page_is_recorded_flat(tracker, parent):
+    page = {"name": "x", "head": {"sigma": 10, "classes": ["AK", "a(b)"]}, "loss": {"margin(s)": 0.75}, "mask": None}
+    parent.log_params(page)
+    parent.log_params(page)
+    assert stored(tracker, parent).data.params == {
+        "name": "x",
+        "head.sigma": "10",
+        "head.classes": '["AK", "a(b)"]',
+        "loss.margin_s": "0.75",
+        "mask": "null",
+    }
+
+
+def test_changed_parameters_are_refused_all_at_once(tracker, parent):
+    parent.log_params({"epochs": 20, "loss": {"margin": 0.75}, "long": "x" * 7000})
+    reopened = open_parent(tracker, run_id=parent.id)
+    reopened.log_params({"epochs": 20, "long": "x" * 7000, "new": True})
+    with pytest.raises(TrackingError, match=r"other parameters\. Resume it with the page") as caught:
+        reopened.log_params({"epochs": 30, "loss": {"margin": 0.5}, "long": "x" * 7000})
+    assert caught.value.problems == ("epochs: recorded 20, now 30", "loss.margin: recorded 0.75, now 0.5")
+
+
+def test_no_absolute_path_and_no_account_is_recorded(tracker, tmp_path, parent):
+    parent.log_params({"weights": tmp_path / "r18.pth", "plugins": [f"{tmp_path}/mine.py"], "page": "configs/a.yaml"})
+    parent.set_tags({"library": f"file://{tmp_path}/library", "drive": r"D:\images\dermofit"})
+    parent.log_dataset("hamfit-7", "ab" * 32, f"{tmp_path}/ham10000", "cross-validation", {"num_rows": 1212})
+    parent.log_json({"source": tmp_path, "matrix": np.eye(2, dtype=int)}, "summary.json")
+    run = stored(tracker, parent)
+    assert run.data.params == {"weights": "r18.pth", "plugins": '["mine.py"]', "page": "configs/a.yaml"}
+    assert run.data.tags["library"] == "library"
+    assert run.data.tags["drive"] == "dermofit"
+    assert run.data.tags["mlflow.source.name"] == "dermaffinity"
+    assert "mlflow.user" not in run.data.tags
+    assert json.loads(artifact(tracker, parent, "summary.json").read_text()) == {
+        "source": tmp_path.name,
+        "matrix": [[1, 0], [0, 1]],
+    }
+    recorded = json.dumps([run.data.to_dictionary(), run.inputs.to_dictionary()])
+    assert str(tmp_path) not in recorded
+    assert str(Path.home()) not in recorded
+
+
+def test_the_dataset_is_an_input_and_counted_once(tracker, parent):
+    for _ in range(2):
+        parent.log_dataset("hamfit-7", "ab" * 32, "doi:10.7910/DVN/DBW86T", "cross-validation", {"num_rows": 1212})
+    (entry,) = stored(tracker, parent).inputs.dataset_inputs
+    assert (entry.dataset.name, entry.dataset.digest) == ("hamfit-7", "ab" * 18)
+    assert json.loads(entry.dataset.source) == {"uri": "doi:10.7910/DVN/DBW86T"}
+    assert json.loads(entry.dataset.profile) == {"num_rows": 1212}
+    assert [(tag.key, tag.value) for tag in entry.tags] == [("mlflow.data.context", "cross-validation")]
+
+
+def test_figures_tables_and_texts_lie_beside_the_database_whatever_the_folder(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    tracker = MlflowTracker("sqlite:///lab results/mlflow.db")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    run = open_parent(pickle.loads(pickle.dumps(tracker)), "hamfit-7 (lesions)")
+
+    from matplotlib.figure import Figure
+
+    run.log_figure(Figure(), "figures/confusion.png")
+    run.log_table(pd.DataFrame({"image": ["a.jpg"], "p.AK": [0.25]}), "tables/predictions.csv")
+    run.log_text("Größe: 3 µm", "page.yaml")
+    folder = tmp_path / "lab results" / "mlartifacts" / "hamfit-7 _lesions" / run.id / "artifacts"
+    assert (folder / "figures/confusion.png").read_bytes().startswith(b"\x89PNG")
+    assert (folder / "tables/predictions.csv").read_text() == "image,p.AK\na.jpg,0.25\n"
+    assert (folder / "page.yaml").read_text(encoding="utf-8") == "Größe: 3 µm"
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_a_run_goes_on_in_another_process(tracker, parent):
+    parent.log_metrics({"loss": 1.0})
+    copy = pickle.loads(pickle.dumps(parent))
+    copy.log_history([{"loss": 1.0}, {"loss": 0.5}])
+    copy.finish("FINISHED")
+    assert history(tracker, parent, "loss") == [(0, 1.0), (1, 0.5)]
+    assert stored(tracker, parent).info.status == "FINISHED"
+
+
+def test_a_store_locked_by_another_program_is_named_in_time(tracker, parent):
+    impatient = MlflowTracker(tracker.uri, lock_timeout=0.3)
+    run = open_parent(impatient)
+    other = sqlite3.connect(tracker.database)
+    other.execute("BEGIN EXCLUSIVE")
+    try:
+        started = time.monotonic()
+        with pytest.raises(TrackingError, match=r"locked by another process \(waited 0.3 s\)\. Close"):
+            run.log_metrics({"accuracy": 0.5})
+        with pytest.raises(TrackingError, match="locked"):
+            open_parent(MlflowTracker(tracker.uri, lock_timeout=0.3))
+        assert time.monotonic() - started < 5
+    finally:
+        other.close()
+    run.log_metrics({"accuracy": 0.5})
+    assert history(tracker, run, "accuracy") == [(0, 0.5)]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the administrator may write everywhere")
+def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path):
+    tmp_path.chmod(0o555)
+    with pytest.raises(TrackingError, match=r"cannot be used: .*Permission denied.* Check that its folder"):
+        open_parent(MlflowTracker(f"sqlite:///{tmp_path}/mlflow.db"))
+
+
+def test_a_folder_that_cannot_exist_is_one_clear_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TrackingError, match=r"cannot be used: .*Check that its folder exists"):
+        open_parent(MlflowTracker(f"sqlite:///{tmp_path}/file/mlflow.db"))
+
+
+def test_a_file_that_is_no_database_is_one_clear_error(tmp_path):
+    (tmp_path / "mlflow.db").write_text("image,label\n" * 100)
+    with pytest.raises(TrackingError, match="file is not a database"):
+        open_parent(MlflowTracker(f"sqlite:///{tmp_path}/mlflow.db"))
+    assert (tmp_path / "mlflow.db").read_text().startswith("image,label")
+
+
+def test_the_default_store_is_a_file_of_this_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tracker = MlflowTracker()
+    assert tracker.uri == f"sqlite:///{tmp_path}/mlflow.db"
+    assert tracker.artifact_root == tmp_path / "mlartifacts"
+
+
+def test_a_server_is_left_as_it_is():
+    tracker = MlflowTracker("http://127.0.0.1:5000")
+    assert (tracker.uri, tracker.database, tracker.artifact_root) == ("http://127.0.0.1:5000", None, None)
+
+
+@pytest.mark.parametrize(
+    "uri", ["mlruns", "file:///data/mlruns", "sqlite://", "sqlite:///:memory:", "postgresql://db/x"]
+)
+def test_other_stores_are_refused_with_what_is_allowed(uri):
+    with pytest.raises(TrackingError, match=r"is not a tracking store\. Allowed are sqlite:///FILE"):
+        MlflowTracker(uri)
+
+
+def test_a_path_that_no_address_can_hold_is_refused():
+    with pytest.raises(TrackingError, match="must not hold '%'"):
+        MlflowTracker("sqlite:///50% done/mlflow.db")
+
+
+def test_the_browser_view_gets_the_store_and_its_artifacts_on_this_machine_alone(tracker, parent):
+    command = ui_command(tracker.uri, port=5123)
+    options = dict(zip(command[4::2], command[5::2], strict=True))
+    assert command[1:4] == ["-m", "mlflow", "server"]
+    assert options["--host"] == "127.0.0.1"
+    assert options["--port"] == "5123"
+    assert options["--backend-store-uri"] == tracker.uri
+    assert options["--default-artifact-root"] == str(tracker.artifact_root)
+
+
+def test_the_browser_view_has_nothing_to_show_without_a_store(tmp_path):
+    with pytest.raises(TrackingError, match="There are no runs yet"):
+        ui_command(f"sqlite:///{tmp_path}/mlflow.db")
+    with pytest.raises(TrackingError, match="is a server already"):
+        ui_command("http://127.0.0.1:5000")
+
+
+def test_a_port_in_use_is_named(tracker, parent):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with pytest.raises(TrackingError, match=f"Port {port} is in use"):
+            serve_ui(tracker.uri, port=port)
+
+
+def test_the_null_tracker_takes_everything_and_records_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = NullTracker().child(open_parent(NullTracker()), "fold 0", run_id=None, tags={})
+    run.log_params({"a": 1})
+    run.set_tags({"a": "b"})
+    run.log_metrics({"a": 1.0})
+    run.log_history([{"a": 1.0}])
+    run.log_dataset("a", "b", "c", "d", {})
+    run.log_json({}, "a.json")
+    run.log_text("a", "a.txt")
+    run.finish("FINISHED")
+    assert run.id == ""
+    assert not list(tmp_path.iterdir())
