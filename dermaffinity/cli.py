@@ -1,0 +1,286 @@
+"""The ``dermaffinity`` command. Heavy libraries are imported inside the verbs, so that ``--help`` answers at once."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from dermaffinity.errors import ConfigError, DermaffinityError
+
+if TYPE_CHECKING:
+    from dermaffinity.experiments import Outcome
+
+app = typer.Typer(
+    help="Train, compare and use skin-lesion classifiers on small, strongly imbalanced image libraries.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; results only.")]
+Runs = Annotated[Path, typer.Option("--runs", help="Folder of all experiments' results.")]
+Uri = Annotated[str | None, typer.Option("--tracking-uri", help="MLflow store; default: mlflow.db in this folder.")]
+
+
+def main() -> None:
+    """Runs the command and turns every user's mistake into one clear message."""
+    console = Console(stderr=True)
+    try:
+        app(standalone_mode=True)
+    except ConfigError as error:
+        console.print(f"dermaffinity: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(2)
+    except DermaffinityError as error:
+        console.print(f"dermaffinity: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        console.print(
+            "dermaffinity: stopped. What is finished is kept; run the same command with --resume to go on.",
+            style="red",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+        sys.exit(130)
+
+
+@app.command()
+def prepare(
+    adapter: Annotated[str, typer.Argument(help="dermofit, ham10000, image_folder or phantom.")],
+    source: Annotated[Path, typer.Argument(help="The library's folder or zip archive.")],
+    experiment: Annotated[str | None, typer.Option(help="Such as 5-class (dermofit) or hamfit-7 (ham10000).")] = None,
+    protocol: Annotated[
+        str, typer.Option(help="group: no patient or lesion crosses a fold; image: the paper's.")
+    ] = "group",
+    folds: Annotated[int, typer.Option(min=2, help="Number of folds.")] = 3,
+    seed: Annotated[int, typer.Option(help="Of the split, and of the draw where the adapter draws.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="The manifest; default: data_manifests/NAME.csv.")] = None,
+    partial: Annotated[bool, typer.Option("--partial", help="Accept a library with missing images.")] = False,
+    options: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any other option of the adapter, such as groups=groups.csv."),
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Read an image library and freeze it, with its folds, into a manifest.
+
+    Example: dermaffinity prepare dermofit /data/dermofit --experiment 5-class
+    """
+    from dermaffinity.config import check_arguments
+    from dermaffinity.data.adapters.base import adapter_class
+    from dermaffinity.data.manifest import write_manifest
+
+    if protocol not in ("group", "image"):
+        raise ConfigError(f"--protocol {protocol}: allowed are group and image")
+    found = adapter_class(adapter)
+    arguments = dict(_setting(option) for option in options or ())
+    if experiment is not None:
+        arguments["experiment"] = experiment
+    if partial:
+        arguments["partial"] = True
+    checked, problems = check_arguments(found, arguments)
+    if problems:
+        raise ConfigError(f"{adapter}: these are not options of this adapter", problems)
+    try:
+        reader = found(source, **checked)
+    except ValueError as error:
+        raise ConfigError(f"{adapter}: {error}") from error
+    with _counting("hashing images", quiet) as on_progress:
+        manifest = reader.prepare(folds=folds, protocol=protocol, seed=seed, on_progress=on_progress)  # type: ignore[arg-type]
+    path = out or Path("data_manifests") / f"{manifest.name}.csv"
+    write_manifest(manifest, path)
+    counts = ", ".join(f"{name} {count}" for name, count in manifest.class_counts().items())
+    development = manifest.development()
+    print(f"{path}: {len(development):,} images in {folds} folds ({counts}), {len(manifest.external()):,} external")
+    print(f"{development['group'].nunique():,} groups, protocol {protocol}, split {manifest.split_hash[:12]}")
+    print(f"Next: dermaffinity verify {path}")
+
+
+@app.command()
+def verify(
+    manifest: Annotated[Path, typer.Argument(help="A manifest that prepare wrote.")],
+    root: Annotated[Path | None, typer.Option(help="The library's folder, if it has moved.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Decode every image, look for damage, duplicates and leaks; exit code 1 if any would spoil a run.
+
+    Example: dermaffinity verify data_manifests/dermofit-5.csv
+    """
+    from rich.table import Table
+
+    from dermaffinity.data.manifest import read_manifest
+    from dermaffinity.data.verify import verify_manifest
+
+    read = read_manifest(manifest, root)
+    with _counting("checking images", quiet) as on_progress:
+        verification = verify_manifest(read, on_progress=on_progress)
+    console = Console(soft_wrap=True, highlight=False)
+    if len(verification.findings):
+        table = Table("severity", "image", "problem", show_edge=False)
+        for finding in verification.findings.itertuples():
+            table.add_row(*map(str, (finding.severity, finding.image, finding.problem)))
+        console.print(table)
+    console.print(verification.statement(), markup=False)
+    if not verification.ok():
+        raise typer.Exit(1)
+    print("Next: a page that names this manifest, then dermaffinity crossval PAGE (see dermaffinity crossval --help)")
+
+
+@app.command()
+def crossval(
+    pages: Annotated[list[str], typer.Argument(help="YAML pages, or names of shipped ones.", metavar="PAGE...")],
+    folds: Annotated[str | None, typer.Option(help="Such as 0,1; default: all.")] = None,
+    seeds: Annotated[str, typer.Option(help="Such as 0,1,2.")] = "0",
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of every page.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where an earlier command stopped.")] = False,
+    external: Annotated[
+        bool, typer.Option("--external", help="Score the manifest's external images as well, once, at the end.")
+    ] = False,
+    inner: Annotated[
+        bool,
+        typer.Option(
+            "--inner", help="Score the inner validation images instead of the test folds: for choosing settings."
+        ),
+    ] = False,
+    baseline: Annotated[str, typer.Option(help="The page that the others are compared with.")] = "cosen",
+    launcher: Annotated[str, typer.Option(help="inline: one job after the other; local: side by side.")] = "inline",
+    runs: Runs = Path("runs"),
+    tracking_uri: Uri = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train and score every fold of one or more experiments, and track them in MLflow.
+
+    Example: dermaffinity crossval configs/dermofit5_*.yaml --seeds 0,1,2
+    """
+    from dermaffinity.config import read_page
+    from dermaffinity.experiments import run_experiments
+    from dermaffinity.tracking.mlflow_tracker import MlflowTracker
+
+    if launcher not in ("inline", "local"):
+        raise ConfigError(f"--launcher {launcher}: allowed are inline and local")
+    read = [read_page(page, overrides or ()) for page in pages]
+    outcomes = run_experiments(
+        read,
+        runs=runs,
+        tracker=MlflowTracker(tracking_uri),
+        folds=None if folds is None else _numbers("--folds", folds),
+        seeds=_numbers("--seeds", seeds),
+        resume=resume,
+        external=external,
+        scored="inner" if inner else "test",
+        launcher=launcher,  # type: ignore[arg-type]
+        console=Console(stderr=True, quiet=quiet),
+    )
+    _show(outcomes)
+    names = [page.name for page in read]
+    if len(names) > 1 and any(baseline in name for name in names) and all(o.summary is not None for o in outcomes):
+        compare(names, baseline, runs, tracking_uri)
+    else:
+        print(f"Next: dermaffinity compare {' '.join(names)} OTHER... --baseline NAME, or dermaffinity ui")
+
+
+@app.command()
+def compare(
+    sources: Annotated[list[str], typer.Argument(help="Experiments: folders or page names.", metavar="RUN_OR_PAGE...")],
+    baseline: Annotated[str, typer.Option(help="The experiment the others are compared with.")] = "cosen",
+    runs: Runs = Path("runs"),
+    tracking_uri: Uri = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the comparison; default: RUNS/compare.")] = None,
+) -> None:
+    """Gains per class over a baseline on the same split, with intervals and paired tests.
+
+    Example: dermaffinity compare demo_affinity demo_softmax demo_cosen --baseline demo_cosen
+    """
+    from dermaffinity.compare import compare_experiments
+    from dermaffinity.reports.tables import console_table
+    from dermaffinity.tracking.mlflow_tracker import MlflowTracker
+
+    compared = compare_experiments(sources, baseline=baseline, runs=runs, tracker=MlflowTracker(tracking_uri))
+    console = Console(highlight=False)
+    for title, table in compared.tables().items():
+        console.print(console_table(table, title, console.width))
+    for path in compared.write(out or runs / "compare"):
+        print(path)
+    print("Next: dermaffinity ui, to sort and chart the runs by recall.<CLASS> and gain.<CLASS>")
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option(help="Where everything is written.")] = Path("demo"),
+    quiet: Quiet = False,
+) -> None:
+    """The whole job on an embedded synthetic library: prepare, verify, three methods, comparison; minutes on two cores.
+
+    Example: dermaffinity demo
+    """
+    from dermaffinity.demo import run_demo
+
+    run_demo(folder, Console(stderr=True, quiet=quiet), Console(highlight=False))
+
+
+@app.command()
+def ui(
+    tracking_uri: Uri = None,
+    port: Annotated[int, typer.Option(help="Of 127.0.0.1.")] = 5000,
+) -> None:
+    """Open the MLflow pages of your runs at http://127.0.0.1:5000; stop with Ctrl-C.
+
+    Example: dermaffinity ui --port 5001
+    """
+    from dermaffinity.tracking.mlflow_tracker import serve_ui
+
+    serve_ui(tracking_uri, port=port)
+
+
+def _show(outcomes: "list[Outcome]") -> None:
+    """Prints the measures of experiments, those on one dataset side by side, and where the rest lies."""
+    from dermaffinity.reports.tables import console_table, results_table
+
+    console = Console(highlight=False)
+    facts = {outcome.folder.path: outcome.folder.description() for outcome in outcomes}
+    for part, title in (("summary", "out-of-fold images"), ("external", "external images, mean of the folds' models")):
+        for dataset in dict.fromkeys(facts[outcome.folder.path]["dataset"] for outcome in outcomes):
+            here = [o for o in outcomes if facts[o.folder.path]["dataset"] == dataset and getattr(o, part) is not None]
+            if here:
+                summaries = {outcome.folder.path.name: getattr(outcome, part) for outcome in here}
+                table = results_table(summaries, facts[here[0].folder.path]["class_counts"])
+                console.print(console_table(table, f"{dataset}: {title}, percent [95 % interval]", console.width))
+    for outcome in outcomes:
+        state = "figures, tables and models" if outcome.summary is not None else "some folds are still to be run"
+        print(f"{outcome.folder.path}: {state}")
+
+
+def _numbers(option: str, text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"{option} {text}: write numbers with commas between, such as 0,1,2") from None
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    import yaml
+
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set {text}: write key=value")
+    return key, yaml.safe_load(value)
+
+
+@contextmanager
+def _counting(what: str, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr for work that reports (done, total)."""
+    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    console = Console(stderr=True, quiet=quiet)
+    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        task = bars.add_task(what, total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)

@@ -1,0 +1,358 @@
+"""One YAML page is one experiment: reading, checking, overriding.
+
+A page names Python classes by import path; the other keys of such a section are that class's keyword-only
+hyper-parameters. Facts of the run, such as the number of classes, are positional and never in a page. All problems of a
+page are reported at once.
+"""
+
+import difflib
+import importlib
+import inspect
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar, get_type_hints
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+
+from dermaffinity.errors import ConfigError
+
+T = TypeVar("T")
+
+
+class Section(BaseModel):
+    """A part of a page: unknown keys are refused, values are frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Component(Section, Generic[T]):
+    """A class and its keyword-only arguments."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, populate_by_name=True)
+
+    class_path: str = Field(alias="class")
+
+    def build(self, *facts: Any) -> T:
+        """An instance; ``facts`` are its positional arguments, known only at run time."""
+        return import_class(self.class_path)(*facts, **(self.model_extra or {}))
+
+
+class DataSettings(Section):
+    """Which images, and how they are laid before the network."""
+
+    manifest: Path  # relative to the working directory
+    root: Path | None = None  # the library's folder; None for the one that `prepare` noted beside the manifest
+    image_size: int = Field(224, ge=16, le=2048)  # pixels; side of the square the network sees
+    lesion_crop: float | None = Field(
+        None, ge=0, le=4
+    )  # margin around the mask, in lesion sizes; None for the whole image
+    validation_fraction: float = Field(0.15, gt=0, lt=0.5)  # share of the training rows cut off for choices
+
+
+class TrainingSettings(Section):
+    """The optimization; the defaults are those of fine-tuning a ResNet-18."""
+
+    epochs: int = Field(30, ge=1)
+    batch_size: int = Field(32, ge=2)
+    learning_rate: float = Field(0.01, gt=0)
+    head_rate_factor: float = Field(1.0, gt=0)  # learning rate of neck and head, as a multiple of learning_rate
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(5e-4, ge=0)  # never applied to normalization, biases and centers
+    warmup_epochs: float = Field(1.0, ge=0)  # linear, then one cosine to zero
+    balanced_sampling: bool = False  # draw every class equally often
+    patience: int | None = Field(
+        None, ge=1
+    )  # epochs without a better inner-validation score before stopping; None: never
+    precision: str = Field("32-true", pattern=r"^(32-true|16-mixed|bf16-mixed)$")
+    workers: int = Field(0, ge=0)  # processes that augment images; 0 augments in the training process
+
+
+class Page(Section):
+    """One experiment."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)
+    plugins: tuple[str, ...] = ()  # modules outside dermaffinity that the page may take classes from
+    data: DataSettings
+    augmentation: Component[Any]
+    backbone: Component[Any]
+    neck: Component[Any]
+    head: Component[Any]
+    loss: Component[Any]
+    training: TrainingSettings = TrainingSettings()
+
+    bases: ClassVar[dict[str, str]] = {  # what a section's class must be
+        "augmentation": "dermaffinity.data.transforms.Augmentation",
+        "backbone": "dermaffinity.models.Backbone",
+        "neck": "dermaffinity.models.Neck",
+        "head": "dermaffinity.heads.Head",
+        "loss": "dermaffinity.losses.Loss",
+    }
+
+    def resolved(self) -> dict[str, Any]:
+        """The whole page as plain values, every default filled in; what two equal experiments share."""
+        page = json.loads(self.model_dump_json(by_alias=True))
+        for section in self.bases:
+            component = getattr(self, section)
+            defaults = {
+                name: parameter.default
+                for name, parameter in _hyper_parameters(import_class(component.class_path)).items()
+            }
+            page[section] = json.loads(json.dumps({"class": component.class_path, **defaults, **component.model_extra}))
+        return page
+
+
+def shipped_pages() -> dict[str, Path]:
+    """The pages that come with the package, by name without ``.yaml``."""
+    package = Path(__file__).parent
+    # In a wheel the pages lie inside the package; in a checkout beside it.
+    folder = package / "configs" if (package / "configs").is_dir() else package.parent / "configs"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def read_page(source: str | Path, overrides: Sequence[str] = ()) -> Page:
+    """Reads, merges and checks one page.
+
+    Args:
+        source: Path of a page, or the name of a shipped one.
+        overrides: ``key=value`` texts such as ``training.epochs=5``; they go through the same checks.
+
+    Raises:
+        ConfigError: With every problem found.
+    """
+    path = _find(source)
+    values = _merge(_read_base(path), _read_yaml(path))
+    values.pop("base", None)
+    for override in overrides:
+        _apply(values, override)
+    problems = []
+    page: Page | None = None
+    try:
+        page = Page.model_validate(values)
+    except ValidationError as error:
+        problems += _explain(error, "", Page)
+    problems += _check_components(values)
+    if page is not None and not problems:
+        problems += _check_together(page)
+    if problems or page is None:
+        raise ConfigError(f"{path}: this page does not describe an experiment", problems)
+    return page
+
+
+def import_class(path: str) -> type:
+    """The class at a dotted import path.
+
+    Raises:
+        ConfigError: When there is none.
+    """
+    module_name, _, name = path.rpartition(".")
+    try:
+        module = importlib.import_module(module_name)
+    except (ImportError, ValueError) as error:
+        raise ConfigError(f"class {path!r}: cannot import {module_name or path!r} ({error})") from error
+    found = getattr(module, name, None)
+    if not inspect.isclass(found):
+        raise ConfigError(f"class {path!r}: {module_name} has no class {name!r}{_hint(name, _class_names(module))}")
+    return found
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested settings as dotted keys, in order."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _find(source: str | Path) -> Path:
+    path = Path(source)
+    if path.is_file():
+        return path
+    shipped = shipped_pages()
+    if str(source) in shipped:
+        return shipped[str(source)]
+    raise ConfigError(
+        f"there is no page {source}{_hint(path.stem, shipped)}; give the path of a YAML file or the name of a shipped "
+        f"page: {', '.join(shipped)}"
+    )
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not a YAML page ({' '.join(str(error).split())})") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: a page is a mapping of sections such as data, head and loss, found {_kind(values)}")
+    return values
+
+
+def _read_base(path: Path) -> dict[str, Any]:
+    name = _read_yaml(path).get("base")
+    if name is None:
+        return {}
+    base = path.parent / str(name)
+    if not base.is_file():
+        raise ConfigError(f"{path}: its base {name!r} is not a file in {path.parent}")
+    values = _read_yaml(base)
+    if "base" in values:
+        raise ConfigError(f"{base}: a base page has no base of its own; merge {values['base']!r} into it")
+    return values
+
+
+def _merge(base: dict[str, Any], page: Mapping[str, Any]) -> dict[str, Any]:
+    """The base with the page's values over it; a section that names a class replaces the base's whole section."""
+    merged = dict(base)
+    for key, value in page.items():
+        known = merged.get(key)
+        if isinstance(known, dict) and isinstance(value, dict) and "class" not in value:
+            merged[key] = _merge(known, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set {override}: write key=value, such as --set training.epochs=5")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override}: {text!r} is not a YAML value") from error
+    *sections, last = key.split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"--set {override}: {section!r} is not a section")
+    values[last] = value
+
+
+def _check_components(values: Mapping[str, Any]) -> list[str]:
+    """Problems of every section that names a class, whatever else is wrong with the page."""
+    problems = []
+    plugins = values.get("plugins") or ()
+    for section, base_path in Page.bases.items():
+        component = values.get(section)
+        if not isinstance(component, dict) or not isinstance(component.get("class"), str):
+            continue  # pydantic has already said so
+        path = component["class"]
+        if not any(path.startswith(f"{module}.") for module in ("dermaffinity", *plugins)):
+            problems.append(
+                f"{section}.class: {path!r} is outside dermaffinity; list its module under plugins: to allow it"
+            )
+            continue
+        try:
+            found = import_class(path)
+        except ConfigError as error:
+            problems.append(f"{section}.{error.message}")
+            continue
+        base = import_class(base_path)
+        if not issubclass(found, base) or inspect.isabstract(found):
+            choices = ", ".join(_subclass_names(base))
+            problems.append(f"{section}.class: {path!r} is not a {base.__name__}; dermaffinity has {choices}")
+            continue
+        arguments = {key: value for key, value in component.items() if key != "class"}
+        problems += check_arguments(found, arguments, f"{section}.")[1]
+    return problems
+
+
+def check_arguments(found: type, arguments: Mapping[str, Any], prefix: str = "") -> tuple[dict[str, Any], list[str]]:
+    """Holds values against a class's keyword-only parameters.
+
+    Returns:
+        The values in the annotated types, and the problems; the values are empty when there are problems.
+    """
+    hints = get_type_hints(found.__init__)
+    fields: dict[str, Any] = {
+        name: (hints.get(name, Any), ... if parameter.default is parameter.empty else parameter.default)
+        for name, parameter in _hyper_parameters(found).items()
+    }
+    model = create_model(found.__name__, __config__=ConfigDict(extra="forbid", protected_namespaces=()), **fields)
+    try:
+        checked = model.model_validate(arguments)
+    except ValidationError as error:
+        return {}, _explain(error, prefix, model)
+    return {name: getattr(checked, name) for name in arguments}, []
+
+
+def _check_together(page: Page) -> list[str]:
+    """Problems that show only when parts are built or meet each other; sizes and counts here are stand-ins."""
+    import torch
+
+    facts: dict[str, tuple[Any, ...]] = {
+        "augmentation": (page.data.image_size,),
+        "neck": (8,),
+        "head": (8, 2),
+        "loss": (torch.ones(2), 8),
+    }
+    problems = []
+    for section, positional in facts.items():
+        try:
+            getattr(page, section).build(*positional)
+        except ValueError as error:
+            problems.append(f"{section}: {error}")
+    head: Any = import_class(page.head.class_path)
+    loss: Any = import_class(page.loss.class_path)
+    if head.score_kind != loss.score_kind:
+        problems.append(
+            f"loss: {loss.__name__} works on {loss.score_kind.value} scores, but the head {head.__name__} gives "
+            f"{head.score_kind.value} scores; change one of the two"
+        )
+    return problems
+
+
+def _explain(error: ValidationError, prefix: str, model: type[BaseModel]) -> list[str]:
+    problems = []
+    for detail in error.errors():
+        key = prefix + ".".join(str(part) for part in detail["loc"])
+        if detail["type"] == "extra_forbidden":
+            allowed = _allowed_keys(model, detail["loc"][:-1])
+            hint = _hint(str(detail["loc"][-1]), allowed)
+            refusal = f"{model.__name__} takes no such key" if prefix else "unknown key"
+            problems.append(f"{key}: {refusal}{hint or '; allowed: ' + (', '.join(allowed) or 'none')}")
+        elif detail["type"] == "missing":
+            problems.append(f"{key}: missing")
+        else:
+            message = detail["msg"][0].lower() + detail["msg"][1:]
+            problems.append(f"{key}: {message}, got {detail['input']!r}")
+    return problems
+
+
+def _allowed_keys(model: type[BaseModel], location: Sequence[int | str]) -> list[str]:
+    for part in location:
+        inner = model.model_fields[str(part)].annotation
+        if not (inspect.isclass(inner) and issubclass(inner, BaseModel)):
+            return []
+        model = inner
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _hyper_parameters(found: type) -> dict[str, inspect.Parameter]:
+    parameters = inspect.signature(found).parameters
+    return {name: parameter for name, parameter in parameters.items() if parameter.kind is parameter.KEYWORD_ONLY}
+
+
+def _subclass_names(base: type) -> list[str]:
+    module = importlib.import_module(base.__module__.rpartition(".")[0])
+    names = {**vars(importlib.import_module(base.__module__)), **vars(module)}
+    return sorted(
+        name
+        for name, value in names.items()
+        if inspect.isclass(value) and issubclass(value, base) and value is not base
+    )
+
+
+def _class_names(module: Any) -> list[str]:
+    return [name for name, value in vars(module).items() if inspect.isclass(value)]
+
+
+def _hint(word: str, known: Any) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _kind(value: Any) -> str:
+    return "an empty file" if value is None else f"a {type(value).__name__}"

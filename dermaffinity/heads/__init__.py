@@ -1,0 +1,7 @@
+"""Heads turn embeddings into class scores; what prediction needs lives here. One file per head."""
+
+from dermaffinity.heads.affinity import AffinityHead
+from dermaffinity.heads.base import Head, HeadOutput, Predictions, ScoreKind
+from dermaffinity.heads.linear import LinearHead
+
+__all__ = ["AffinityHead", "Head", "HeadOutput", "LinearHead", "Predictions", "ScoreKind"]

@@ -1,0 +1,91 @@
+"""The Gaussian affinity head: similarity to the nearest of several learned centers per class."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dermaffinity.heads.base import Head, HeadOutput, ScoreKind
+
+
+class AffinityHead(Head):
+    r"""Similarity of an embedding to the nearest of M learned centers of each class.
+
+    .. math:: s_j(f) = \max_t \exp(-d(f, w_{j,t}) / \sigma), \qquad d(f, w) = \lVert f - w \rVert^2
+
+    Source: Hayat et al., "Gaussian Affinity for Max-margin Class Imbalanced Learning", ICCV 2019,
+    https://arxiv.org/abs/1901.07711, Eq. 3 and 9. The l1 distance and the inverse similarity are those of its Table 4.
+
+    Similarities lie in (0, 1] in exact arithmetic; in float32 they underflow to 0 beyond d/sigma of about 103, so
+    ``probabilities`` goes back to the distances.
+
+    Args:
+        embedding_dim: Size D of the embedding.
+        num_classes: Number of classes C, at least 2.
+        centers_per_class: Number of centers M of each class, at least 1; the paper finds 5 or more best.
+        sigma: Width of the similarity, in units of the distance (squared embedding units for l2); positive.
+        distance: ``"l2"``, the squared Euclidean distance, or ``"l1"``, the sum of absolute differences.
+        similarity: ``"gaussian"``, exp(-d/sigma), or ``"inverse"``, 1/(1 + d/sigma); the paper's inverse has sigma 1.
+        unit_centers: Scale every center to unit length before use; for embeddings that a neck scales to unit length.
+    """
+
+    score_kind = ScoreKind.SIMILARITY
+
+    def __init__(
+        self,
+        embedding_dim: int,
+        num_classes: int,
+        *,
+        centers_per_class: int = 5,
+        sigma: float = 10.0,
+        distance: Literal["l2", "l1"] = "l2",
+        similarity: Literal["gaussian", "inverse"] = "gaussian",
+        unit_centers: bool = False,
+    ) -> None:
+        super().__init__(embedding_dim, num_classes)
+        if centers_per_class < 1:
+            raise ValueError(f"centers_per_class must be at least 1, got {centers_per_class}")
+        if not sigma > 0:
+            raise ValueError(f"sigma must be positive because it is a width, got {sigma}")
+        if distance not in ("l2", "l1"):
+            raise ValueError(f"distance must be 'l2' or 'l1', got {distance!r}")
+        if similarity not in ("gaussian", "inverse"):
+            raise ValueError(f"similarity must be 'gaussian' or 'inverse', got {similarity!r}")
+        self.sigma = sigma
+        self.distance = distance
+        self.similarity = similarity
+        self.unit_centers = unit_centers
+        # A standard normal scaled so that a center's expected squared length is 1, whatever D is.
+        self.centers = nn.Parameter(torch.randn(num_classes, centers_per_class, embedding_dim) * embedding_dim**-0.5)
+
+    def forward(self, embedding: Tensor) -> HeadOutput:
+        """Similarities (N, C) of a batch of embeddings (N, D)."""
+        centers = F.normalize(self.centers, dim=2) if self.unit_centers else self.centers
+        return HeadOutput(self.log_affinity(embedding, centers).exp(), embedding, centers)
+
+    def probabilities(self, output: HeadOutput) -> Tensor:
+        """Softmax over the log-affinities (N, C)."""
+        # From the distances, not from the scores: far from every center all scores underflow to zero and their
+        # ratio is lost.
+        return self.log_affinity(output.embedding, output.centers).softmax(dim=1)
+
+    def log_affinity(self, embedding: Tensor, centers: Tensor) -> Tensor:
+        """Log of the similarity to the nearest center of each class.
+
+        Args:
+            embedding: (N, D).
+            centers: (C, M, D).
+
+        Returns:
+            (N, C), at most 0.
+        """
+        distance = (
+            self._distance(embedding, centers).amin(dim=2) / self.sigma
+        )  # (N, C); the nearest is the most similar
+        return -distance if self.similarity == "gaussian" else -distance.log1p()
+
+    def _distance(self, embedding: Tensor, centers: Tensor) -> Tensor:
+        # Direct differences: the expansion |f|² + |w|² - 2fw loses the small distances that matter most.
+        difference = embedding[:, None, None, :] - centers  # (N, C, M, D)
+        return difference.square().sum(dim=3) if self.distance == "l2" else difference.abs().sum(dim=3)  # (N, C, M)

@@ -1,0 +1,61 @@
+"""What every head is, and what it returns."""
+
+from abc import ABC, abstractmethod
+from enum import Enum
+from typing import ClassVar, NamedTuple
+
+from torch import Tensor, nn
+
+
+class ScoreKind(Enum):
+    """What a head's scores mean; a loss works with one kind only."""
+
+    LOGIT = "logit"  # unbounded; softmax gives probabilities
+    SIMILARITY = "similarity"  # in [0, 1]; 1 at a class center
+
+
+class HeadOutput(NamedTuple):
+    """What a head says about a batch of N images, for C classes with M vectors each in D dimensions."""
+
+    scores: Tensor  # (N, C), higher means more likely
+    embedding: Tensor  # (N, D)
+    centers: Tensor  # (C, M, D), the class vectors behind the scores; a linear head's weights, with M = 1
+
+
+class Predictions(NamedTuple):
+    """What a network says about a whole set of N labeled images, in evaluation mode; float32 on the CPU."""
+
+    scores: Tensor  # (N, C)
+    probabilities: Tensor  # (N, C), rows sum to 1
+    embedding: Tensor  # (N, D)
+    centers: Tensor  # (C, M, D)
+    labels: Tensor  # (N,), class indices
+
+
+class Head(nn.Module, ABC):
+    """Maps an embedding (N, D) to scores (N, C).
+
+    Args:
+        embedding_dim: Size D of the embedding.
+        num_classes: Number of classes C, at least 2.
+    """
+
+    score_kind: ClassVar[ScoreKind]
+
+    def __init__(self, embedding_dim: int, num_classes: int) -> None:
+        super().__init__()
+        if embedding_dim < 1 or num_classes < 2:
+            raise ValueError(
+                "a head needs at least 1 embedding dimension and 2 classes, "
+                f"got embedding_dim={embedding_dim}, num_classes={num_classes}"
+            )
+        self.embedding_dim = embedding_dim
+        self.num_classes = num_classes
+
+    @abstractmethod
+    def forward(self, embedding: Tensor) -> HeadOutput:
+        """Scores of a batch of embeddings (N, D)."""
+
+    @abstractmethod
+    def probabilities(self, output: HeadOutput) -> Tensor:
+        """Class probabilities (N, C) of this head's own output; rows sum to 1."""

@@ -1,0 +1,8 @@
+"""Losses: what only training needs. One file per loss."""
+
+from dermaffinity.losses.affinity import AffinityLoss
+from dermaffinity.losses.base import Loss
+from dermaffinity.losses.cosen import CoSenLoss
+from dermaffinity.losses.cross_entropy import CrossEntropyLoss
+
+__all__ = ["AffinityLoss", "CoSenLoss", "CrossEntropyLoss", "Loss"]

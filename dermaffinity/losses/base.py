@@ -1,0 +1,51 @@
+"""What every loss is."""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from dermaffinity.heads.base import HeadOutput, Predictions, ScoreKind
+
+
+class Loss(nn.Module, ABC):
+    """Named terms whose sum is minimized.
+
+    Whatever a loss learns or adapts is a parameter or buffer, so that a checkpoint resumes it exactly.
+
+    Args:
+        class_counts: (C,), images of each class in the training rows, all positive.
+        embedding_dim: Size D of the embedding.
+    """
+
+    score_kind: ClassVar[ScoreKind]  # must equal the head's
+    class_counts: Tensor
+
+    def __init__(self, class_counts: Tensor, embedding_dim: int) -> None:
+        super().__init__()
+        if class_counts.ndim != 1 or len(class_counts) < 2 or bool((class_counts <= 0).any()):
+            raise ValueError(
+                f"a loss needs a positive number of training images for each of at least 2 classes, "
+                f"got class_counts={class_counts.tolist()}"
+            )
+        self.register_buffer("class_counts", class_counts.to(torch.float32))
+        self.embedding_dim = embedding_dim
+
+    @abstractmethod
+    def forward(self, output: HeadOutput, labels: Tensor) -> dict[str, Tensor]:
+        """Named scalar terms of a batch with labels (N,); the objective is their sum."""
+
+    def on_epoch_start(self, epoch: int) -> None:
+        """Called before each epoch, counted from 0: the place for deferred re-weighting."""
+
+    def on_epoch_end(self, epoch: int, validation: Predictions) -> dict[str, float]:
+        """Called after each epoch with the network's view of the inner validation rows, never of test rows.
+
+        Returns:
+            Numbers worth watching, which are tracked with the epoch.
+
+        Raises:
+            ValueError: When the loss sees that training cannot succeed; the message says what to change.
+        """
+        return {}

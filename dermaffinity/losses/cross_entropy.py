@@ -1,0 +1,39 @@
+"""Softmax cross-entropy, plain or class-weighted."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dermaffinity.heads.base import HeadOutput, ScoreKind
+from dermaffinity.losses.base import Loss
+
+
+class CrossEntropyLoss(Loss):
+    """Mean of -log p(label) over the batch, each image weighted by its class.
+
+    Args:
+        class_counts: (C,), images of each class in the training rows.
+        embedding_dim: Size D of the embedding.
+        weighting: ``"none"``, or ``"inverse"`` for weights proportional to 1/count, scaled to sum to C.
+    """
+
+    score_kind = ScoreKind.LOGIT
+    class_weights: Tensor
+
+    def __init__(
+        self, class_counts: Tensor, embedding_dim: int, *, weighting: Literal["none", "inverse"] = "none"
+    ) -> None:
+        super().__init__(class_counts, embedding_dim)
+        if weighting not in ("none", "inverse"):
+            raise ValueError(f"weighting must be 'none' or 'inverse', got {weighting!r}")
+        inverse = 1 / self.class_counts
+        weights = len(inverse) * inverse / inverse.sum() if weighting == "inverse" else torch.ones_like(inverse)
+        self.register_buffer("class_weights", weights)
+
+    def forward(self, output: HeadOutput, labels: Tensor) -> dict[str, Tensor]:
+        """The one term ``cross_entropy``."""
+        image_loss = F.cross_entropy(output.scores, labels, reduction="none")  # (N,)
+        # Divided by N, not by the batch's weights: a batch of common classes must not count as much as a rare one.
+        return {"cross_entropy": (self.class_weights[labels] * image_loss).mean()}

@@ -1,0 +1,116 @@
+"""Backbones map images (N, 3, H, W) to features (N, F)."""
+
+from abc import ABC
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dermaffinity.errors import ConfigError
+
+
+class Backbone(nn.Module, ABC):
+    """Maps normalized images (N, 3, H, W) to features (N, ``num_features``)."""
+
+    num_features: int
+
+
+class ResNet18(Backbone):
+    """torchvision's ResNet-18 up to its global average pooling; 512 features, none negative.
+
+    Source: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016.
+
+    Args:
+        weights: ``"imagenet"`` for torchvision's ImageNet weights (downloaded once, then taken from its cache), the
+            path of a torchvision ResNet-18 ``state_dict``, or None for random weights.
+    """
+
+    num_features = 512
+
+    def __init__(self, *, weights: str | None = "imagenet") -> None:
+        super().__init__()
+        try:
+            from torchvision.models import ResNet18_Weights, resnet18
+        except RuntimeError as error:  # "operator torchvision::nms does not exist"
+            raise ConfigError(
+                f"torchvision cannot be used with the installed torch {torch.__version__} ({error}). The two must be "
+                "built alike: install both together, by plain name, into a fresh environment."
+            ) from error
+        network = resnet18(weights=None)
+        if weights == "imagenet":
+            network.load_state_dict(_download(ResNet18_Weights.IMAGENET1K_V1))
+        elif weights is not None:
+            network.load_state_dict(_read(Path(weights)))
+        network.fc = nn.Identity()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features (N, 512) of images (N, 3, H, W)."""
+        return self.network(images)
+
+
+class SmallConvNet(Backbone):
+    """Four convolution blocks for runs of seconds, such as the demo; 128 features, none negative.
+
+    Not for results: it starts from random weights and sees little of an image.
+    """
+
+    num_features = 128
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = (3, 24, 48, 96, 128)
+        blocks = []
+        for width_in, width_out in pairwise(widths):
+            blocks += [
+                nn.Conv2d(width_in, width_out, 3, padding=1, bias=False),
+                nn.BatchNorm2d(width_out),
+                nn.ReLU(inplace=True),
+                nn.MaxPool2d(2),
+            ]
+        self.layers = nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features (N, 128) of images (N, 3, H, W), H and W at least 16."""
+        return self.layers(images)
+
+
+def _download(weights: Any) -> dict[str, Tensor]:
+    try:
+        return weights.get_state_dict(progress=False, check_hash=True)
+    except OSError as error:  # URLError and every kind of failed connection
+        raise ConfigError(
+            f"the ImageNet weights could not be downloaded ({error}). Without a connection, give a torchvision "
+            "ResNet-18 state_dict by its path, --set backbone.weights=PATH, or start from random weights, "
+            "--set backbone.weights=null"
+        ) from error
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise ConfigError(
+            f"backbone.weights: there is no file {path}; allowed are 'imagenet', null, or the path of a torchvision "
+            "ResNet-18 state_dict"
+        )
+    expected = {name: tensor.shape for name, tensor in _shapes().items()}
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        found = {name: tensor.shape for name, tensor in state.items()}
+    except Exception as error:  # whatever a file that is not a state_dict makes torch.load raise
+        raise ConfigError(f"backbone.weights: {path} is not a state_dict that torch can read ({error})") from error
+    if found != expected:
+        differing = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+        raise ConfigError(
+            f"backbone.weights: {path} is not a torchvision ResNet-18 state_dict; {len(differing)} of its entries "
+            f"differ in name or shape, the first is {differing[0]!r}"
+        )
+    return state
+
+
+def _shapes() -> dict[str, Tensor]:
+    from torchvision.models import resnet18
+
+    with torch.device("meta"):
+        return resnet18(weights=None).state_dict()

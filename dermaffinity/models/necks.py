@@ -1,0 +1,67 @@
+"""Necks map a backbone's features (N, F) to the embedding (N, D) and so fix its scale.
+
+A Gaussian similarity only learns where its exponent is of order one, so the embedding's scale is part of the method.
+"""
+
+from abc import ABC
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Neck(nn.Module, ABC):
+    """Maps features (N, F) to an embedding (N, ``embedding_dim``).
+
+    Args:
+        num_features: Size F of the features.
+    """
+
+    embedding_dim: int
+
+
+class IdentityNeck(Neck):
+    """The features themselves."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.embedding_dim = num_features
+
+    def forward(self, features: Tensor) -> Tensor:
+        """The features (N, F), unchanged."""
+        return features
+
+
+class BatchNormNeck(Neck):
+    """Batch normalization without an affine map: every dimension has mean 0 and variance 1, a length of about √F."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.embedding_dim = num_features
+        self.norm = nn.BatchNorm1d(num_features, affine=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """The normalized features (N, F)."""
+        return self.norm(features)
+
+
+class UnitNeck(Neck):
+    """Batch normalization, an optional linear projection, then scaling to unit length.
+
+    Two random points of the sphere are about 2 apart in squared distance, so that a sigma of 0.5 to 1 suits it.
+
+    Args:
+        num_features: Size F of the features.
+        dim: Size D of the embedding, or None to keep the features' size and use no projection.
+    """
+
+    def __init__(self, num_features: int, *, dim: int | None = None) -> None:
+        super().__init__()
+        if dim is not None and dim < 2:
+            raise ValueError(f"dim must be at least 2, got {dim}")
+        self.embedding_dim = dim or num_features
+        self.norm = nn.BatchNorm1d(num_features, affine=False)
+        self.projection = nn.Identity() if dim is None else nn.Linear(num_features, dim, bias=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """The embedding (N, D), every row of length 1."""
+        return F.normalize(self.projection(self.norm(features)), dim=1)

@@ -1,0 +1,25 @@
+"""The network: backbone, neck, head."""
+
+import torch
+from torch import Tensor, nn
+
+from dermaffinity.heads import Head, HeadOutput
+from dermaffinity.models.backbones import Backbone
+from dermaffinity.models.necks import Neck
+
+
+class LesionNetwork(nn.Module):
+    """Images (N, 3, H, W) to a head's output; each part tells the next its size when it is built."""
+
+    def __init__(self, backbone: Backbone, neck: Neck, head: Head) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.neck = neck
+        self.head = head
+
+    def forward(self, images: Tensor) -> HeadOutput:
+        """Scores, embedding and centers; neck and head always run in float32."""
+        features = self.backbone(images)
+        # Half precision underflows the similarities and rounds away what is left of the margin.
+        with torch.autocast(device_type=images.device.type, enabled=False):
+            return self.head(self.neck(features.float()))

@@ -1,0 +1,160 @@
+"""What an experiment leaves on the disk, and how to find it again.
+
+``RUNS/<page name>/`` holds ``experiment.json``, ``page.yaml``, one folder ``fold-<k>_seed-<s>`` for each job, and, once
+all jobs are done, ``out_of_fold.csv``, ``out_of_fold_summary.csv`` and ``figures/``. A job is finished when its
+``metrics.json`` exists.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from dermaffinity.errors import ComparisonError, DataError
+from dermaffinity.files import atomic_write
+
+
+@dataclass(frozen=True)
+class JobFolder:
+    """The files of one fold and seed."""
+
+    path: Path
+
+    @property
+    def finished(self) -> bool:
+        """Whether everything of this job is there."""
+        return (self.path / "metrics.json").exists()
+
+    @property
+    def started(self) -> bool:
+        """Whether there is an interrupted training to go on with."""
+        return self.path.exists() and not self.finished
+
+    @property
+    def checkpoint(self) -> Path:
+        """The training in progress; removed when the job is finished."""
+        return self.path / "checkpoint.pt"
+
+    @property
+    def external(self) -> Path:
+        """The predictions for the external images."""
+        return self.path / "external.csv"
+
+    def metrics(self) -> dict[str, float]:
+        """The job's metrics on the rows it scored."""
+        return json.loads((self.path / "metrics.json").read_text(encoding="utf-8"))
+
+
+@dataclass(frozen=True)
+class ExperimentFolder:
+    """The files of one experiment."""
+
+    path: Path
+
+    def job(self, fold: int, seed: int) -> JobFolder:
+        """The folder of one fold and seed."""
+        return JobFolder(self.path / f"fold-{fold}_seed-{seed}")
+
+    def jobs(self) -> list[JobFolder]:
+        """Every job folder that exists, in order."""
+        return [JobFolder(path) for path in sorted(self.path.glob("fold-*_seed-*"))]
+
+    def description(self) -> dict[str, Any]:
+        """``experiment.json``: the resolved page, the data, versions, and the tracking run."""
+        try:
+            return json.loads((self.path / "experiment.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"{self.path}: no readable experiment.json ({error}); this is not an experiment's folder"
+            ) from error
+
+    def predictions(self, part: str) -> pd.DataFrame:
+        """The joined prediction tables of all finished jobs.
+
+        Args:
+            part: ``"predictions"`` for the scored rows (test folds), ``"validation"`` or ``"external"``.
+        """
+        files = [job.path / f"{part}.csv" for job in self.jobs() if job.finished]
+        tables = [read_table(file) for file in files if file.exists()]
+        if not tables:
+            raise ComparisonError(f"{self.path}: no finished job has a {part} table; run dermaffinity crossval first")
+        return pd.concat(tables, ignore_index=True)
+
+
+def find_experiment(source: str | Path, runs: Path) -> ExperimentFolder:
+    """The experiment of a folder, or of a page's file or name under ``runs``.
+
+    Raises:
+        ComparisonError: When there is none; the message lists what there is.
+    """
+    for path in (Path(source), runs / Path(source).stem, runs / str(source)):
+        if (path / "experiment.json").is_file():
+            return ExperimentFolder(path)
+    known = sorted(path.parent.name for path in runs.glob("*/experiment.json"))
+    raise ComparisonError(f"{source}: no experiment of that name under {runs}; there is {', '.join(known) or 'none'}")
+
+
+def prediction_table(
+    rows: pd.DataFrame, probabilities: np.ndarray, classes: Sequence[str], *, fold: int, seed: int
+) -> pd.DataFrame:
+    """One row an image: who it is, what it is, what the network says.
+
+    Args:
+        rows: Manifest rows (N).
+        probabilities: (N, C), in the order of ``classes``.
+        classes: Class codes.
+        fold: The test fold whose model spoke.
+        seed: That model's seed.
+    """
+    table = pd.DataFrame(
+        {"image": rows["image"].to_numpy(), "group": rows["group"].to_numpy(), "label": rows["label"].to_numpy()}
+    )
+    table["fold"] = fold
+    table["seed"] = seed
+    table["predicted"] = np.asarray(classes)[probabilities.argmax(axis=1)]
+    for index, name in enumerate(classes):
+        table[f"p.{name}"] = probabilities[:, index]
+    return table
+
+
+def class_indices(labels: pd.Series, classes: Sequence[str]) -> np.ndarray:
+    """(N,) positions of class codes in ``classes``."""
+    return pd.Index(classes).get_indexer(pd.Index(labels)).astype(np.int64)
+
+
+def average_models(table: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
+    """The ensemble's table: for each image and seed, the mean probabilities of the folds' models; ``fold`` is 0."""
+    columns = [f"p.{name}" for name in classes]
+    mean = table.groupby(["seed", "image"], sort=True)[columns].mean().reset_index()
+    facts = table.drop_duplicates("image")[["image", "group", "label"]]
+    joined = mean.merge(facts, on="image")
+    joined["fold"] = 0
+    joined["predicted"] = np.asarray(classes)[joined[columns].to_numpy().argmax(axis=1)]
+    return joined[["image", "group", "label", "fold", "seed", "predicted", *columns]]
+
+
+def with_bounds(table: pd.DataFrame) -> dict[str, float]:
+    """A summary or gains as flat metrics: ``name``, ``name.low`` and ``name.high``."""
+    ends = {"value": "", "low": ".low", "high": ".high"}
+    values = table[list(ends)].to_numpy(float)
+    return {
+        f"{name}{end}": float(v)
+        for name, row in zip(table.index, values, strict=True)
+        for v, end in zip(row, ends.values(), strict=True)
+    }
+
+
+def write_table(table: pd.DataFrame, path: Path) -> None:
+    """Writes a CSV, atomically; nine digits keep every float32 exactly."""
+    with atomic_write(path) as file:
+        table.to_csv(file, index=False, float_format="%.9g")
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """A table that ``write_table`` wrote; a class or group called NA stays a text."""
+    texts = dict.fromkeys(("image", "group", "label", "predicted"), str)
+    return pd.read_csv(path, dtype=texts, keep_default_na=False, na_values={})  # type: ignore[arg-type]

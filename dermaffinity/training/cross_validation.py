@@ -1,0 +1,285 @@
+"""The jobs of a cross-validation: one fold and seed of one page, trained and scored on its own.
+
+A job is resumable, finished once, and knows nothing of the others; how jobs are run is the launcher's business
+(``launchers.py``), and what becomes of their results that of ``dermaffinity.experiments``.
+"""
+
+import logging
+import os
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from filelock import FileLock, Timeout
+from lightning_fabric import Fabric
+from monai.transforms import Compose
+
+from dermaffinity.checkpoint import build_network, load_network, save_network
+from dermaffinity.config import DataSettings, Page
+from dermaffinity.data.dataset import ManifestDataset, RowImages, read_all
+from dermaffinity.data.library import ImageLibrary
+from dermaffinity.data.manifest import Manifest, read_manifest
+from dermaffinity.data.splits import inner_validation
+from dermaffinity.data.transforms import FixedStage, evaluation_transform, training_transform
+from dermaffinity.errors import ConfigError, TrainingError
+from dermaffinity.files import atomic_write, sweep_partial, write_json
+from dermaffinity.metrics.classification import classification_metrics, confusion_matrix, minority_classes
+from dermaffinity.reports.figures import confusion_figure, history_figure
+from dermaffinity.results import ExperimentFolder, JobFolder, class_indices, prediction_table, write_table
+from dermaffinity.seeding import derive_seed, seed_everything
+from dermaffinity.tracking.base import Run, Tracker
+from dermaffinity.training.progress import JobProgress
+from dermaffinity.training.trainer import Trainer, predict
+
+Scored = Literal["test", "inner"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One fold and seed of one page; picklable.
+
+    Args:
+        page: The experiment.
+        fold: The test fold.
+        seed: Of initialization, order, augmentation and the inner validation part.
+        folder: The experiment's folder.
+        parent: The experiment's tracking run.
+        tracker: Where the job's own run goes.
+        scored: ``"test"`` for the test fold; ``"inner"`` for the inner validation rows, the test fold unseen.
+        external: Whether to score the manifest's external rows as well.
+    """
+
+    page: Page
+    fold: int
+    seed: int
+    folder: ExperimentFolder
+    parent: Run
+    tracker: Tracker
+    scored: Scored = "test"
+    external: bool = False
+
+    @property
+    def label(self) -> str:
+        """What a person calls this job."""
+        return f"{self.page.name} fold {self.fold} seed {self.seed}"
+
+    @property
+    def files(self) -> JobFolder:
+        """The job's own folder."""
+        return self.folder.job(self.fold, self.seed)
+
+
+class Images:
+    """The decoded images of one manifest, shared by the jobs of one process.
+
+    Args:
+        settings: The page's ``data`` section.
+    """
+
+    def __init__(self, settings: DataSettings) -> None:
+        self.manifest = read_manifest(settings.manifest, settings.root)
+        if self.manifest.root is None:
+            raise ConfigError(
+                f"{settings.manifest}: the folder of its images is not known here. Say where it is with "
+                "--set data.root=FOLDER, or run dermaffinity prepare again"
+            )
+        self.library = ImageLibrary(self.manifest.root)
+        self.stage = FixedStage(settings.image_size, settings.lesion_crop)
+        self.rows = self.manifest.development().reset_index(drop=True)
+        self._decoded: list[np.ndarray] | None = None
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(N,) class indices of the development rows."""
+        return self.indices(self.rows)
+
+    def indices(self, rows: pd.DataFrame) -> np.ndarray:
+        """Class indices of manifest rows."""
+        return class_indices(rows["label"], self.manifest.classes)
+
+    def decoded(self) -> list[np.ndarray]:
+        """Every development image after the fixed stage, read once."""
+        if self._decoded is None:
+            self._decoded = read_all(RowImages(self.library, self.rows, self.stage))
+        return self._decoded
+
+    def external(self) -> tuple[pd.DataFrame, RowImages]:
+        """The external rows and their images, which are not kept in memory."""
+        rows = self.manifest.external().reset_index(drop=True)
+        return rows, RowImages(self.library, rows, self.stage)
+
+
+def run_job(job: Job, images: Images, progress: JobProgress) -> None:
+    """Trains and scores one fold and seed, going on where an earlier call stopped; what is finished is not done again.
+
+    Raises:
+        TrainingError: When training cannot go on, or another process is at this job.
+    """
+    files = job.files
+    if files.finished and (not job.external or files.external.exists()):
+        progress.finish(f"{job.label}: finished before")
+        return
+    fabric = _fabric(job.page)
+    files.path.mkdir(parents=True, exist_ok=True)
+    try:
+        # Under torchrun one process holds the folder for all.
+        with FileLock(files.path / ".lock", timeout=0) if fabric.is_global_zero else nullcontext():
+            _run_locked(job, images, fabric, progress)
+    except Timeout as error:
+        raise TrainingError(f"{files.path}: another process is working on this fold; wait for it or stop it") from error
+
+
+def _run_locked(job: Job, images: Images, fabric: Fabric, progress: JobProgress) -> None:
+    sweep_partial(job.files.path)
+    run = _open_child(job)
+    try:
+        if not job.files.finished:
+            _train_and_score(job, images, fabric, run, progress)
+        if job.external:
+            _score_external(job, images, fabric, progress)
+    except KeyboardInterrupt:
+        run.finish("KILLED")
+        raise
+    except BaseException:
+        run.finish("FAILED")
+        raise
+    run.finish("FINISHED")
+
+
+def _train_and_score(job: Job, images: Images, fabric: Fabric, run: Run, progress: JobProgress) -> None:
+    page, settings, classes = job.page, job.page.training, images.manifest.classes
+    rows, labels, decoded = images.rows, images.labels, images.decoded()
+    fit_rows, inner_rows, test_rows = _parts(job, rows)
+
+    seed_everything(derive_seed("initialization", job.seed, job.fold))
+    network = build_network(page.resolved(), len(classes), pretrained=True)
+    counts = torch.bincount(torch.as_tensor(labels[fit_rows]), minlength=len(classes))
+    loss = page.loss.build(counts, network.head.embedding_dim)
+    trainer = Trainer(network, loss, settings, seed=derive_seed("training", job.seed, job.fold), fabric=fabric)
+
+    fixed = evaluation_transform(page.data.image_size)
+    augmented = training_transform(page.augmentation.build(page.data.image_size))
+
+    def dataset(which: np.ndarray, transform: Compose) -> ManifestDataset:
+        return ManifestDataset([decoded[i] for i in which], labels[which], transform, seed=trainer.seed)
+
+    images_per_epoch = len(fit_rows) // settings.batch_size * settings.batch_size or len(fit_rows)
+    progress.start(job.label, settings.epochs * images_per_epoch)
+
+    def on_epoch(history: list[dict[str, float]]) -> None:
+        run.log_history(history)
+        progress.skip(len(history) * images_per_epoch)
+        if history:
+            last = history[-1]
+            progress.epoch(len(history), settings.epochs, last["loss"], last["validation_balanced_accuracy"])
+
+    inner = dataset(inner_rows, fixed)
+    trainer.fit(dataset(fit_rows, augmented), inner, job.files.checkpoint, on_images=progress.images, on_epoch=on_epoch)
+
+    def table(which: np.ndarray, scored: ManifestDataset) -> pd.DataFrame:
+        probabilities = trainer.predict(scored).probabilities.numpy()
+        return prediction_table(rows.iloc[which], probabilities, classes, fold=job.fold, seed=job.seed)
+
+    validation = table(inner_rows, inner)
+    scored = table(test_rows, dataset(test_rows, fixed)) if job.scored == "test" else validation
+    if fabric.is_global_zero:
+        _keep(job, images.manifest, trainer, {"validation": validation, "predictions": scored}, run, progress)
+    fabric.barrier()
+
+
+def _parts(job: Job, rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Positions of the rows to fit, to make choices on, and to test; equal for every page with this fold and seed."""
+    test = (rows["fold"] == job.fold).to_numpy(dtype=bool)
+    training = np.flatnonzero(~test)
+    held_out = inner_validation(
+        rows["label"].iloc[training].tolist(),
+        rows["group"].iloc[training].tolist(),
+        fraction=job.page.data.validation_fraction,
+        seed=derive_seed("inner validation", job.fold, job.seed),
+    )
+    return training[~held_out], training[held_out], np.flatnonzero(test)
+
+
+def _score_external(job: Job, images: Images, fabric: Fabric, progress: JobProgress) -> None:
+    """Scores the external images with the finished model, once."""
+    if job.files.external.exists():
+        return
+    network, description = load_network(job.files.path)
+    rows, content = images.external()
+    dataset = ManifestDataset(content, images.indices(rows), evaluation_transform(job.page.data.image_size))
+    progress.start(f"{job.label}, external images", len(rows))
+    predictions = predict(
+        network.to(fabric.device).to(memory_format=torch.channels_last),
+        dataset,
+        device=fabric.device,
+        workers=job.page.training.workers,
+        rank=fabric.global_rank,
+        world_size=fabric.world_size,
+        on_images=progress.images,
+    )
+    if fabric.is_global_zero:
+        table = prediction_table(
+            rows, predictions.probabilities.numpy(), description["classes"], fold=job.fold, seed=job.seed
+        )
+        write_table(table, job.files.external)
+    fabric.barrier()
+
+
+def _keep(
+    job: Job, manifest: Manifest, trainer: Trainer, tables: dict[str, pd.DataFrame], run: Run, progress: JobProgress
+) -> None:
+    """Writes and tracks what a job found; ``metrics.json`` last, because it marks the job as finished."""
+    folder, classes, page = job.files.path, manifest.classes, job.page.resolved()
+    sections = {section: page[section] for section in ("backbone", "neck", "head", "data")}
+    split = {"split_hash": manifest.split_hash, "fold": job.fold, "seed": job.seed}
+    save_network(folder, trainer.network, {"classes": list(classes), **sections, **split})
+    for name, table in tables.items():
+        write_table(table, folder / f"{name}.csv")
+    history = pd.DataFrame(trainer.history)
+    write_table(history, folder / "history.csv")
+
+    scored = tables["predictions"]
+    labels, probabilities = (
+        class_indices(scored["label"], classes),
+        scored[[f"p.{name}" for name in classes]].to_numpy(),
+    )
+    metrics = classification_metrics(
+        labels, probabilities, classes, minority=minority_classes(manifest.class_counts()), malignant=manifest.malignant
+    )
+    matrix = confusion_matrix(labels, probabilities.argmax(axis=1), len(classes))
+    run.log_metrics(metrics, step=trainer.settings.epochs)
+    run.log_table(scored, "predictions.csv")
+    run.log_json({"classes": list(classes), "matrix": matrix.tolist()}, "confusion.json")
+    run.log_figure(confusion_figure(matrix, classes, job.label), "confusion.png")
+    run.log_figure(history_figure(history, job.label), "history.png")
+    write_json(folder / "metrics.json", metrics)
+    job.files.checkpoint.unlink(missing_ok=True)
+    progress.finish(
+        f"{job.label}: balanced accuracy {100 * metrics['balanced_accuracy']:.1f} % "
+        f"on {len(scored)} {'test' if job.scored == 'test' else 'inner validation'} images"
+    )
+
+
+def _open_child(job: Job) -> Run:
+    """The job's tracking run, the same one after an interruption."""
+    note = job.files.path / "run_id.txt"
+    known = note.read_text(encoding="utf-8").strip() if note.exists() else None
+    tags = {"role": "child", "fold": str(job.fold), "seed": str(job.seed)}
+    run = job.tracker.child(job.parent, f"{job.page.name} fold-{job.fold} seed-{job.seed}", run_id=known, tags=tags)
+    run.log_params(job.page.resolved())
+    if run.id != (known or ""):
+        with atomic_write(note) as file:
+            file.write(run.id)
+    return run
+
+
+def _fabric(page: Page) -> Fabric:
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces the precision for every fold
+    # Under torchrun its environment decides; otherwise one device.
+    devices = "auto" if "TORCHELASTIC_RUN_ID" in os.environ else 1
+    fabric = Fabric(devices=devices, precision=page.training.precision)  # type: ignore[arg-type]
+    fabric.launch()
+    return fabric

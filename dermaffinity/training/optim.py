@@ -1,0 +1,51 @@
+"""The optimizer and its learning-rate schedule."""
+
+import math
+
+import torch
+from torch import nn
+
+from dermaffinity.config import TrainingSettings
+from dermaffinity.losses import Loss
+from dermaffinity.models import LesionNetwork
+
+
+def build_optimizer(network: LesionNetwork, loss: Loss, settings: TrainingSettings) -> torch.optim.SGD:
+    """SGD with momentum; neck, head and loss learn at their own rate, and only matrices and kernels decay."""
+    groups = []
+    parts: list[tuple[nn.Module, float]] = [(network.backbone, 1.0)]
+    parts += [(part, settings.head_rate_factor) for part in (network.neck, network.head, loss)]
+    for part, factor in parts:
+        for decays in (True, False):
+            parameters = [p for name, p in part.named_parameters() if p.requires_grad and _decays(name, p) == decays]
+            if parameters:
+                rate = settings.learning_rate * factor
+                decay = settings.weight_decay if decays else 0.0
+                groups.append({"params": parameters, "lr": rate, "initial_lr": rate, "weight_decay": decay})
+    return torch.optim.SGD(groups, momentum=settings.momentum)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, progress: float, settings: TrainingSettings) -> float:
+    """Linear warm-up, then one cosine from the full rate to zero.
+
+    Args:
+        optimizer: Its groups carry ``initial_lr``.
+        progress: Epochs done so far, with fractions.
+        settings: For ``epochs`` and ``warmup_epochs``.
+
+    Returns:
+        The factor that was applied, in (0, 1].
+    """
+    warmup = min(settings.warmup_epochs, settings.epochs / 2)
+    if progress < warmup:
+        factor = max(progress, 1e-2) / warmup
+    else:
+        factor = 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (settings.epochs - warmup)))
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"] * factor
+    return factor
+
+
+def _decays(name: str, parameter: nn.Parameter) -> bool:
+    # Normalization and biases are vectors; decay would pull centers to the origin, onto one another.
+    return parameter.ndim > 1 and not name.endswith("centers")

@@ -1,0 +1,247 @@
+"""The training loop of one fold."""
+
+import copy
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from dermaffinity.checkpoint import load_checkpoint, save_checkpoint
+from dermaffinity.config import TrainingSettings
+from dermaffinity.data.dataset import ManifestDataset
+from dermaffinity.data.loaders import EpochSampler, evaluation_loader, training_loader
+from dermaffinity.errors import TrainingError
+from dermaffinity.heads import Predictions
+from dermaffinity.losses import Loss
+from dermaffinity.models import LesionNetwork
+from dermaffinity.seeding import derive_seed
+from dermaffinity.training.optim import build_optimizer, set_learning_rate
+
+# Images per forward pass without gradients; more gains no speed on a CPU and memory on a GPU is not at stake.
+_EVALUATION_BATCH = 64
+
+
+class Trainer:
+    """Fits one network with one loss, epoch by epoch, resumable after each.
+
+    Args:
+        network: With freshly built or pretrained weights.
+        loss: Fits the network's head.
+        settings: The page's ``training`` section.
+        seed: Of order and augmentation.
+        fabric: Launched; decides device, precision and number of processes.
+    """
+
+    def __init__(
+        self, network: LesionNetwork, loss: Loss, settings: TrainingSettings, *, seed: int, fabric: Fabric
+    ) -> None:
+        self.network = network
+        self.loss = loss
+        self.settings = settings
+        self.seed = seed
+        self.fabric = fabric
+        network.to(memory_format=torch.channels_last)
+        optimizer = build_optimizer(network, loss, settings)
+        self.objective, self.optimizer = fabric.setup(_Objective(network, loss), optimizer)
+        self.history: list[dict[str, float]] = []
+        self.best: dict[str, Any] = {"score": -1.0, "epoch": -1, "network": None}
+
+    def fit(
+        self,
+        training: ManifestDataset,
+        validation: ManifestDataset,
+        checkpoint: Path,
+        *,
+        on_images: Callable[[int], None] = lambda count: None,
+        on_epoch: Callable[[list[dict[str, float]]], None] = lambda history: None,
+    ) -> None:
+        """Trains to the last epoch, or until the validation score has not risen for ``patience`` epochs.
+
+        Args:
+            training: Images to learn from.
+            validation: Inner validation images, for the loss's own adaptation and for early stopping.
+            checkpoint: Written after every epoch; where it exists, training goes on from it.
+            on_images: Told the number of images after each step.
+            on_epoch: Told the history so far, one dict an epoch, after each epoch and once at the start.
+
+        Raises:
+            TrainingError: When a term is not finite, or the loss sees that training cannot succeed.
+        """
+        if checkpoint.exists():
+            self._restore(load_checkpoint(checkpoint))
+        on_epoch(self.history)
+        settings, fabric = self.settings, self.fabric
+        sampler = EpochSampler(
+            training.labels,
+            settings.batch_size,
+            seed=self.seed,
+            balanced=settings.balanced_sampling,
+            rank=fabric.global_rank,
+            world_size=fabric.world_size,
+        )
+        loader = fabric.setup_dataloaders(
+            training_loader(training, sampler, settings.batch_size, settings.workers), use_distributed_sampler=False
+        )
+        for epoch in range(len(self.history), settings.epochs):
+            if self._should_stop(epoch):
+                break
+            # Whatever draws random numbers inside the network then draws the same ones after an interruption.
+            torch.manual_seed(derive_seed("epoch", self.seed, epoch))
+            sampler.epoch = epoch
+            self.loss.on_epoch_start(epoch)
+            row = {"epoch": float(epoch), **self._train_epoch(loader, epoch, on_images)}
+            predictions = self.predict(validation)
+            try:
+                row |= self.loss.on_epoch_end(epoch, predictions)
+            except ValueError as error:
+                raise TrainingError(f"training stopped after epoch {epoch + 1}: {error}") from error
+            row["validation_balanced_accuracy"] = _balanced_accuracy(predictions)
+            self.history.append(row)
+            self._keep_best(row["validation_balanced_accuracy"], epoch)
+            if fabric.is_global_zero:
+                save_checkpoint(checkpoint, self._state())
+            fabric.barrier()
+            on_epoch(self.history)
+        if self.best["network"] is not None:
+            self.network.load_state_dict(self.best["network"])
+
+    @torch.inference_mode()
+    def predict(self, dataset: ManifestDataset) -> Predictions:
+        """The network's view of every image, in order, in evaluation mode and float32, the same on every process."""
+        return predict(
+            self.network,
+            dataset,
+            device=self.fabric.device,
+            workers=self.settings.workers,
+            rank=self.fabric.global_rank,
+            world_size=self.fabric.world_size,
+        )
+
+    def _train_epoch(self, loader: Any, epoch: int, on_images: Callable[[int], None]) -> dict[str, float]:
+        self.objective.train()
+        sums: dict[str, float] = {}
+        started = time.perf_counter()
+        seen = 0
+        for step, (images, labels) in enumerate(loader):
+            factor = set_learning_rate(self.optimizer, epoch + step / len(loader), self.settings)
+            terms: dict[str, Tensor] = self.objective(images.contiguous(memory_format=torch.channels_last), labels)
+            values = {name: term.item() for name, term in terms.items()}
+            _check_finite(values, epoch, step)
+            self.optimizer.zero_grad(set_to_none=True)
+            self.fabric.backward(torch.stack(list(terms.values())).sum())
+            self.optimizer.step()
+            seen += len(labels)
+            for name, value in values.items():
+                sums[name] = sums.get(name, 0.0) + value * len(labels)
+            on_images(len(labels) * self.fabric.world_size)
+        means = {name: value / seen for name, value in sums.items()}
+        return {
+            "loss": sum(means.values()),
+            **means,
+            "learning_rate": self.settings.learning_rate * factor,
+            "images_per_second": seen * self.fabric.world_size / (time.perf_counter() - started),
+        }
+
+    def _should_stop(self, epoch: int) -> bool:
+        patience = self.settings.patience
+        return patience is not None and self.best["epoch"] >= 0 and epoch - self.best["epoch"] > patience
+
+    def _keep_best(self, score: float, epoch: int) -> None:
+        if self.settings.patience is not None and score > self.best["score"]:
+            weights = {name: tensor.detach().cpu().clone() for name, tensor in self.network.state_dict().items()}
+            self.best = {"score": score, "epoch": epoch, "network": weights}
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "network": self.network.state_dict(),
+            "loss": self.loss.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "history": self.history,
+            "best": self.best,
+        }
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.network.load_state_dict(state["network"])
+        self.loss.load_state_dict(state["loss"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.history = copy.deepcopy(state["history"])
+        self.best = state["best"]
+
+
+def predict(
+    network: LesionNetwork,
+    dataset: ManifestDataset,
+    *,
+    device: torch.device,
+    workers: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    on_images: Callable[[int], None] = lambda count: None,
+) -> Predictions:
+    """The network's view of every image of a dataset, in order, in evaluation mode and float32.
+
+    With several processes each takes every ``world_size``-th image, none is seen twice, and all get the whole result.
+    """
+    was_training = network.training
+    network.eval()
+    parts: list[tuple[Tensor, ...]] = []
+    with torch.inference_mode():
+        for images, labels in evaluation_loader(dataset, _EVALUATION_BATCH, workers, rank, world_size):
+            output = network(images.to(device).contiguous(memory_format=torch.channels_last))
+            probabilities = network.head.probabilities(output)
+            parts.append((*(t.float().cpu() for t in (output.scores, probabilities, output.embedding)), labels))
+            centers = output.centers.float().cpu()
+            on_images(len(labels))
+    network.train(was_training)
+    scores, probabilities, embedding, labels = (torch.cat(column) for column in zip(*parts, strict=True))
+    columns = [_gather(column, len(dataset), world_size) for column in (scores, probabilities, embedding, labels)]
+    # Cloned outside inference mode, so that a loss may work on them like on any tensor.
+    scores, probabilities, embedding, labels = (column.clone() for column in columns)
+    return Predictions(scores, probabilities, embedding, centers.clone(), labels)
+
+
+class _Objective(nn.Module):
+    """Network and loss as one module, so that whatever a loss learns is optimized and synchronized as well."""
+
+    def __init__(self, network: LesionNetwork, loss: Loss) -> None:
+        super().__init__()
+        self.network = network
+        self.loss = loss
+
+    def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        output = self.network(images)
+        with torch.autocast(device_type=images.device.type, enabled=False):
+            return self.loss(output, labels)
+
+
+def _gather(part: Tensor, total: int, world_size: int) -> Tensor:
+    if world_size == 1:
+        return part
+    parts: list[Tensor] = [part] * world_size
+    torch.distributed.all_gather_object(parts, part)
+    whole = part.new_empty((total, *part.shape[1:]))
+    for rank, received in enumerate(parts):
+        whole[rank::world_size] = received
+    return whole
+
+
+def _check_finite(values: dict[str, float], epoch: int, step: int) -> None:
+    broken = [f"{name} = {value}" for name, value in values.items() if value != value or abs(value) == float("inf")]
+    if broken:
+        raise TrainingError(
+            f"training stopped in epoch {epoch + 1}, step {step + 1}: {', '.join(broken)} is not finite. Lower "
+            "training.learning_rate, or use training.precision=32-true"
+        )
+
+
+def _balanced_accuracy(predictions: Predictions) -> float:
+    from sklearn.metrics import recall_score
+
+    labels = predictions.labels.numpy()
+    predicted = predictions.probabilities.argmax(dim=1).numpy()
+    present = sorted(set(labels.tolist()))
+    return float(recall_score(labels, predicted, labels=present, average="macro", zero_division=0))
