@@ -1,5 +1,6 @@
 """What is saved: a training in progress, and a finished network as safetensors and JSON. Nothing is unpickled."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save
 
-from dermaffinity.config import import_class
+from dermaffinity.config import Page, import_class
 from dermaffinity.errors import DataError
 from dermaffinity.files import atomic_write, write_json
 from dermaffinity.models import LesionNetwork
@@ -17,8 +18,11 @@ _FORMAT = 1
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Saves tensors and plain values so that ``load_checkpoint`` needs no pickle."""
+    # Into memory first: torch hides a full disk behind an error of its own.
+    content = io.BytesIO()
+    torch.save(state, content)
     with atomic_write(path, "wb") as file:
-        torch.save(state, file)
+        file.write(content.getbuffer())
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -29,8 +33,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a damaged file makes torch.load raise
-        raise DataError(f"{path}: not a readable checkpoint ({error}). Delete it to train this fold anew") from error
+    except Exception as error:  # whatever a damaged file makes torch.load raise; its text advises to allow pickle
+        raise DataError(f"{path}: not a readable checkpoint. Delete it to train this fold anew") from error
 
 
 def save_network(folder: Path, network: LesionNetwork, description: dict[str, Any]) -> None:
@@ -57,12 +61,16 @@ def load_network(folder: Path) -> tuple[LesionNetwork, dict[str, Any]]:
     try:
         description = json.loads((folder / "model.json").read_text(encoding="utf-8"))
         state = load_file(folder / "model.safetensors")
+        found = description.get("format")
     except Exception as error:  # missing, not JSON, not safetensors
         raise DataError(f"{folder}: no readable model.json and model.safetensors ({error})") from error
-    if description.get("format") != _FORMAT:
-        raise DataError(f"{folder}: model format {description.get('format')!r}, this version reads {_FORMAT}")
-    network = build_network(description, len(description["classes"]), pretrained=False)
-    network.load_state_dict(state)
+    if found != _FORMAT:
+        raise DataError(f"{folder}: model format {found!r}, this version reads {_FORMAT}")
+    try:
+        network = build_network(description, len(description["classes"]), pretrained=False)
+        network.load_state_dict(state)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"{folder}: model.json and model.safetensors do not fit together ({error})") from error
     return network.eval(), description
 
 
@@ -79,7 +87,11 @@ def build_network(sections: dict[str, Any], num_classes: int, *, pretrained: boo
         arguments = {key: value for key, value in sections[section].items() if key != "class"}
         if "weights" in arguments and not pretrained:
             arguments["weights"] = None
-        return import_class(sections[section]["class"])(*facts, **arguments)
+        found = import_class(sections[section]["class"])
+        # A model may come from somebody else: nothing but a part of a network is built.
+        if not issubclass(found, import_class(Page.bases[section])):
+            raise DataError(f"{section}: {found.__name__} is no {section} class")
+        return found(*facts, **arguments)
 
     backbone = build("backbone")
     neck = build("neck", backbone.num_features)

@@ -39,15 +39,11 @@ def main() -> None:
     except DermaffinityError as error:
         console.print(f"dermaffinity: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)
-    except KeyboardInterrupt:
-        console.print(
-            "dermaffinity: stopped. What is finished is kept; run the same command with --resume to go on.",
-            style="red",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
-        sys.exit(130)
+    except SystemExit as stop:
+        if stop.code == 130:  # what typer makes of Ctrl-C
+            text = "dermaffinity: stopped. What is finished is kept; run the same command with --resume to go on."
+            console.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
+        raise
 
 
 @app.command()
@@ -112,21 +108,15 @@ def verify(
 
     Example: dermaffinity verify data_manifests/dermofit-5.csv
     """
-    from rich.table import Table
-
     from dermaffinity.data.manifest import read_manifest
     from dermaffinity.data.verify import verify_manifest
 
     read = read_manifest(manifest, root)
+    if read.root is None:
+        raise ConfigError(f"{manifest}: the folder of its images is not known here. Say where it is with --root FOLDER")
     with _counting("checking images", quiet) as on_progress:
         verification = verify_manifest(read, on_progress=on_progress)
-    console = Console(soft_wrap=True, highlight=False)
-    if len(verification.findings):
-        table = Table("severity", "image", "problem", show_edge=False)
-        for finding in verification.findings.itertuples():
-            table.add_row(*map(str, (finding.severity, finding.image, finding.problem)))
-        console.print(table)
-    console.print(verification.statement(), markup=False)
+    print("\n".join([*verification.lines(), verification.statement()]))
     if not verification.ok():
         raise typer.Exit(1)
     print("Next: a page that names this manifest, then dermaffinity crossval PAGE (see dermaffinity crossval --help)")
@@ -179,6 +169,8 @@ def crossval(
         launcher=launcher,  # type: ignore[arg-type]
         console=Console(stderr=True, quiet=quiet),
     )
+    if not outcomes:  # torchrun has started this process to help another
+        return
     _show(outcomes)
     names = [page.name for page in read]
     if len(names) > 1 and any(baseline in name for name in names) and all(o.summary is not None for o in outcomes):
@@ -231,12 +223,13 @@ def ui(
     tracking_uri: Uri = None,
     port: Annotated[int, typer.Option(help="Of 127.0.0.1.")] = 5000,
 ) -> None:
-    """Open the MLflow pages of your runs at http://127.0.0.1:5000; stop with Ctrl-C.
+    """Serve the MLflow pages of your runs on this machine; stop with Ctrl-C.
 
     Example: dermaffinity ui --port 5001
     """
-    from dermaffinity.tracking.mlflow_tracker import serve_ui
+    from dermaffinity.tracking.mlflow_tracker import serve_ui, ui_address
 
+    print(f"{ui_address(port=port)} is ready in some seconds; stop with Ctrl-C", flush=True)
     serve_ui(tracking_uri, port=port)
 
 
@@ -260,7 +253,7 @@ def _show(outcomes: "list[Outcome]") -> None:
 
 def _numbers(option: str, text: str) -> list[int]:
     try:
-        return [int(part) for part in text.split(",")]
+        return list(dict.fromkeys(int(part) for part in text.split(",")))
     except ValueError:
         raise ConfigError(f"{option} {text}: write numbers with commas between, such as 0,1,2") from None
 
@@ -271,7 +264,10 @@ def _setting(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise ConfigError(f"--set {text}: write key=value")
-    return key, yaml.safe_load(value)
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {text}: {value!r} is not a YAML value") from error
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from dermaffinity.metrics.comparison import Comparison, compare_all
 from dermaffinity.metrics.summary import summarize
 from dermaffinity.reports.figures import gain_figure, recall_figure, save_figure
 from dermaffinity.reports.tables import gains_table, markdown_table, p_value_table, results_table
-from dermaffinity.results import find_experiment, with_bounds, write_table
+from dermaffinity.results import as_separate_images, find_experiment, with_bounds, write_table
 from dermaffinity.tracking.base import Tracker
 
 
@@ -87,6 +87,8 @@ def compare_experiments(sources: Sequence[str], *, baseline: str, runs: Path, tr
         "malignant": facts["malignant"],
     }
     tables = {name: folder.predictions("predictions") for name, folder in folders.items()}
+    if facts["identity"]["scored"] == "inner":
+        tables = {name: as_separate_images(table) for name, table in tables.items()}
     try:
         comparisons = compare_all(
             tables[base],
@@ -104,9 +106,7 @@ def compare_experiments(sources: Sequence[str], *, baseline: str, runs: Path, tr
 
 
 def _baseline(text: str, names: list[str]) -> str:
-    if text in names:
-        return text
-    matching = [name for name in names if text in name]
+    matching = [text] if text in names else [name for name in names if text in name]
     if len(matching) != 1:
         raise ComparisonError(
             f"--baseline {text}: {len(matching) or 'none'} of {', '.join(names)} fits; give the full "

@@ -11,14 +11,12 @@ import inspect
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar, get_type_hints
+from typing import Any, ClassVar, get_type_hints
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from dermaffinity.errors import ConfigError
-
-T = TypeVar("T")
 
 
 class Section(BaseModel):
@@ -27,14 +25,14 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Component(Section, Generic[T]):
+class Component(Section):
     """A class and its keyword-only arguments."""
 
-    model_config = ConfigDict(extra="allow", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(extra="allow", frozen=True)
 
     class_path: str = Field(alias="class")
 
-    def build(self, *facts: Any) -> T:
+    def build(self, *facts: Any) -> Any:
         """An instance; ``facts`` are its positional arguments, known only at run time."""
         return import_class(self.class_path)(*facts, **(self.model_extra or {}))
 
@@ -75,15 +73,15 @@ class Page(Section):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)
     plugins: tuple[str, ...] = ()  # modules outside dermaffinity that the page may take classes from
     data: DataSettings
-    augmentation: Component[Any]
-    backbone: Component[Any]
-    neck: Component[Any]
-    head: Component[Any]
-    loss: Component[Any]
+    augmentation: Component
+    backbone: Component
+    neck: Component
+    head: Component
+    loss: Component
     training: TrainingSettings = TrainingSettings()
 
     bases: ClassVar[dict[str, str]] = {  # what a section's class must be
-        "augmentation": "dermaffinity.data.transforms.Augmentation",
+        "augmentation": "dermaffinity.data.augmentation.Augmentation",
         "backbone": "dermaffinity.models.Backbone",
         "neck": "dermaffinity.models.Neck",
         "head": "dermaffinity.heads.Head",
@@ -127,12 +125,13 @@ def read_page(source: str | Path, overrides: Sequence[str] = ()) -> Page:
     for override in overrides:
         _apply(values, override)
     problems = []
+    component_problems = _check_components(values)
     page: Page | None = None
     try:
         page = Page.model_validate(values)
     except ValidationError as error:
         problems += _explain(error, "", Page)
-    problems += _check_components(values)
+    problems += component_problems
     if page is not None and not problems:
         problems += _check_together(page)
     if problems or page is None:
@@ -231,9 +230,14 @@ def _apply(values: dict[str, Any], override: str) -> None:
 
 
 def _check_components(values: Mapping[str, Any]) -> list[str]:
-    """Problems of every section that names a class, whatever else is wrong with the page."""
+    """Problems of every section that names a class, whatever else is wrong; sound arguments get their annotated type.
+
+    YAML reads ``sigma: 1e1`` as a text and ``centers_per_class: 5.0`` as no whole number.
+    """
     problems = []
-    plugins = values.get("plugins") or ()
+    plugins = values.get("plugins")
+    if not isinstance(plugins, list | tuple):
+        plugins = ()  # pydantic says so
     for section, base_path in Page.bases.items():
         component = values.get(section)
         if not isinstance(component, dict) or not isinstance(component.get("class"), str):
@@ -250,12 +254,14 @@ def _check_components(values: Mapping[str, Any]) -> list[str]:
             problems.append(f"{section}.{error.message}")
             continue
         base = import_class(base_path)
-        if not issubclass(found, base) or inspect.isabstract(found):
+        if not issubclass(found, base) or found is base or inspect.isabstract(found):
             choices = ", ".join(_subclass_names(base))
             problems.append(f"{section}.class: {path!r} is not a {base.__name__}; dermaffinity has {choices}")
             continue
         arguments = {key: value for key, value in component.items() if key != "class"}
-        problems += check_arguments(found, arguments, f"{section}.")[1]
+        checked, wrong = check_arguments(found, arguments, f"{section}.")
+        component.update(checked)
+        problems += wrong
     return problems
 
 
@@ -265,7 +271,7 @@ def check_arguments(found: type, arguments: Mapping[str, Any], prefix: str = "")
     Returns:
         The values in the annotated types, and the problems; the values are empty when there are problems.
     """
-    hints = get_type_hints(found.__init__)
+    hints = get_type_hints(found.__init__)  # type: ignore[misc]
     fields: dict[str, Any] = {
         name: (hints.get(name, Any), ... if parameter.default is parameter.empty else parameter.default)
         for name, parameter in _hyper_parameters(found).items()

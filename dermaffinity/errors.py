@@ -40,5 +40,9 @@ class TrackingError(DermaffinityError):
     """A tracking store that cannot be opened or written."""
 
 
+class BusyError(DermaffinityError):
+    """A folder that another process is working in."""
+
+
 class ComparisonError(DermaffinityError):
     """Runs that cannot honestly be compared with one another."""

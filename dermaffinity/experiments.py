@@ -1,5 +1,6 @@
 """From pages to measured experiments: what the command line and the pipelines share."""
 
+import os
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,18 +14,28 @@ from rich.console import Console
 
 import dermaffinity
 from dermaffinity.config import Page, flatten
-from dermaffinity.data.manifest import Manifest, read_manifest
+from dermaffinity.data.manifest import Manifest
 from dermaffinity.errors import ConfigError
-from dermaffinity.files import atomic_write, write_json
+from dermaffinity.files import atomic_write, hold, sweep_partial, write_json
 from dermaffinity.metrics.calibration import reliability_bins
 from dermaffinity.metrics.classification import confusion_matrix, minority_classes
 from dermaffinity.metrics.summary import summarize
 from dermaffinity.reports.figures import confusion_figure, reliability_figure, save_figure
-from dermaffinity.results import ExperimentFolder, average_models, class_indices, with_bounds, write_table
-from dermaffinity.tracking.base import Run, Tracker
-from dermaffinity.training.cross_validation import Job, Scored
+from dermaffinity.results import (
+    ExperimentFolder,
+    as_separate_images,
+    average_models,
+    class_indices,
+    with_bounds,
+    write_table,
+)
+from dermaffinity.tracking.base import NullTracker, Run, Tracker
+from dermaffinity.training.cross_validation import Images, Job, Scored, ended_when_stopped, identity, speaks_for_all
 from dermaffinity.training.launchers import Launcher, launch
 from dermaffinity.training.progress import RunProgress
+
+# Seconds to wait while another process opens or measures the same experiment.
+_PATIENCE = 600.0
 
 
 @dataclass(frozen=True)
@@ -69,33 +80,41 @@ def run_experiments(
         launcher: How jobs are run.
         console: For progress.
 
+    Returns:
+        An outcome for each page; none in those processes of ``torchrun`` that only help to train.
+
     Raises:
         ConfigError: When the pages cannot be run as asked, before anything is trained.
         TrainingError: When a job fails.
+        BusyError: When another process is at one of the jobs.
     """
+    if launcher == "local" and "TORCHELASTIC_RUN_ID" in os.environ:
+        raise ConfigError("--launcher local: torchrun has started the processes already; leave it out")
     names = [page.name for page in pages]
     if len(set(names)) < len(names):
         raise ConfigError(f"every page needs a name of its own, found {', '.join(names)}")
-    manifests = [read_manifest(page.data.manifest, page.data.root) for page in pages]
-    for page, manifest in zip(pages, manifests, strict=True):
-        _check_request(page, manifest, folds, external, ExperimentFolder(runs / page.name), seeds, resume)
-    opened = [_open(page, manifest, runs, tracker, scored) for page, manifest in zip(pages, manifests, strict=True)]
+    folders = [ExperimentFolder(runs / page.name) for page in pages]
+    manifests = [Images(page.data).manifest for page in pages]
+    asked = list(zip(pages, manifests, folders, strict=True))
+    if speaks_for_all():
+        for page, manifest, folder in asked:
+            _check_request(page, manifest, folder, folds, seeds, resume, external, scored)
+        opened = [_open(page, manifest, folder, tracker, scored) for page, manifest, folder in asked]
+    else:
+        tracker, console = NullTracker(), Console(quiet=True)
+        opened = [tracker.parent("", page.name, run_id=None, tags={}, description="") for page in pages]
     jobs = [
         Job(page, fold, seed, folder, run, tracker, scored, external)
-        for page, manifest, (folder, run) in zip(pages, manifests, opened, strict=True)
+        for (page, manifest, folder), run in zip(asked, opened, strict=True)
         for seed in seeds
         for fold in (range(manifest.folds) if folds is None else folds)
     ]
-    try:
+    with ended_when_stopped(*opened):
         with RunProgress(len(jobs), console) as progress:
             launch(jobs, launcher, progress)
-    except KeyboardInterrupt:
-        _finish(opened, "KILLED")
-        raise
-    except BaseException:
-        _finish(opened, "FAILED")
-        raise
-    return [_pool(folder, run) for folder, run in opened]
+        if not speaks_for_all():
+            return []
+        return [_pool(folder, run) for folder, run in zip(folders, opened, strict=True)]
 
 
 def versions() -> dict[str, str]:
@@ -113,17 +132,25 @@ def versions() -> dict[str, str]:
 def _check_request(
     page: Page,
     manifest: Manifest,
-    folds: Sequence[int] | None,
-    external: bool,
     folder: ExperimentFolder,
+    folds: Sequence[int] | None,
     seeds: Sequence[int],
     resume: bool,
+    external: bool,
+    scored: Scored,
 ) -> None:
     wrong = [fold for fold in folds or () if not 0 <= fold < manifest.folds]
     if wrong:
         raise ConfigError(f"--folds {wrong[0]}: {manifest.name} has the folds 0 to {manifest.folds - 1}")
     if external and manifest.external().empty:
         raise ConfigError(f"--external: {page.data.manifest} has no external images")
+    known, now = _known(folder), _identity(page, manifest, scored)
+    if known and known["identity"] != now:
+        raise ConfigError(
+            f"{folder.path} holds another experiment of this name. Give this one a name of its own, --set name=NEW, or "
+            "remove that folder",
+            _differences(known["identity"], now),
+        )
     asked = [folder.job(fold, seed) for fold in (range(manifest.folds) if folds is None else folds) for seed in seeds]
     finished, started = (sum(state) for state in zip(*((job.finished, job.started) for job in asked), strict=True))
     if (finished or started) and not resume:
@@ -133,23 +160,20 @@ def _check_request(
         )
 
 
-def _open(page: Page, manifest: Manifest, runs: Path, tracker: Tracker, scored: Scored) -> tuple[ExperimentFolder, Run]:
+def _open(page: Page, manifest: Manifest, folder: ExperimentFolder, tracker: Tracker, scored: Scored) -> Run:
     """Makes or reopens the folder and the tracking run of a page."""
-    folder = ExperimentFolder(runs / page.name)
-    identity = {"page": _identity(page), "split_hash": manifest.split_hash, "scored": scored}
-    known = folder.description() if (folder.path / "experiment.json").exists() else {}
-    differing = _differences(known.get("identity", identity), identity)
-    if differing:
-        raise ConfigError(
-            f"{folder.path} holds another experiment of this name. Give this one a name of its own, --set name=NEW, or "
-            "remove that folder",
-            differing,
-        )
+    # Held, so that processes that start together on different folds share one tracking run.
+    with hold(folder.path, _PATIENCE):
+        sweep_partial(folder.path)
+        return _open_held(page, manifest, folder, tracker, scored)
+
+
+def _open_held(page: Page, manifest: Manifest, folder: ExperimentFolder, tracker: Tracker, scored: Scored) -> Run:
     ran = versions()
     run = tracker.parent(
         manifest.name,
         page.name,
-        run_id=known.get("run_id"),
+        run_id=_known(folder).get("run_id"),
         tags={
             "role": "parent",
             "method": page.name,
@@ -163,14 +187,14 @@ def _open(page: Page, manifest: Manifest, runs: Path, tracker: Tracker, scored: 
         f"{manifest.protocol} protocol",
     )
     resolved, counts = page.resolved(), manifest.class_counts()
-    run.log_params(resolved)
+    run.log_params(identity(page))
     run.log_text(yaml.safe_dump(resolved, sort_keys=False), "page.yaml")
     profile = {"num_rows": sum(counts.values()), **counts}
     run.log_dataset(manifest.name, manifest.split_hash, manifest.source, "cross-validation", profile)
     write_json(
         folder.path / "experiment.json",
         {
-            "identity": identity,
+            "identity": _identity(page, manifest, scored),
             "run_id": run.id,
             "name": page.name,
             "dataset": manifest.name,
@@ -185,11 +209,16 @@ def _open(page: Page, manifest: Manifest, runs: Path, tracker: Tracker, scored: 
     )
     with atomic_write(folder.path / "page.yaml") as file:
         yaml.safe_dump(resolved, file, sort_keys=False)
-    return folder, run
+    return run
 
 
 def _pool(folder: ExperimentFolder, run: Run) -> Outcome:
     """Joins the jobs' predictions, measures them and draws the figures, once no fold of any seed is missing."""
+    with hold(folder.path, _PATIENCE):
+        return _pool_held(folder, run)
+
+
+def _pool_held(folder: ExperimentFolder, run: Run) -> Outcome:
     facts = folder.description()
     table = folder.predictions("predictions")
     missing = [
@@ -200,6 +229,8 @@ def _pool(folder: ExperimentFolder, run: Run) -> Outcome:
     ]
     if missing:
         return Outcome(folder, None, None)
+    if facts["identity"]["scored"] == "inner":
+        table = as_separate_images(table)
     summary = _measure(folder, run, table, facts, "out_of_fold")
     external = None
     if all((job.path / "external.csv").exists() for job in folder.jobs()):
@@ -233,17 +264,13 @@ def _measure(folder: ExperimentFolder, run: Run, table: pd.DataFrame, facts: dic
     return summary
 
 
-def _finish(opened: list[tuple[ExperimentFolder, Run]], status: Any) -> None:
-    for _, run in opened:
-        run.finish(status)
+def _known(folder: ExperimentFolder) -> dict[str, Any]:
+    return folder.description() if (folder.path / "experiment.json").exists() else {}
 
 
-def _identity(page: Page) -> dict[str, Any]:
-    """What makes two pages the same experiment: all but where files lie and how many processes read them."""
-    resolved = page.resolved()
-    for section, key in (("data", "root"), ("data", "manifest"), ("training", "workers")):
-        resolved[section].pop(key, None)
-    return resolved
+def _identity(page: Page, manifest: Manifest, scored: Scored) -> dict[str, Any]:
+    """What must be equal for an experiment to be continued."""
+    return {"page": identity(page), "split_hash": manifest.split_hash, "scored": scored}
 
 
 def _differences(known: dict[str, Any], asked: dict[str, Any]) -> list[str]:

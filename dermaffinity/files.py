@@ -9,7 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from dermaffinity.errors import DataError
+from filelock import FileLock, Timeout
+
+from dermaffinity.errors import BusyError, DataError
 
 
 @contextmanager
@@ -37,12 +39,7 @@ def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
         temporary = None
         _sync_folder(path.parent)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DataError(
-                f"{path}: the disk is full. Free some space and run the command again; what was written before is kept"
-            ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
-            raise DataError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
+        _explain(path, error)
         raise
     finally:
         if temporary is not None:
@@ -56,10 +53,46 @@ def write_json(path: Path, value: Any) -> None:
         file.write("\n")
 
 
+@contextmanager
+def hold(folder: Path, timeout: float) -> Iterator[None]:
+    """Keeps other processes that hold it as well out of ``folder``, which is made if need be.
+
+    Args:
+        folder: Gets a file ``.lock``.
+        timeout: How long to wait for another process, in seconds.
+
+    Raises:
+        BusyError: When the other process is still there.
+        DataError: When the folder cannot be written.
+    """
+    lock = FileLock(folder / ".lock")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=timeout)
+    except Timeout as error:
+        raise BusyError(f"{folder}: another process is working here; wait for it or stop it") from error
+    except OSError as error:
+        _explain(folder, error)
+        raise
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def sweep_partial(folder: Path) -> None:
     """Removes what a killed process left half-written in ``folder``."""
     for leftover in folder.glob(".*.part"):
         leftover.unlink(missing_ok=True)
+
+
+def _explain(path: Path, error: OSError) -> None:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        raise DataError(
+            f"{path}: the disk is full. Free some space and run the command again; what was written before is kept"
+        ) from error
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
+        raise DataError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
 
 
 def _keep_mode(path: Path, temporary: str) -> None:

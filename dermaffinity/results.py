@@ -2,7 +2,7 @@
 
 ``RUNS/<page name>/`` holds ``experiment.json``, ``page.yaml``, one folder ``fold-<k>_seed-<s>`` for each job, and, once
 all jobs are done, ``out_of_fold.csv``, ``out_of_fold_summary.csv`` and ``figures/``. A job is finished when its
-``metrics.json`` exists.
+``metrics.json`` exists and its ``checkpoint.pt`` is gone.
 """
 
 import json
@@ -26,13 +26,13 @@ class JobFolder:
 
     @property
     def finished(self) -> bool:
-        """Whether everything of this job is there."""
-        return (self.path / "metrics.json").exists()
+        """Whether everything of this job is there, and tracked."""
+        return (self.path / "metrics.json").exists() and not self.checkpoint.exists()
 
     @property
     def started(self) -> bool:
         """Whether there is an interrupted training to go on with."""
-        return self.path.exists() and not self.finished
+        return self.checkpoint.exists()
 
     @property
     def checkpoint(self) -> Path:
@@ -91,7 +91,7 @@ def find_experiment(source: str | Path, runs: Path) -> ExperimentFolder:
     Raises:
         ComparisonError: When there is none; the message lists what there is.
     """
-    for path in (Path(source), runs / Path(source).stem, runs / str(source)):
+    for path in (Path(source), runs / str(source), runs / Path(source).stem):
         if (path / "experiment.json").is_file():
             return ExperimentFolder(path)
     known = sorted(path.parent.name for path in runs.glob("*/experiment.json"))
@@ -124,6 +124,15 @@ def prediction_table(
 def class_indices(labels: pd.Series, classes: Sequence[str]) -> np.ndarray:
     """(N,) positions of class codes in ``classes``."""
     return pd.Index(classes).get_indexer(pd.Index(labels)).astype(np.int64)
+
+
+def as_separate_images(table: pd.DataFrame) -> pd.DataFrame:
+    """Inner validation rows with every model's images as images of their own, because the models' parts overlap.
+
+    Their intervals count an image once for each model that scored it, so they are for choosing, not for reporting.
+    """
+    model = "fold " + table["fold"].astype(str) + " seed " + table["seed"].astype(str)
+    return table.assign(image=table["image"] + ", " + model, fold=pd.factorize(model)[0], seed=0)
 
 
 def average_models(table: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:

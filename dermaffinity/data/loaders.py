@@ -57,7 +57,16 @@ class EpochSampler(Sampler[Draw]):
 
 def training_loader(dataset: ManifestDataset, sampler: EpochSampler, batch_size: int, workers: int) -> DataLoader:
     """Batches in the sampler's order; set ``sampler.epoch`` before each pass."""
-    return DataLoader(dataset, batch_size, sampler=sampler, num_workers=workers, persistent_workers=workers > 0)
+    # With a generator of its own a loader leaves the global one, which dropout draws from, alone: how often it draws
+    # depends on the workers and on interruptions.
+    return DataLoader(
+        dataset,
+        batch_size,
+        sampler=sampler,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        generator=torch.Generator(),
+    )
 
 
 def evaluation_loader(

@@ -44,6 +44,10 @@ class Verification:
         """Whether nothing was found that would spoil a run."""
         return not (self.findings["severity"] == "error").any()
 
+    def lines(self) -> list[str]:
+        """Every finding as ``severity: image: problem``."""
+        return [f"{severity}: {image}: {problem}" for severity, image, problem in self.findings.itertuples(index=False)]
+
     def statement(self) -> str:
         """The size of the library, and how much either way to split it leaks, in sentences for a clinician."""
         rows = self.manifest.development()

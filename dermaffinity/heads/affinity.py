@@ -28,6 +28,8 @@ class AffinityHead(Head):
         distance: ``"l2"``, the squared Euclidean distance, or ``"l1"``, the sum of absolute differences.
         similarity: ``"gaussian"``, exp(-d/sigma), or ``"inverse"``, 1/(1 + d/sigma); the paper's inverse has sigma 1.
         unit_centers: Scale every center to unit length before use; for embeddings that a neck scales to unit length.
+        start: ``"random"`` for centers drawn around the origin, or ``"samples"`` for embeddings of training images of
+            the class; a random center far from the few images of a rare class is seldom nearest and learns little.
     """
 
     score_kind = ScoreKind.SIMILARITY
@@ -42,6 +44,7 @@ class AffinityHead(Head):
         distance: Literal["l2", "l1"] = "l2",
         similarity: Literal["gaussian", "inverse"] = "gaussian",
         unit_centers: bool = False,
+        start: Literal["random", "samples"] = "random",
     ) -> None:
         super().__init__(embedding_dim, num_classes)
         if centers_per_class < 1:
@@ -52,10 +55,13 @@ class AffinityHead(Head):
             raise ValueError(f"distance must be 'l2' or 'l1', got {distance!r}")
         if similarity not in ("gaussian", "inverse"):
             raise ValueError(f"similarity must be 'gaussian' or 'inverse', got {similarity!r}")
+        if start not in ("random", "samples"):
+            raise ValueError(f"start must be 'random' or 'samples', got {start!r}")
         self.sigma = sigma
         self.distance = distance
         self.similarity = similarity
         self.unit_centers = unit_centers
+        self.starts_from_samples = start == "samples"
         # A standard normal scaled so that a center's expected squared length is 1, whatever D is.
         self.centers = nn.Parameter(torch.randn(num_classes, centers_per_class, embedding_dim) * embedding_dim**-0.5)
 
@@ -63,6 +69,15 @@ class AffinityHead(Head):
         """Similarities (N, C) of a batch of embeddings (N, D)."""
         centers = F.normalize(self.centers, dim=2) if self.unit_centers else self.centers
         return HeadOutput(self.log_affinity(embedding, centers).exp(), embedding, centers)
+
+    @torch.no_grad()
+    def start_from(self, embedding: Tensor, labels: Tensor) -> None:
+        """Puts the centers of each class on images of it, drawn at random, each once while there are enough."""
+        for label in range(self.num_classes):
+            members = embedding[labels == label]  # (n, D)
+            rounds = -(-self.centers.shape[1] // len(members))
+            order = torch.cat([torch.randperm(len(members)) for _ in range(rounds)])
+            self.centers[label] = members[order[: self.centers.shape[1]]]
 
     def probabilities(self, output: HeadOutput) -> Tensor:
         """Softmax over the log-affinities (N, C)."""

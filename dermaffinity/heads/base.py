@@ -41,6 +41,7 @@ class Head(nn.Module, ABC):
     """
 
     score_kind: ClassVar[ScoreKind]
+    starts_from_samples: bool = False  # whether `start_from` wants to be called before training
 
     def __init__(self, embedding_dim: int, num_classes: int) -> None:
         super().__init__()
@@ -55,6 +56,9 @@ class Head(nn.Module, ABC):
     @abstractmethod
     def forward(self, embedding: Tensor) -> HeadOutput:
         """Scores of a batch of embeddings (N, D)."""
+
+    def start_from(self, embedding: Tensor, labels: Tensor) -> None:
+        """Chooses starting values from the untrained network's embeddings (N, D) of training images, labels (N,)."""
 
     @abstractmethod
     def probabilities(self, output: HeadOutput) -> Tensor:

@@ -47,7 +47,7 @@ class AffinityLoss(Loss):
             raise ValueError(f"margin must be in (0, 1] because similarities are, got {margin}")
         if diversity not in ("paper", "relative"):
             raise ValueError(f"diversity must be 'paper' or 'relative', got {diversity!r}")
-        if diversity_weight < 0:
+        if not diversity_weight >= 0:
             raise ValueError(f"diversity_weight must be at least 0, got {diversity_weight}")
         self.margin = margin
         self.diversity = diversity

@@ -117,7 +117,8 @@ def class_separability(embedding: Tensor, labels: Tensor, num_classes: int) -> T
         labels: (N,).
         num_classes: C.
     """
-    distance = torch.cdist(embedding, embedding)  # (N, N)
+    # Without the matrix product, whose rounding would part duplicates.
+    distance = torch.cdist(embedding, embedding, compute_mode="donot_use_mm_for_euclid_dist")  # (N, N)
     distance.fill_diagonal_(torch.inf)  # an image is not its own neighbor
     nearest = torch.stack(
         [

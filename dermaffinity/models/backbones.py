@@ -98,8 +98,8 @@ def _read(path: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         found = {name: tensor.shape for name, tensor in state.items()}
-    except Exception as error:  # whatever a file that is not a state_dict makes torch.load raise
-        raise ConfigError(f"backbone.weights: {path} is not a state_dict that torch can read ({error})") from error
+    except Exception as error:  # whatever torch.load raises; its text advises to allow pickle
+        raise ConfigError(f"backbone.weights: {path} is not a state_dict that torch can read") from error
     if found != expected:
         differing = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
         raise ConfigError(

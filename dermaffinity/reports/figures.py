@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from dermaffinity.files import atomic_write
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -173,9 +175,9 @@ def history_figure(history: pd.DataFrame, title: str) -> "Figure":
 
 
 def save_figure(figure: "Figure", path: Path) -> None:
-    """Write a figure as PNG; the folder is made if need be."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png")
+    """Write a figure as PNG, atomically; the folder is made if need be."""
+    with atomic_write(path, "wb") as file:
+        figure.savefig(file, format="png")
 
 
 def _figure(width: float, height: float) -> "Figure":

@@ -29,8 +29,11 @@ if TYPE_CHECKING:
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     # A SQLite connection must not be carried across a fork, and data loaders fork.
     "MLFLOW_SQLALCHEMYSTORE_POOLCLASS": "NullPool",
+    # A server that is away is waited for as long as a locked file, about a minute; the default is over four.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "5",
 }
 
 _UI_ENVIRONMENT = {
@@ -143,7 +146,7 @@ class MlflowTracker:
         return experiment.experiment_id
 
     def _open_run(self, experiment_id: str, name: str, run_id: str | None, tags: Mapping[str, str]) -> "MlflowRun":
-        # Without them MLflow shows the program's path and the account's name.
+        # What the table's column "Source" shows.
         tags = {"mlflow.source.name": "dermaffinity", "mlflow.source.type": "LOCAL", **tags}
         tags = {key: _portable(value) for key, value in tags.items()}
         if run_id and self.call(lambda client: _holds_run(client, run_id)):

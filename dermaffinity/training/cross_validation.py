@@ -6,26 +6,27 @@ A job is resumable, finished once, and knows nothing of the others; how jobs are
 
 import logging
 import os
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import torch
-from filelock import FileLock, Timeout
 from lightning_fabric import Fabric
 from monai.transforms import Compose
 
 from dermaffinity.checkpoint import build_network, load_network, save_network
 from dermaffinity.config import DataSettings, Page
+from dermaffinity.data.augmentation import training_transform
 from dermaffinity.data.dataset import ManifestDataset, RowImages, read_all
 from dermaffinity.data.library import ImageLibrary
 from dermaffinity.data.manifest import Manifest, read_manifest
 from dermaffinity.data.splits import inner_validation
-from dermaffinity.data.transforms import FixedStage, evaluation_transform, training_transform
-from dermaffinity.errors import ConfigError, TrainingError
-from dermaffinity.files import atomic_write, sweep_partial, write_json
+from dermaffinity.data.transforms import FixedStage, evaluation_transform
+from dermaffinity.errors import BusyError, ConfigError, DermaffinityError, TrackingError
+from dermaffinity.files import atomic_write, hold, sweep_partial, write_json
 from dermaffinity.metrics.classification import classification_metrics, confusion_matrix, minority_classes
 from dermaffinity.reports.figures import confusion_figure, history_figure
 from dermaffinity.results import ExperimentFolder, JobFolder, class_indices, prediction_table, write_table
@@ -35,6 +36,9 @@ from dermaffinity.training.progress import JobProgress
 from dermaffinity.training.trainer import Trainer, predict
 
 Scored = Literal["test", "inner"]
+
+# A process killed a moment ago may have helpers that hold its folder until they notice, after five seconds.
+_PATIENCE = 10.0
 
 
 @dataclass(frozen=True)
@@ -116,37 +120,55 @@ def run_job(job: Job, images: Images, progress: JobProgress) -> None:
     """Trains and scores one fold and seed, going on where an earlier call stopped; what is finished is not done again.
 
     Raises:
-        TrainingError: When training cannot go on, or another process is at this job.
+        TrainingError: When training cannot go on.
+        BusyError: When another process is at this job.
     """
     files = job.files
     if files.finished and (not job.external or files.external.exists()):
         progress.finish(f"{job.label}: finished before")
         return
     fabric = _fabric(job.page)
-    files.path.mkdir(parents=True, exist_ok=True)
-    try:
-        # Under torchrun one process holds the folder for all.
-        with FileLock(files.path / ".lock", timeout=0) if fabric.is_global_zero else nullcontext():
-            _run_locked(job, images, fabric, progress)
-    except Timeout as error:
-        raise TrainingError(f"{files.path}: another process is working on this fold; wait for it or stop it") from error
-
-
-def _run_locked(job: Job, images: Images, fabric: Fabric, progress: JobProgress) -> None:
-    sweep_partial(job.files.path)
-    run = _open_child(job)
-    try:
-        if not job.files.finished:
-            _train_and_score(job, images, fabric, run, progress)
+    # Under torchrun one process holds the folder for all.
+    with hold(files.path, _PATIENCE) if fabric.is_global_zero else nullcontext():
+        if fabric.is_global_zero:
+            sweep_partial(files.path)
+        if not files.finished:
+            run = _open_child(job)
+            with ended_when_stopped(run):
+                _train_and_score(job, images, fabric, run, progress)
+            run.finish("FINISHED")
+            # The job is finished from here on, and not before its tracking run is.
+            if fabric.is_global_zero:
+                files.checkpoint.unlink(missing_ok=True)
         if job.external:
             _score_external(job, images, fabric, progress)
-    except KeyboardInterrupt:
-        run.finish("KILLED")
+
+
+def identity(page: Page) -> dict[str, Any]:
+    """What makes two pages the same experiment: all but where files lie and how many processes read them."""
+    resolved = page.resolved()
+    for section, key in (("data", "root"), ("data", "manifest"), ("training", "workers")):
+        resolved[section].pop(key, None)
+    return resolved
+
+
+def speaks_for_all() -> bool:
+    """Whether this process writes and prints; of those that torchrun starts, the first one."""
+    return "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["RANK"] == "0"
+
+
+@contextmanager
+def ended_when_stopped(*runs: Run) -> Iterator[None]:
+    """Marks tracking runs as ended when an error or Ctrl-C stops what they record."""
+    try:
+        yield
+    except (TrackingError, BusyError):
+        raise  # a store that refused would be waited for again; a run of another process goes on
+    except BaseException as error:
+        with suppress(DermaffinityError):  # the first error is the one to mend
+            for run in runs:
+                run.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         raise
-    except BaseException:
-        run.finish("FAILED")
-        raise
-    run.finish("FINISHED")
 
 
 def _train_and_score(job: Job, images: Images, fabric: Fabric, run: Run, progress: JobProgress) -> None:
@@ -231,7 +253,7 @@ def _score_external(job: Job, images: Images, fabric: Fabric, progress: JobProgr
 def _keep(
     job: Job, manifest: Manifest, trainer: Trainer, tables: dict[str, pd.DataFrame], run: Run, progress: JobProgress
 ) -> None:
-    """Writes and tracks what a job found; ``metrics.json`` last, because it marks the job as finished."""
+    """Writes and tracks what a job found."""
     folder, classes, page = job.files.path, manifest.classes, job.page.resolved()
     sections = {section: page[section] for section in ("backbone", "neck", "head", "data")}
     split = {"split_hash": manifest.split_hash, "fold": job.fold, "seed": job.seed}
@@ -256,7 +278,6 @@ def _keep(
     run.log_figure(confusion_figure(matrix, classes, job.label), "confusion.png")
     run.log_figure(history_figure(history, job.label), "history.png")
     write_json(folder / "metrics.json", metrics)
-    job.files.checkpoint.unlink(missing_ok=True)
     progress.finish(
         f"{job.label}: balanced accuracy {100 * metrics['balanced_accuracy']:.1f} % "
         f"on {len(scored)} {'test' if job.scored == 'test' else 'inner validation'} images"
@@ -269,8 +290,8 @@ def _open_child(job: Job) -> Run:
     known = note.read_text(encoding="utf-8").strip() if note.exists() else None
     tags = {"role": "child", "fold": str(job.fold), "seed": str(job.seed)}
     run = job.tracker.child(job.parent, f"{job.page.name} fold-{job.fold} seed-{job.seed}", run_id=known, tags=tags)
-    run.log_params(job.page.resolved())
-    if run.id != (known or ""):
+    run.log_params(identity(job.page))
+    if run.id and run.id != known:
         with atomic_write(note) as file:
             file.write(run.id)
     return run
@@ -278,8 +299,8 @@ def _open_child(job: Job) -> Run:
 
 def _fabric(page: Page) -> Fabric:
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces the precision for every fold
-    # Under torchrun its environment decides; otherwise one device.
-    devices = "auto" if "TORCHELASTIC_RUN_ID" in os.environ else 1
-    fabric = Fabric(devices=devices, precision=page.training.precision)  # type: ignore[arg-type]
+    # One device, unless torchrun says otherwise.
+    devices, processes = (int(os.environ.get(name, 1)) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
+    fabric = Fabric(devices=devices, num_nodes=processes // devices, precision=page.training.precision)  # type: ignore[arg-type]
     fabric.launch()
     return fabric

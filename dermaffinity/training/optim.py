@@ -38,7 +38,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, progress: float, setting
     """
     warmup = min(settings.warmup_epochs, settings.epochs / 2)
     if progress < warmup:
-        factor = max(progress, 1e-2) / warmup
+        factor = max(progress / warmup, 1e-2)
     else:
         factor = 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (settings.epochs - warmup)))
     for group in optimizer.param_groups:

@@ -73,6 +73,8 @@ class Trainer:
         """
         if checkpoint.exists():
             self._restore(load_checkpoint(checkpoint))
+        else:
+            self._start_head(training)
         on_epoch(self.history)
         settings, fabric = self.settings, self.fabric
         sampler = EpochSampler(
@@ -94,6 +96,7 @@ class Trainer:
             sampler.epoch = epoch
             self.loss.on_epoch_start(epoch)
             row = {"epoch": float(epoch), **self._train_epoch(loader, epoch, on_images)}
+            self._share_buffers()
             predictions = self.predict(validation)
             try:
                 row |= self.loss.on_epoch_end(epoch, predictions)
@@ -121,6 +124,19 @@ class Trainer:
             world_size=self.fabric.world_size,
         )
 
+    @torch.no_grad()
+    def _start_head(self, training: ManifestDataset) -> None:
+        if not self.network.head.starts_from_samples:
+            return
+        # Normalization has no running statistics yet, so the batches' own are used, as in the first step of training.
+        # Every process sees all images and draws the same, because all are seeded alike.
+        self.network.train()
+        # No last batch of one image, which has no variance to normalize by.
+        batch_size = next(size for size in range(_EVALUATION_BATCH, 1, -1) if len(training) % size != 1)
+        loader = evaluation_loader(training, batch_size, self.settings.workers)
+        embeddings = [self.network(images.to(self.fabric.device)).embedding for images, _ in loader]
+        self.network.head.start_from(torch.cat(embeddings), training.labels.to(self.fabric.device))
+
     def _train_epoch(self, loader: Any, epoch: int, on_images: Callable[[int], None]) -> dict[str, float]:
         self.objective.train()
         sums: dict[str, float] = {}
@@ -145,6 +161,12 @@ class Trainer:
             "learning_rate": self.settings.learning_rate * factor,
             "images_per_second": seen * self.fabric.world_size / (time.perf_counter() - started),
         }
+
+    def _share_buffers(self) -> None:
+        # Every process has normalized its own images; the statistics of the first are the ones that are saved.
+        if self.fabric.world_size > 1:
+            for buffer in self.network.buffers():
+                torch.distributed.broadcast(buffer, src=0)
 
     def _should_stop(self, epoch: int) -> bool:
         patience = self.settings.patience

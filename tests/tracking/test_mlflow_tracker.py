@@ -30,7 +30,7 @@ def parent(tracker, request):
 
 
 def open_parent(tracker: Tracker, experiment: str = "hamfit-7", run_id: str | None = None) -> Run:
-    tags = {"method": "affinity", "role": "parent", "split_hash": "c0ffee"}
+    tags = {"method": "affinity", "role": "parent", "split_hash": "c0ffee", "mlflow.runColor": "#1f77b4"}
     return tracker.parent(experiment, "affinity", run_id=run_id, tags=tags, description="Do centers help?")
 
 
@@ -94,6 +94,7 @@ def test_children_carry_their_parent_and_its_tags(tracker, parent):
     assert found.info.run_name == "fold 1"
     assert found.data.tags["mlflow.parentRunId"] == parent.id
     assert found.data.tags["role"] == "child"
+    assert found.data.tags["mlflow.runColor"] == "#1f77b4"
     assert "mlflow.note.content" not in found.data.tags
     assert stored(tracker, parent).data.tags["mlflow.note.content"] == "Do centers help?"
 

@@ -1,0 +1,131 @@
+"""A tiny phantom library, its manifest, and pages small enough to train in seconds."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+_PAGE = """\
+name: tiny
+data: {{manifest: {manifest}, image_size: 32}}
+augmentation: {{class: dermaffinity.data.augmentation.LesionAugmentation, color: 0.1}}
+backbone: {{class: dermaffinity.models.SmallConvNet}}
+neck: {{class: dermaffinity.models.IdentityNeck}}
+head: {{class: dermaffinity.heads.LinearHead}}
+loss: {{class: dermaffinity.losses.CoSenLoss}}
+training: {{epochs: 3, batch_size: 8, learning_rate: 0.02}}
+"""
+
+
+@pytest.fixture(scope="session")
+def phantom_library(tmp_path_factory) -> Path:
+    """A folder of 66 synthetic lesions in ten classes, at most 40 pixels wide."""
+    from dermaffinity.data.adapters.phantom import write_phantom
+
+    folder = tmp_path_factory.mktemp("phantom") / "library"
+    write_phantom(folder, fraction=0.03, image_size=40)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def phantom_manifest(phantom_library) -> Path:
+    """The five-class manifest of the library, in three folds by patient; do not write to it."""
+    from dermaffinity.data.adapters.phantom import PhantomAdapter
+    from dermaffinity.data.manifest import write_manifest
+
+    path = phantom_library.parent / "phantom-5.csv"
+    write_manifest(PhantomAdapter(phantom_library, experiment="5-class").prepare(folds=3), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_page(phantom_manifest) -> Path:
+    """A page of three epochs with CoSen, whose cost matrix a checkpoint must carry; do not write to it."""
+    path = phantom_manifest.parent / "tiny.yaml"
+    path.write_text(_PAGE.format(manifest=phantom_manifest))
+    return path
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a command left: its exit code, negative for a signal, and what it wrote."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+class Commands:
+    """Runs ``dermaffinity`` commands in processes of their own that can be killed."""
+
+    def __init__(self) -> None:
+        script = Path(__file__).with_name("forked_commands.py")
+        # Threads that wait for one another are slow where other programs are busy.
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        self.server = subprocess.Popen(
+            [sys.executable, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+
+    def run(self, *argv: str, folder: Path, signals=()) -> Finished:
+        """Args: ``signals`` are (function's import path, number of the call, "before" or "after", signal)."""
+        return self.wait(self.start(*argv, folder=folder, signals=signals), folder)
+
+    def start(self, *argv: str, folder: Path, signals=(), environment=None) -> int:
+        start = {"argv": argv, "folder": str(folder), "environment": environment or {}, "signals": signals}
+        return self._ask({"start": start})
+
+    def wait(self, pid: int, folder: Path) -> Finished:
+        code = self._ask({"wait": pid})
+        return Finished(code, *((folder / f"{name}-{pid}.txt").read_text() for name in ("stdout", "stderr")))
+
+    def _ask(self, request: dict) -> int:
+        self.server.stdin.write(json.dumps(request) + "\n")
+        self.server.stdin.flush()
+        return int(self.server.stdout.readline())
+
+
+@pytest.fixture(scope="session")
+def commands():
+    if not hasattr(os, "fork"):
+        pytest.skip("needs fork")
+    started = Commands()
+    yield started
+    started.server.stdin.close()
+    started.server.wait(timeout=60)
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory) -> Path:
+    """A fresh MLflow store to copy, because making one takes seconds."""
+    from dermaffinity.tracking.mlflow_tracker import MlflowTracker
+
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    MlflowTracker(f"sqlite:///{path}").call(lambda client: client.search_experiments())
+    return path
+
+
+@pytest.fixture(scope="session")
+def fresh_folder(tmp_path_factory, empty_store) -> Callable[[str], Path]:
+    """Makes a folder with a store."""
+
+    def make(name: str) -> Path:
+        folder = tmp_path_factory.mktemp(name)
+        shutil.copy(empty_store, folder / "mlflow.db")
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(commands, fresh_folder, tiny_page) -> Path:
+    """The folder of the tiny experiment, run without any interruption; do not write to it."""
+    folder = fresh_folder("uninterrupted")
+    finished = commands.run("crossval", str(tiny_page), folder=folder)
+    assert finished.code == 0, finished.stderr
+    return folder

@@ -1,0 +1,86 @@
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from dermaffinity.data.augmentation import LesionAugmentation, training_transform
+from dermaffinity.data.dataset import Draw, ManifestDataset, RowImages, read_all
+from dermaffinity.data.library import ImageLibrary
+from dermaffinity.data.transforms import FixedStage, evaluation_transform
+from dermaffinity.errors import DataError
+
+
+def pictures(count: int) -> list[np.ndarray]:
+    return list(np.random.default_rng(0).integers(0, 256, (count, 20, 24, 3), dtype=np.uint8))
+
+
+def augmented(images: list[np.ndarray], seed: int = 0) -> ManifestDataset:
+    return ManifestDataset(images, np.arange(len(images)) % 3, training_transform(LesionAugmentation(16)), seed=seed)
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> ImageLibrary:
+    for number, image in enumerate(pictures(3)):
+        Image.fromarray(image).save(tmp_path / f"{number}.png")
+    mask = np.zeros((20, 24), dtype=np.uint8)
+    mask[4:12, 6:14] = 255
+    Image.fromarray(mask).save(tmp_path / "0_mask.png")
+    return ImageLibrary(tmp_path)
+
+
+def rows_of(images: list[str], masks: list[object]) -> pd.DataFrame:
+    return pd.DataFrame({"image": images, "mask": masks})
+
+
+def test_images_are_decoded_and_pass_the_fixed_stage(library):
+    images = RowImages(library, rows_of(["0.png", "1.png"], ["0_mask.png", None]), FixedStage(20, None))
+    assert len(images) == 2
+    assert np.array_equal(images[1], pictures(3)[1])
+
+
+def test_a_lesion_crop_uses_the_mask_of_the_row_and_none_where_there_is_none(library):
+    rows = rows_of(["0.png", "1.png", "2.png"], ["0_mask.png", np.nan, ""])
+    images = RowImages(library, rows, FixedStage(8, 0.0))
+    assert np.array_equal(images[0], pictures(3)[0][4:12, 6:14])
+    stage = FixedStage(8, None)
+    assert np.array_equal(images[1], stage((pictures(3)[1], None)))
+    assert np.array_equal(images[2], stage((pictures(3)[2], None)))
+
+
+def test_reading_all_keeps_the_order_and_reports_progress(library):
+    names = ["2.png", "0.png", "1.png", "0.png"]
+    seen = []
+    stage = FixedStage(20, None)
+    decoded = read_all(RowImages(library, rows_of(names, [None] * 4), stage), lambda *state: seen.append(state))
+    expected = [pictures(3)[int(name[0])] for name in names]
+    assert all(np.array_equal(a, b) for a, b in zip(decoded, expected, strict=True))
+    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_a_missing_image_stops_the_reading_and_is_named(library):
+    with pytest.raises(DataError, match=r"absent\.png: no such file"):
+        read_all(RowImages(library, rows_of(["0.png", "absent.png"], [None] * 2), FixedStage(20, None)))
+
+
+def test_an_item_is_the_transformed_image_and_its_label():
+    images = pictures(4)
+    dataset = ManifestDataset(images, np.array([2, 0, 1, 2]), evaluation_transform(16))
+    tensor, label = dataset[Draw(0, 3)]
+    assert len(dataset) == 4
+    assert label.item() == 2
+    assert label.dtype == torch.long
+    assert torch.equal(tensor, evaluation_transform(16)(images[3]))
+
+
+def test_an_augmented_image_depends_on_seed_epoch_and_row_and_on_nothing_else():
+    images = pictures(1) * 3  # equal content, so that only the random part differs
+    dataset = augmented(images)
+    first = dataset[Draw(0, 1)][0]
+    assert not torch.equal(first, dataset[Draw(1, 1)][0])
+    assert not torch.equal(first, dataset[Draw(0, 2)][0])
+    assert not torch.equal(first, augmented(images, seed=1)[Draw(0, 1)][0])
+    assert torch.equal(first, dataset[Draw(0, 1)][0])  # after other draws, in whatever order
+    assert torch.equal(first, augmented(images)[Draw(0, 1)][0])

@@ -1,0 +1,208 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from dermaffinity.data.augmentation import LesionAugmentation, NoAugmentation, training_transform
+from dermaffinity.data.transforms import (
+    CentralSquare,
+    CropToLesion,
+    FixedStage,
+    Normalize,
+    ResizeShortSide,
+    evaluation_transform,
+)
+
+
+def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def disk(height: int, width: int, radius: float) -> np.ndarray:
+    """A white disk in the middle of a black image."""
+    y, x = np.mgrid[:height, :width]
+    inside = (y - (height - 1) / 2) ** 2 + (x - (width - 1) / 2) ** 2 <= radius**2
+    return np.repeat(inside[..., None].astype(np.uint8) * 255, 3, axis=2)
+
+
+def extent(image: np.ndarray) -> tuple[int, int]:
+    """Height and width of what is bright."""
+    bright = image[..., 0] > 127
+    return int(bright.any(axis=1).sum()), int(bright.any(axis=0).sum())
+
+
+def boxed_mask(height: int, width: int, top: int, bottom: int, left: int, right: int) -> np.ndarray:
+    mask = np.zeros((height, width), dtype=bool)
+    mask[top:bottom, left:right] = True
+    return mask
+
+
+def test_the_lesion_crop_of_a_worked_example():
+    # A box of 10 x 20 pixels around row 45, column 60; margin 0.25 makes the side 30.
+    image, mask = picture(100, 120), boxed_mask(100, 120, 40, 50, 50, 70)
+    crop = CropToLesion(0.25)((image, mask))
+    assert np.array_equal(crop, image[30:60, 45:75])
+
+
+def test_at_the_border_the_crop_is_moved_and_keeps_its_size():
+    image, mask = picture(100, 120), boxed_mask(100, 120, 0, 10, 110, 120)
+    assert np.array_equal(CropToLesion(0.5)((image, mask)), image[0:20, 100:120])
+
+
+def test_a_crop_larger_than_the_image_is_cut():
+    image, mask = picture(40, 120), boxed_mask(40, 120, 5, 35, 40, 100)
+    assert np.array_equal(CropToLesion(0.1)((image, mask)), image[:, 34:106])
+
+
+@pytest.mark.parametrize("mask", [None, np.zeros((30, 40), dtype=bool)], ids=["no mask", "empty mask"])
+def test_without_a_foreground_the_image_is_returned_whole(mask):
+    image = picture(30, 40)
+    assert CropToLesion(0.2)((image, mask)) is image
+
+
+@given(st.data())
+@settings(deadline=None, max_examples=60)
+def test_the_crop_contains_the_whole_lesion_and_is_as_square_as_the_image_allows(data):
+    height, width = data.draw(st.integers(1, 60)), data.draw(st.integers(1, 60))
+    top, left = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))
+    bottom, right = data.draw(st.integers(top + 1, height)), data.draw(st.integers(left + 1, width))
+    margin = data.draw(st.floats(0, 2))
+    mask = boxed_mask(height, width, top, bottom, left, right)
+    image = np.repeat(mask[..., None].astype(np.uint8), 3, axis=2)
+    crop = CropToLesion(margin)((image, mask))
+    side = round(max(bottom - top, right - left) * (1 + 2 * margin))
+    assert crop[..., 0].sum() == mask.sum()
+    assert crop.shape == (min(side, height), min(side, width), 3)
+
+
+@pytest.mark.parametrize(("height", "width"), [(300, 400), (400, 300), (64, 64), (30, 20), (301, 555)])
+def test_the_shorter_side_gets_the_asked_size_and_the_aspect_is_kept(height, width):
+    resized = ResizeShortSide(64)(picture(height, width))
+    assert min(resized.shape[:2]) == 64
+    assert resized.shape[1] / resized.shape[0] == pytest.approx(width / height, rel=0.02)
+    assert resized.dtype == np.uint8
+
+
+@pytest.mark.parametrize(("height", "width"), [(300, 200), (150, 280), (120, 600)])
+def test_a_circle_stays_a_circle(height, width):
+    resized = ResizeShortSide(64)(disk(height, width, 50))
+    tall, wide = extent(resized)
+    assert abs(tall - wide) <= 1
+    assert tall == pytest.approx(100 * 64 / min(height, width), abs=1.5)
+
+
+@pytest.mark.parametrize(("height", "width"), [(20, 1000), (1000, 20)])
+def test_of_a_strip_only_the_middle_is_kept(height, width):
+    resized = ResizeShortSide(16)(picture(height, width))
+    assert sorted(resized.shape[:2]) == [16, 32]
+
+
+def test_an_image_of_the_right_size_is_not_changed():
+    image = picture(32, 48)
+    assert np.array_equal(ResizeShortSide(32)(image), image)
+
+
+def test_shrinking_averages_instead_of_picking_pixels():
+    checkerboard = np.indices((256, 256)).sum(axis=0) % 2 * 255
+    resized = ResizeShortSide(16)(np.repeat(checkerboard[..., None].astype(np.uint8), 3, axis=2))
+    assert resized.min() > 110
+    assert resized.max() < 145
+
+
+def test_the_fixed_stage_crops_only_when_asked_to():
+    image, mask = picture(100, 120), boxed_mask(100, 120, 40, 60, 50, 70)
+    whole, cropped = FixedStage(32, None), FixedStage(32, 0.1)
+    assert not whole.needs_mask
+    assert cropped.needs_mask
+    assert np.array_equal(whole((image, mask)), ResizeShortSide(32)(image))
+    assert np.array_equal(cropped((image, mask)), ResizeShortSide(32)(image[38:62, 48:72]))
+
+
+def test_the_central_square_is_central():
+    image = picture(32, 49)
+    assert np.array_equal(CentralSquare(32)(image), image[:, 8:40])
+
+
+def test_normalization_is_that_of_torchvision():
+    from torchvision.transforms import functional as F
+
+    image = picture(8, 9)
+    expected = F.normalize(F.to_tensor(Image.fromarray(image)), [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    normalized = Normalize()(image)
+    assert normalized.dtype == torch.float32
+    torch.testing.assert_close(normalized, expected)
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (32, 64), (47, 32), (33, 32)])
+def test_no_augmentation_is_the_evaluation_transform(height, width):
+    image = picture(height, width)
+    assert torch.equal(training_transform(NoAugmentation(32))(image), evaluation_transform(32)(image))
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (32, 64), (50, 32)])
+@pytest.mark.parametrize("holes", [0.0, 1.0])
+def test_an_augmented_image_is_a_square_of_the_asked_size(height, width, holes):
+    transform = training_transform(LesionAugmentation(32, holes=holes)).set_random_state(seed=0)
+    for _ in range(5):
+        augmented = transform(picture(height, width))
+        assert augmented.shape == (3, 32, 32)
+        assert torch.isfinite(augmented).all()
+
+
+def augmented_versions(seed: int, count: int = 4) -> torch.Tensor:
+    transform = training_transform(LesionAugmentation(32, holes=0.5)).set_random_state(seed=seed)
+    return torch.stack([transform(picture(32, 40)) for _ in range(count)])
+
+
+def test_augmentation_repeats_with_the_seed_and_only_with_it():
+    versions = augmented_versions(1)
+    assert torch.equal(versions, augmented_versions(1))
+    assert not torch.equal(versions, augmented_versions(2))
+    assert len({tuple(version.flatten().tolist()) for version in versions}) == len(versions)
+
+
+def test_augmentation_is_untouched_by_the_global_random_states():
+    import random
+
+    first = augmented_versions(1)
+    random.seed(9)
+    np.random.seed(9)
+    torch.manual_seed(9)
+    assert torch.equal(first, augmented_versions(1))
+
+
+def test_augmentation_leaves_its_input_alone():
+    image = picture(32, 40)
+    before = image.copy()
+    training_transform(LesionAugmentation(32, holes=1.0)).set_random_state(seed=0)(image)
+    assert np.array_equal(image, before)
+
+
+def test_without_color_changes_a_plain_image_stays_plain():
+    image = np.full((32, 32, 3), (200, 120, 90), dtype=np.uint8)
+    augmentation = LesionAugmentation(32, color=0.0)
+    augmentation.set_random_state(seed=0)
+    for _ in range(10):
+        assert np.abs(augmentation(image).astype(int) - image).max() <= 1  # rounding of the color conversion
+
+
+def test_no_black_corner_marks_a_rotation():
+    augmentation = LesionAugmentation(32, color=0.0)
+    augmentation.set_random_state(seed=0)
+    assert min(augmentation(np.full((32, 40, 3), 200, dtype=np.uint8)).min() for _ in range(20)) > 190
+
+
+@pytest.mark.parametrize(
+    ("hyper_parameters", "message"),
+    [
+        ({"smallest_scale": 0.0}, r"smallest_scale must be in \(0, 1\], got 0.0"),
+        ({"smallest_scale": 1.5}, r"smallest_scale must be in \(0, 1\], got 1.5"),
+        ({"color": -0.1}, r"color must be in \[0, 1\], got -0.1"),
+        ({"holes": 2.0}, r"holes must be in \[0, 1\], got 2.0"),
+    ],
+)
+def test_impossible_hyper_parameters_are_refused(hyper_parameters, message):
+    with pytest.raises(ValueError, match=message):
+        LesionAugmentation(32, **hyper_parameters)

@@ -1,0 +1,100 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from dermaffinity.errors import ConfigError
+from dermaffinity.models import ResNet18, SmallConvNet
+from dermaffinity.models import backbones as module
+
+
+@pytest.fixture(scope="module")
+def random_state() -> dict[str, torch.Tensor]:
+    """A torchvision ResNet-18 state_dict as the ImageNet file is laid out, with its last layer."""
+    from torchvision.models import resnet18
+
+    torch.manual_seed(3)
+    return resnet18(weights=None).state_dict()
+
+
+def test_features_of_resnet18_are_those_of_torchvision_before_its_last_layer(random_state, tmp_path):
+    from torchvision.models import resnet18
+
+    path = tmp_path / "resnet18.pth"
+    torch.save(random_state, path)
+    reference = resnet18(weights=None)
+    reference.load_state_dict(random_state)
+    backbone, images = ResNet18(weights=str(path)).eval(), torch.randn(2, 3, 48, 64)
+    features = backbone(images)
+    assert features.shape == (2, backbone.num_features)
+    assert (features >= 0).all()
+    torch.testing.assert_close(reference.fc(features), reference.eval()(images))
+
+
+def test_imagenet_means_the_weights_that_torchvision_downloads(monkeypatch, random_state):
+    asked = []
+    monkeypatch.setattr(module, "_download", lambda weights: asked.append(weights.name) or random_state)
+    backbone = ResNet18()
+    assert asked == ["IMAGENET1K_V1"]
+    assert torch.equal(backbone.network.conv1.weight, random_state["conv1.weight"])
+
+
+def test_without_a_connection_the_error_says_how_to_go_on(monkeypatch):
+    from torchvision.models import ResNet18_Weights
+
+    def fail(self, *arguments, **options):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(ResNet18_Weights, "get_state_dict", fail)
+    with pytest.raises(ConfigError, match=r"no route to host.*backbone\.weights=PATH.*backbone\.weights=null"):
+        ResNet18(weights="imagenet")
+
+
+def test_a_missing_weights_file_is_named():
+    with pytest.raises(ConfigError, match=r"no file nowhere\.pth; allowed are 'imagenet', null, or the path"):
+        ResNet18(weights="nowhere.pth")
+
+
+def test_a_file_that_is_no_state_dict_is_refused(tmp_path):
+    path = tmp_path / "weights.pth"
+    path.write_bytes(b"not a tensor")
+    with pytest.raises(ConfigError, match=r"weights\.pth is not a state_dict that torch can read$"):
+        ResNet18(weights=str(path))
+
+
+def test_a_pickled_object_is_refused_unread(tmp_path):
+    torch.save({"network": Path("x")}, tmp_path / "weights.pth")
+    with pytest.raises(ConfigError, match=r"is not a state_dict that torch can read$"):
+        ResNet18(weights=str(tmp_path / "weights.pth"))
+
+
+def test_the_weights_of_another_network_are_refused_with_the_first_difference(tmp_path, random_state):
+    other = dict(random_state) | {"fc.weight": torch.zeros(7, 512)}
+    del other["bn1.bias"]
+    torch.save(other, tmp_path / "weights.pth")
+    with pytest.raises(ConfigError, match=r"not a torchvision ResNet-18 state_dict; 2 of its entries.*'bn1\.bias'"):
+        ResNet18(weights=str(tmp_path / "weights.pth"))
+
+
+def test_random_weights_differ_with_the_seed_and_agree_without():
+    def first_kernel(seed: int) -> torch.Tensor:
+        torch.manual_seed(seed)
+        return ResNet18(weights=None).network.conv1.weight
+
+    assert torch.equal(first_kernel(0), first_kernel(0))
+    assert not torch.equal(first_kernel(0), first_kernel(1))
+
+
+@pytest.mark.parametrize("size", [16, 64])
+def test_the_small_network_gives_128_features_of_any_size(size):
+    features = SmallConvNet()(torch.randn(2, 3, size, size))
+    assert features.shape == (2, SmallConvNet.num_features)
+    assert (features >= 0).all()
+
+
+@pytest.mark.parametrize("build", [SmallConvNet, lambda: ResNet18(weights=None)], ids=["SmallConvNet", "ResNet18"])
+def test_each_image_alone_equals_the_batch(build):
+    torch.manual_seed(0)
+    backbone, images = build().eval(), torch.randn(3, 3, 32, 32)
+    alone = torch.cat([backbone(image[None]) for image in images])
+    torch.testing.assert_close(backbone(images), alone, rtol=1e-4, atol=1e-5)

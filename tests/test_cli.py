@@ -1,0 +1,183 @@
+"""The words a user types: what works, and one clear message for everything that does not."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from dermaffinity.data.manifest import read_manifest
+
+HELP = """
+import json, sys
+from typer.main import get_command
+from typer.testing import CliRunner
+from dermaffinity.cli import app
+texts = {verb: CliRunner().invoke(app, [verb, "--help"]).output for verb in get_command(app).commands}
+heavy = [name for name in ("torch", "monai", "mlflow", "numpy", "pandas", "matplotlib") if name in sys.modules]
+print(json.dumps([texts, heavy]))
+"""
+
+
+def test_every_verb_has_a_help_with_an_example_that_costs_no_heavy_import():
+    done = subprocess.run([sys.executable, "-c", HELP], capture_output=True, text=True, check=True)
+    texts, heavy = json.loads(done.stdout)
+    assert set(texts) >= {"prepare", "verify", "crossval", "compare", "demo", "ui"}
+    for verb, text in texts.items():
+        assert f"Example: dermaffinity {verb}" in " ".join(text.split())
+    assert heavy == []
+
+
+@pytest.fixture(scope="module")
+def desk(fresh_folder, phantom_manifest, tiny_page):
+    """A folder with what a user could get wrong: a page, its manifest, a finished experiment of another split."""
+    folder = fresh_folder("desk")
+    shutil.copy(phantom_manifest, folder / "good.csv")
+    shutil.copy(phantom_manifest.with_suffix(".root"), folder / "good.root")
+    shutil.copy(phantom_manifest, folder / "rootless.csv")
+    shutil.copy(phantom_manifest, folder / "lost.csv")
+    (folder / "lost.root").write_text(f"{folder / 'nowhere'}\n")
+    shutil.copy(phantom_manifest, folder / "vanished.csv")
+    images = shutil.copytree(phantom_manifest.parent / "library", folder / "vanished")
+    (images / read_manifest(phantom_manifest).rows["image"][3]).unlink()
+    (folder / "vanished.root").write_text(f"{images}\n")
+    edited = phantom_manifest.read_text().replace(",AK,", ",SK,", 1)
+    (folder / "edited.csv").write_text(edited)
+    (folder / "empty").mkdir()
+    page = tiny_page.read_text().replace(str(phantom_manifest), "good.csv")
+    (folder / "page.yaml").write_text(page)
+    (folder / "bad.yaml").write_text(page.replace("epochs: 3", "epoch: 3").replace("image_size: 32", "image_size: big"))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("code", "words", "message"),
+    [
+        (2, "prepare dermofitt empty", "There is no adapter 'dermofitt'.*Did you mean 'dermofit'"),
+        (1, "prepare dermofit nowhere", "dermofit: no folder or archive nowhere. Dermofit is licensed"),
+        (1, "prepare dermofit empty", "empty"),
+        (2, "prepare dermofit empty --folds 1", "'--folds'"),
+        (2, "prepare dermofit empty --folds many", "'--folds'"),
+        (2, "prepare dermofit empty --protocol patient", "--protocol patient: allowed are group and image"),
+        (2, "prepare dermofit empty --experiment 7-class", "experiment: .*'10-class' or '5-class', got '7-class'"),
+        (2, "prepare phantom empty --partial", "are not options of this adapter\n  - partial: unknown key"),
+        (2, "prepare image_folder empty --set groups", "--set groups: write key=value"),
+        (2, "prepare image_folder empty --set groups=[", r"--set groups=\[: '\[' is not a YAML value"),
+        (1, "verify nowhere.csv", "nowhere.csv: no such manifest; make one with `dermaffinity prepare`"),
+        (1, "verify edited.csv", "edited.csv: this manifest cannot be used.*\n.*the split hash differs"),
+        (2, "verify rootless.csv", "rootless.csv: the folder of its images is not known here.* --root FOLDER"),
+        (1, "verify lost.csv", "nowhere"),
+        (2, "crossval nothing.yaml", "there is no page nothing.yaml.*demo_affinity"),
+        (2, "crossval demo_afinity", "there is no page demo_afinity.*did you mean 'demo_affinity'"),
+        (2, "crossval bad.yaml", "bad.yaml: this page.*\n  - data.image_size.*\n  - training.epoch: .*"),
+        (2, "crossval page.yaml --folds 3", "--folds 3: phantom-5 has the folds 0 to 2"),
+        (2, "crossval page.yaml --folds all", "--folds all: write numbers with commas between, such as 0,1,2"),
+        (2, "crossval page.yaml --seeds 1;2", "--seeds 1;2: write numbers with commas between"),
+        (2, "crossval page.yaml --launcher slurm", "--launcher slurm: allowed are inline and local"),
+        (2, "crossval page.yaml --set training.epochs", "--set training.epochs: write key=value"),
+        (2, "crossval page.yaml --external", "--external: good.csv has no external images"),
+        (1, "crossval page.yaml --set data.manifest=nowhere.csv", "nowhere.csv: no such manifest"),
+        (1, "crossval page.yaml --set data.manifest=edited.csv", "the split hash differs"),
+        (2, "crossval page.yaml --set data.manifest=rootless.csv", "rootless.csv: the folder of its images is not"),
+        (1, "crossval page.yaml --set data.manifest=lost.csv", "expected the folder or .zip archive.*found nothing"),
+        (1, "crossval page.yaml --tracking-uri mlruns", "mlruns is not a tracking store"),
+        (1, "compare nothing other", "nothing: no experiment of that name under runs; there is none"),
+        (2, "compare", "Missing argument"),
+        (2, "crossval page.yaml --fold 1", "No such option: --fold"),
+    ],
+)  # fmt: skip
+def test_a_mistake_gets_one_clear_message(commands, desk, code, words, message):
+    done = commands.run(*words.split(), folder=desk)
+    assert done.code == code, done.stderr
+    assert re.search(message, done.stderr), done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert done.stdout == ""
+    assert not (desk / "runs").exists()  # nothing was begun
+
+
+def test_images_that_have_vanished_are_named_and_the_same_command_works_when_they_are_back(
+    commands, desk, fresh_folder, phantom_manifest
+):
+    folder = fresh_folder("vanished")
+    options = ("crossval", str(desk / "page.yaml"), "--folds", "0", "--set", "training.epochs=1", "--set")
+    done = commands.run(*options, f"data.manifest={desk / 'vanished.csv'}", folder=folder)
+    assert done.code == 1
+    assert read_manifest(phantom_manifest).rows["image"][3] in done.stderr
+    assert "Traceback" not in done.stderr
+    done = commands.run(*options, f"data.manifest={desk / 'good.csv'}", folder=folder)
+    assert done.code == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def compared(commands, fresh_folder, phantom_library, tiny_page):
+    """Prepared, verified, trained with two losses, and compared."""
+    folder = fresh_folder("whole")
+    prepared = commands.run(
+        "prepare", "dermofit", str(phantom_library), "--experiment", "5-class", "--partial", folder=folder
+    )
+    assert prepared.code == 0, prepared.stderr
+    (manifest,) = (folder / "data_manifests").glob("*.csv")
+    assert f"Next: dermaffinity verify data_manifests/{manifest.name}" in prepared.stdout
+    verified = commands.run("verify", str(manifest), folder=folder)
+    assert verified.code == 0, verified.stdout + verified.stderr
+
+    page = yaml.safe_load(tiny_page.read_text())
+    page["data"]["manifest"] = f"data_manifests/{manifest.name}"
+    page["training"]["epochs"] = 1
+    (folder / "my_cosen.yaml").write_text(yaml.safe_dump({**page, "name": "my_cosen"}))
+    loss = {"class": "dermaffinity.losses.CrossEntropyLoss"}
+    (folder / "my_softmax.yaml").write_text(yaml.safe_dump({**page, "name": "my_softmax", "loss": loss}))
+    trained = commands.run("crossval", "my_cosen.yaml", "my_softmax.yaml", "--quiet", folder=folder)
+    assert trained.code == 0, trained.stderr
+    assert trained.stderr == ""
+    return folder, trained
+
+
+def test_a_library_is_prepared_verified_trained_on_and_compared(compared):
+    folder, trained = compared
+    assert "Gain over my_cosen" in trained.stdout
+    assert trained.stdout.splitlines()[-1].startswith("Next: dermaffinity ui")
+    written = {path.name for path in (folder / "runs/compare").iterdir()}
+    assert written == {"comparison.md", "measures.csv", "gains.csv", "tests.csv", "recall.png", "gain.png"}
+
+
+def test_compare_refuses_what_cannot_be_paired(commands, compared):
+    folder, _ = compared
+    assert commands.run("compare", "my_cosen", "my_softmax", folder=folder).code == 0
+    missing = commands.run("compare", "my_cosen", "my_softmax", "--baseline", "ldam", folder=folder)
+    assert missing.code == 1
+    assert "--baseline ldam: none of my_cosen, my_softmax fits" in missing.stderr
+    alone = commands.run("compare", "my_cosen", "--baseline", "my_cosen", folder=folder)
+    assert alone.code == 1
+    assert "name at least two experiments" in alone.stderr
+    unknown = commands.run("compare", "my_cosen", "my_sofmax", folder=folder)
+    assert unknown.code == 1
+    assert "there is my_cosen, my_softmax" in unknown.stderr
+
+    description = json.loads((folder / "runs/my_softmax/experiment.json").read_text())
+    description["identity"]["split_hash"] = "0" * 64
+    (folder / "runs/other").mkdir()
+    (folder / "runs/other/experiment.json").write_text(json.dumps(description))
+    differing = commands.run("compare", "my_cosen", "other", folder=folder)
+    assert differing.code == 1
+    assert "were run on different splits" in differing.stderr
+    assert "  - other: " in differing.stderr
+    for done in (missing, alone, unknown, differing):
+        assert "Traceback" not in done.stderr
+
+
+def test_verify_ends_with_one_when_something_would_spoil_a_run(commands, desk):
+    done = commands.run("verify", "vanished.csv", folder=desk)
+    assert done.code == 1
+    assert "Traceback" not in done.stderr
+    assert "error" in done.stdout
+    assert "Next:" not in done.stdout
+
+
+def test_a_manifest_that_cannot_be_written_is_refused_in_words(commands, desk, phantom_library):
+    done = commands.run("prepare", "phantom", str(phantom_library), "--out", "page.yaml/sub.csv", folder=desk)
+    assert done.code == 1
+    assert "sub.csv: cannot be written" in done.stderr

@@ -1,0 +1,348 @@
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dermaffinity.config import Page, check_arguments, flatten, import_class, read_page, shipped_pages
+from dermaffinity.errors import ConfigError
+from dermaffinity.heads import AffinityHead, LinearHead
+from dermaffinity.losses import AffinityLoss
+
+PAGE = {
+    "name": "trial",
+    "data": {"manifest": "trial.csv", "image_size": 32},
+    "augmentation": {"class": "dermaffinity.data.augmentation.NoAugmentation"},
+    "backbone": {"class": "dermaffinity.models.SmallConvNet"},
+    "neck": {"class": "dermaffinity.models.IdentityNeck"},
+    "head": {"class": "dermaffinity.heads.AffinityHead", "sigma": 2.0},
+    "loss": {"class": "dermaffinity.losses.AffinityLoss"},
+    "training": {"epochs": 3},
+}
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes a page with the given sections changed; None removes one."""
+
+    def write_page(file: str = "trial.yaml", /, **sections) -> Path:
+        values = {key: value for key, value in (PAGE | sections).items() if value is not None}
+        path = tmp_path / file
+        path.write_text(yaml.safe_dump(values), encoding="utf-8")
+        return path
+
+    return write_page
+
+
+def problems_of(path: Path, overrides=()) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        read_page(path, overrides)
+    assert caught.value.message == f"{path}: this page does not describe an experiment"
+    return list(caught.value.problems)
+
+
+def test_a_page_gives_its_values_and_the_defaults_of_the_rest(write):
+    page = read_page(write())
+    assert page.name == "trial"
+    assert page.data.manifest == Path("trial.csv")
+    assert page.training.epochs == 3
+    assert page.training.batch_size == 32
+    assert page.plugins == ()
+
+
+def test_sections_build_their_class_with_facts_and_hyper_parameters(write):
+    head = read_page(write()).head.build(16, 4)
+    assert isinstance(head, AffinityHead)
+    assert head.centers.shape == (4, 5, 16)
+    assert head.sigma == 2.0
+
+
+def test_the_resolved_page_names_every_default_and_reads_back_as_the_same_page(write, tmp_path):
+    page = read_page(write())
+    resolved = page.resolved()
+    assert resolved["head"] == {
+        "class": "dermaffinity.heads.AffinityHead",
+        "centers_per_class": 5,
+        "sigma": 2.0,
+        "distance": "l2",
+        "similarity": "gaussian",
+        "unit_centers": False,
+        "start": "random",
+    }
+    assert resolved["loss"]["margin"] == 0.75
+    assert resolved["training"]["learning_rate"] == 0.01
+    again = tmp_path / "again.yaml"
+    again.write_text(yaml.safe_dump(resolved), encoding="utf-8")
+    assert read_page(again).resolved() == resolved
+
+
+def test_equal_experiments_resolve_alike_however_they_are_written(write):
+    short = read_page(write("short.yaml"))
+    long = read_page(write("long.yaml", head=PAGE["head"] | {"centers_per_class": 5, "distance": "l2"}))
+    assert short.resolved() == long.resolved()
+
+
+def test_pages_cannot_be_changed(write):
+    page = read_page(write())
+    with pytest.raises(ValueError, match="frozen"):
+        page.training.epochs = 5  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("sections", "problem"),
+    [
+        ({"trainig": {"epochs": 3}}, "trainig: unknown key (did you mean 'training'?)"),
+        ({"training": {"epoch": 3}}, "training.epoch: unknown key (did you mean 'epochs'?)"),
+        ({"training": {"epochs": "many"}}, "training.epochs: input should be a valid integer"),
+        ({"training": {"epochs": 0}}, "training.epochs: input should be greater than or equal to 1, got 0"),
+        ({"training": {"precision": "half"}}, "training.precision: string should match pattern"),
+        ({"training": 5}, "training: input should be a valid dictionary"),
+        ({"data": {"manifest": "x.csv", "image_size": 8}}, "data.image_size: input should be greater than or equal"),
+        ({"data": {}}, "data.manifest: missing"),
+        ({"head": None}, "head: missing"),
+        ({"name": "a/b"}, "name: string should match pattern"),
+        ({"plugins": 5}, "plugins: input should be a valid tuple"),
+        ({"head": {"sigma": 1}}, "head.class: missing"),
+        ({"head": "dermaffinity.heads.LinearHead"}, "head: input should be a valid dictionary"),
+        ({"head": {"class": "dermaffinity.heads.AffinityHed"}}, "(did you mean 'AffinityHead'?)"),
+        (
+            {"head": {"class": "dermaffinity.head.LinearHead"}},
+            "head.class 'dermaffinity.head.LinearHead': cannot import",
+        ),
+        (
+            {"head": {"class": "dermaffinity.heads.AffinityHead", "centres_per_class": 3}},
+            "head.centres_per_class: AffinityHead takes no such key (did you mean 'centers_per_class'?)",
+        ),
+        (
+            {"backbone": {"class": "dermaffinity.models.SmallConvNet", "width": 3}},
+            "backbone.width: SmallConvNet takes no such key; allowed: none",
+        ),
+        (
+            {"head": {"class": "dermaffinity.heads.AffinityHead", "sigma": "wide"}},
+            "head.sigma: input should be a valid number, unable to parse string as a number, got 'wide'",
+        ),
+        (
+            {"head": {"class": "dermaffinity.heads.AffinityHead", "distance": "l3"}},
+            "head.distance: input should be 'l2' or 'l1', got 'l3'",
+        ),
+        (
+            {"head": {"class": "dermaffinity.heads.AffinityHead", "sigma": -1}},
+            "head: sigma must be positive because it is a width, got -1",
+        ),
+        (
+            {"neck": {"class": "dermaffinity.models.UnitNeck", "dim": 1}},
+            "neck: dim must be at least 2, got 1",
+        ),
+        (
+            {"loss": {"class": "dermaffinity.losses.AffinityLoss", "margin": 1.5}},
+            "loss: margin must be in (0, 1] because similarities are, got 1.5",
+        ),
+        (
+            {"augmentation": {"class": "dermaffinity.data.augmentation.LesionAugmentation", "color": 3}},
+            "augmentation: color must be in [0, 1], got 3",
+        ),
+        (
+            {"head": {"class": "dermaffinity.losses.AffinityLoss"}},
+            "head.class: 'dermaffinity.losses.AffinityLoss' is not a Head; dermaffinity has AffinityHead, LinearHead",
+        ),
+        ({"head": {"class": "dermaffinity.heads.Head"}}, "head.class: 'dermaffinity.heads.Head' is not a Head"),
+        ({"backbone": {"class": "dermaffinity.models.Backbone"}}, "'dermaffinity.models.Backbone' is not a Backbone"),
+        ({"neck": {"class": "dermaffinity.models.Neck"}}, "dermaffinity has BatchNormNeck, IdentityNeck, UnitNeck"),
+        (
+            {"head": {"class": "torch.nn.Linear"}},
+            "head.class: 'torch.nn.Linear' is outside dermaffinity; list its module under plugins: to allow it",
+        ),
+        (
+            {"loss": {"class": "dermaffinity.losses.CoSenLoss"}},
+            "loss: CoSenLoss works on logit scores, but the head AffinityHead gives similarity scores; change one",
+        ),
+    ],
+)
+def test_each_mistake_is_named(write, sections, problem):
+    (found,) = problems_of(write(**sections))
+    assert problem in found
+
+
+def test_all_problems_are_reported_at_once(write):
+    found = problems_of(
+        write(
+            head={"class": "torch.nn.Linear"},
+            loss={"class": "dermaffinity.losses.AffinityLoss", "margn": 0.5},
+            training={"epochs": 0, "momentum": 2},
+            data=None,
+            colour="red",
+        )
+    )
+    starts = ("colour:", "data: missing", "head.class:", "loss.margn:", "training.epochs:", "training.momentum:")
+    assert len(found) == len(starts)
+    assert all(sum(problem.startswith(start) for problem in found) == 1 for start in starts)
+
+
+def test_all_problems_of_the_constructors_are_reported_at_once(write):
+    head = {"class": "dermaffinity.heads.AffinityHead", "sigma": 0}
+    found = problems_of(write(head=head, loss={"class": "dermaffinity.losses.CoSenLoss", "cost_rate": 2}))
+    assert [problem.partition(":")[0] for problem in found] == ["head", "loss", "loss"]
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "value"), [("sigma", "1e1", 10.0), ("centers_per_class", "3.0", 3), ("sigma", "'2'", 2.0)]
+)
+def test_numbers_that_yaml_takes_for_something_else_reach_the_class_as_numbers(write, key, text, value):
+    page = read_page(write(), [f"head.{key}={text}"])
+    assert page.resolved()["head"][key] == value
+    assert type(page.head.build(8, 2).sigma) is float
+    assert page.head.build(8, 2).centers.shape[1] == page.resolved()["head"]["centers_per_class"]
+
+
+def test_no_other_spelling_of_class_reaches_a_class_unchecked(write):
+    (found,) = problems_of(write(head={"class_path": "subprocess.Popen", "args": "true"}))
+    assert found == "head.class: missing"
+
+
+PLUGIN = """
+from dermaffinity.heads import LinearHead
+
+class TwinHead(LinearHead):
+    '''A head from outside.'''
+
+class Unrelated:
+    pass
+"""
+
+
+@pytest.fixture
+def plugin(tmp_path, monkeypatch):
+    (tmp_path / "clinic_heads.py").write_text(PLUGIN)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield "clinic_heads"
+    sys.modules.pop("clinic_heads", None)
+
+
+def test_a_listed_plugin_may_give_a_class_of_the_right_kind(write, plugin):
+    loss = {"class": "dermaffinity.losses.CoSenLoss"}
+    page = read_page(write(plugins=[plugin], head={"class": f"{plugin}.TwinHead"}, loss=loss))
+    assert isinstance(page.head.build(8, 2), LinearHead)
+    (found,) = problems_of(write(plugins=[plugin], head={"class": f"{plugin}.Unrelated"}, loss=loss))
+    assert f"'{plugin}.Unrelated' is not a Head" in found
+
+
+def test_an_unlisted_module_is_not_even_imported(write, plugin):
+    problems_of(write(plugins=[f"{plugin}_too"], head={"class": f"{plugin}.TwinHead"}))
+    assert plugin not in sys.modules
+
+
+def page_with_base(tmp_path, base: dict, page: dict) -> Path:
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(base), encoding="utf-8")
+    path = tmp_path / "page.yaml"
+    path.write_text(yaml.safe_dump({"base": "base.yaml"} | page), encoding="utf-8")
+    return path
+
+
+def test_a_page_changes_single_values_of_its_base(tmp_path):
+    page = read_page(page_with_base(tmp_path, PAGE, {"name": "long", "training": {"batch_size": 8}}))
+    assert (page.name, page.training.epochs, page.training.batch_size) == ("long", 3, 8)
+    assert page.data.image_size == 32
+
+
+def test_a_section_that_names_a_class_replaces_that_of_the_base(tmp_path):
+    head = {"class": "dermaffinity.heads.AffinityHead", "centers_per_class": 2}
+    assert read_page(page_with_base(tmp_path, PAGE, {"head": head})).resolved()["head"]["sigma"] == 10.0
+    without_class = {"head": {"centers_per_class": 2}}
+    merged = read_page(page_with_base(tmp_path, PAGE, without_class)).resolved()["head"]
+    assert (merged["sigma"], merged["centers_per_class"]) == (2.0, 2)
+
+
+def test_a_base_has_no_base_of_its_own(tmp_path):
+    with pytest.raises(ConfigError, match=r"base\.yaml: a base page has no base of its own; merge 'more\.yaml' into"):
+        read_page(page_with_base(tmp_path, PAGE | {"base": "more.yaml"}, {}))
+
+
+def test_a_missing_base_is_named(write):
+    with pytest.raises(ConfigError, match=r"its base 'nowhere\.yaml' is not a file in"):
+        read_page(write(base="nowhere.yaml"))
+
+
+def test_overrides_change_the_page_and_pass_the_same_checks(write):
+    page = read_page(write(training=None), ["training.epochs=5", "head.sigma=0.5", "name=other", "data.root=/data"])
+    assert (page.training.epochs, page.head.build(8, 2).sigma, page.name) == (5, 0.5, "other")
+    assert page.data.root == Path("/data")
+    found = problems_of(write(), ["training.epoch=5", "head.sigma=-1", "training.batch_size=1"])
+    assert found == [
+        "training.batch_size: input should be greater than or equal to 2, got 1",
+        "training.epoch: unknown key (did you mean 'epochs'?)",
+    ]
+
+
+def test_an_override_may_put_in_another_class(write):
+    overrides = ["head={class: dermaffinity.heads.LinearHead}", "loss={class: dermaffinity.losses.CrossEntropyLoss}"]
+    assert isinstance(read_page(write(), overrides).head.build(8, 2), LinearHead)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.epochs", "--set training.epochs: write key=value, such as --set training.epochs=5"),
+        ("=5", "--set =5: write key=value"),
+        ("training.epochs=[1", r"--set training.epochs=\[1: '\[1' is not a YAML value"),
+        ("name.first=x", "--set name.first=x: 'name' is not a section"),
+    ],
+)
+def test_a_malformed_override_is_refused(write, override, message):
+    with pytest.raises(ConfigError, match=message):
+        read_page(write(), [override])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"head: [1, 2", "not a YAML page .*line 1"),
+        (b"name: a\n\thead: b", "not a YAML page"),
+        (b"\xff\xfe\x00", "not a YAML page"),
+        (b"", "a page is a mapping of sections such as data, head and loss, found an empty file"),
+        (b"- a\n- b\n", "a page is a mapping of sections .* found a list"),
+        (b"!!python/object/apply:os.getcwd []", "not a YAML page"),
+    ],
+)
+def test_a_file_that_is_no_page_is_refused(tmp_path, content, message):
+    path = tmp_path / "broken.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=message):
+        read_page(path)
+
+
+def test_an_unknown_page_lists_the_shipped_ones_with_the_nearest():
+    with pytest.raises(ConfigError, match=r"no page demo_afinity \(did you mean 'demo_affinity'\?\).*demo_cosen"):
+        read_page("demo_afinity")
+
+
+def test_a_shipped_page_is_found_by_its_name():
+    assert read_page("demo_affinity").resolved() == read_page(shipped_pages()["demo_affinity"]).resolved()
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("LinearHead", "class 'LinearHead': cannot import 'LinearHead'"),
+        ("dermaffinity.nowhere.LinearHead", r"cannot import 'dermaffinity\.nowhere' \(No module named"),
+        ("dermaffinity.heads.LinarHead", r"has no class 'LinarHead' \(did you mean 'LinearHead'\?\)"),
+        ("dermaffinity.config.read_page", "dermaffinity.config has no class 'read_page'"),
+    ],
+)
+def test_a_path_without_a_class_is_refused(path, message):
+    with pytest.raises(ConfigError, match=message):
+        import_class(path)
+
+
+def test_arguments_get_the_annotated_type_or_a_problem_each():
+    assert check_arguments(AffinityLoss, {"margin": "0.5"}) == ({"margin": 0.5}, [])
+    values, problems = check_arguments(AffinityLoss, {"margin": "wide", "diversity": "none"}, "loss.")
+    assert values == {}
+    assert [problem.partition(":")[0] for problem in problems] == ["loss.margin", "loss.diversity"]
+
+
+def test_flattened_settings_have_dotted_keys_in_order():
+    assert list(flatten({"a": 1, "b": {"c": 2, "d": {"e": 3}}})) == [("a", 1), ("b.c", 2), ("b.d.e", 3)]
+
+
+def test_every_base_of_a_section_exists():
+    assert all(import_class(path).__doc__ for path in Page.bases.values())

@@ -1,0 +1,216 @@
+"""What every head, loss, neck, backbone and augmentation must do, found by walking the package: no list by hand."""
+
+import importlib
+import inspect
+import math
+import pkgutil
+
+import numpy as np
+import pytest
+import torch
+
+import dermaffinity
+from dermaffinity.data.augmentation import Augmentation, training_transform
+from dermaffinity.heads import Head, HeadOutput, Predictions
+from dermaffinity.losses import Loss
+from dermaffinity.models import Backbone, Neck
+
+N, C, D = 6, 4, 16
+FACTS = {Backbone: (), Neck: (D,), Head: (D, C), Loss: (torch.tensor([40, 20, 9, 3]), D), Augmentation: (24,)}
+
+
+def concrete(base: type) -> list[type]:
+    """The classes that a page can name: every subclass in the package that can be built."""
+    for module in pkgutil.walk_packages(dermaffinity.__path__, "dermaffinity."):
+        if module.name != "dermaffinity.__main__":
+            importlib.import_module(module.name)
+    found, waiting = [], [base]
+    while waiting:
+        waiting += (children := waiting.pop().__subclasses__())
+        found += [child for child in children if child.__module__.startswith("dermaffinity.")]
+    return sorted((c for c in set(found) if not inspect.isabstract(c)), key=lambda c: c.__name__)
+
+
+BACKBONES, NECKS, HEADS, LOSSES, AUGMENTATIONS = (concrete(base) for base in FACTS)
+PAIRS = [(head, loss) for head in HEADS for loss in LOSSES if head.score_kind is loss.score_kind]
+named = pytest.mark.parametrize
+
+
+def build(found: type):
+    """An instance from its defaults; a backbone without the download."""
+    base = next(base for base in FACTS if issubclass(found, base))
+    without_download = {"weights": None} if "weights" in inspect.signature(found).parameters else {}
+    torch.manual_seed(0)
+    return found(*FACTS[base], **without_download)
+
+
+def labels() -> torch.Tensor:
+    return torch.arange(N) % C
+
+
+def embeddings() -> torch.Tensor:
+    """Of about unit length, so that no similarity underflows."""
+    return torch.randn(N, D, generator=torch.Generator().manual_seed(1)) * D**-0.5
+
+
+def test_something_is_found_of_every_kind():
+    assert all((BACKBONES, NECKS, HEADS, LOSSES, AUGMENTATIONS, PAIRS))
+
+
+@named("found", [*BACKBONES, *NECKS, *HEADS, *LOSSES, *AUGMENTATIONS])
+def test_a_class_is_documented_and_its_hyper_parameters_are_keyword_only_with_defaults(found):
+    assert found.__doc__
+    assert len(found.__doc__.strip()) > 10
+    assert "__doc__" in vars(found)
+    base = next(base for base in FACTS if issubclass(found, base))
+    parameters = list(inspect.signature(found).parameters.values())
+    positional = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    options = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
+    assert len(positional) == len(FACTS[base])
+    assert len(positional) + len(options) == len(parameters), "no *args or **kwargs"
+    assert all(p.default is p.empty for p in positional)
+    assert all(p.default is not p.empty and p.annotation is not p.empty for p in options)
+    assert all(f"{p.name}:" in found.__doc__ for p in options), "every hyper-parameter is explained"
+
+
+@named("found", [*BACKBONES, *NECKS, *HEADS, *LOSSES])
+def test_a_state_dict_restores_a_module_exactly(found):
+    first, second = build(found), build(found)
+    with torch.no_grad():
+        for tensor in first.state_dict().values():
+            tensor.add_(torch.ones_like(tensor))
+    second.load_state_dict(first.state_dict())
+    restored = second.state_dict()
+    assert all(torch.equal(tensor, restored[name]) for name, tensor in first.state_dict().items())
+
+
+@named("found", [*BACKBONES, *NECKS, *HEADS, *LOSSES])
+def test_building_touches_no_random_state_but_torchs(found):
+    import random
+
+    before = random.getstate(), np.random.get_state()[1].tolist()
+    build(found)
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == before
+
+
+@named("found", BACKBONES)
+def test_a_backbone_gives_its_number_of_features_and_a_gradient(found):
+    backbone, images = build(found), torch.randn(3, 3, 32, 32)
+    features = backbone(images)
+    assert features.shape == (3, backbone.num_features)
+    features.square().mean().backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in backbone.parameters())
+    backbone.eval()
+    torch.testing.assert_close(backbone(images[:1]), backbone(images)[:1], rtol=1e-3, atol=1e-4)
+
+
+@named("found", NECKS)
+def test_a_neck_gives_its_embedding_and_in_evaluation_takes_a_batch_of_one(found):
+    neck = build(found)
+    features = torch.randn(N, D, requires_grad=True)
+    embedding = neck(features)
+    assert embedding.shape == (N, neck.embedding_dim)
+    (embedding * torch.randn_like(embedding)).sum().backward()
+    assert torch.isfinite(features.grad).all()
+    assert features.grad.abs().max() > 1e-3
+    neck.eval()
+    torch.testing.assert_close(neck(features[:1]), neck(features)[:1])
+
+
+@named("found", HEADS)
+def test_a_head_gives_scores_centers_and_probabilities_that_sum_to_1(found):
+    head = build(found).eval()
+    output = head(embeddings())
+    assert output.scores.shape == (N, C)
+    assert torch.equal(output.embedding, embeddings())
+    assert (output.centers.shape[0], output.centers.shape[2]) == (C, D)
+    probabilities = head.probabilities(output)
+    torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(N))
+    assert torch.equal(probabilities.argmax(dim=1), output.scores.argmax(dim=1))
+    one = head(embeddings()[:1])
+    torch.testing.assert_close(head.probabilities(one), probabilities[:1])
+
+
+@named("found", HEADS)
+def test_a_head_takes_embeddings_that_are_far_away_or_all_alike(found):
+    head = build(found)
+    for embedding in (1e4 * embeddings(), torch.zeros(N, D), embeddings()[:1].repeat(N, 1)):
+        probabilities = head.probabilities(head(embedding))
+        torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(N))
+
+
+@named("found", HEADS)
+@named(("embedding_dim", "num_classes"), [(0, 2), (D, 1)])
+def test_a_head_needs_a_dimension_and_two_classes(found, embedding_dim, num_classes):
+    with pytest.raises(ValueError, match="a head needs at least 1 embedding dimension and 2 classes"):
+        found(embedding_dim, num_classes)
+
+
+@named(("head_class", "loss_class"), PAIRS)
+@named("number", [1, C, N])
+def test_a_pair_gives_named_finite_scalars_and_a_gradient_into_the_embedding(head_class, loss_class, number):
+    head, loss = build(head_class), build(loss_class)
+    embedding = embeddings()[:number].requires_grad_()
+    loss.on_epoch_start(0)
+    terms = loss(head(embedding), labels()[:number])
+    assert terms
+    assert all(term.shape == () and torch.isfinite(term) for term in terms.values())
+    sum(terms.values()).backward()
+    assert torch.isfinite(embedding.grad).all()
+    assert (embedding.grad.abs().amax(dim=1) > 1e-4).all(), "every image must pull at its embedding"
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in head.parameters())
+
+
+@named(("head_class", "loss_class"), PAIRS)
+def test_steps_down_the_gradient_lower_the_objective(head_class, loss_class):
+    head, loss = build(head_class), build(loss_class)
+    optimizer = torch.optim.SGD([*head.parameters(), *loss.parameters()], lr=0.1)
+
+    def objective() -> torch.Tensor:
+        return sum(loss(head(embeddings()), labels()).values())
+
+    first = objective().item()
+    for _ in range(50):
+        optimizer.zero_grad()
+        objective().backward()
+        optimizer.step()
+    assert objective().item() < 0.98 * first
+
+
+@named(("head_class", "loss_class"), PAIRS)
+def test_an_epoch_end_gives_finite_numbers_and_a_restored_loss_goes_on_the_same(head_class, loss_class):
+    head, first, second = build(head_class).eval(), build(loss_class), build(loss_class)
+    with torch.no_grad():
+        output = head(embeddings())
+        # Spread over [0, 1], so that no detector of a plateau stops the test.
+        scores = torch.rand(N, C, generator=torch.Generator().manual_seed(2))
+        validation = Predictions(scores, head.probabilities(output), output.embedding, output.centers, labels())
+    for epoch in range(2):
+        watched = first.on_epoch_end(epoch, validation)
+        assert all(isinstance(value, float) and math.isfinite(value) for value in watched.values())
+    second.load_state_dict(first.state_dict())
+    for epoch in range(2, 5):
+        for loss in (first, second):
+            loss.on_epoch_start(epoch)
+            loss.on_epoch_end(epoch, validation)
+    again = second.state_dict()
+    assert all(torch.equal(tensor, again[name]) for name, tensor in first.state_dict().items())
+    assert first(HeadOutput(*output), labels()) == second(HeadOutput(*output), labels())
+
+
+@named("found", LOSSES)
+@named("class_counts", [[3, 0, 2], [3, -1], [5], [[1, 2], [3, 4]]])
+def test_a_loss_needs_a_positive_number_of_images_for_each_of_two_classes(found, class_counts):
+    with pytest.raises(ValueError, match="a positive number of training images for each of at least 2 classes"):
+        found(torch.tensor(class_counts), D)
+
+
+@named("found", AUGMENTATIONS)
+def test_an_augmentation_gives_a_square_tensor_that_repeats_with_its_seed(found):
+    image = np.random.default_rng(0).integers(0, 256, (24, 37, 3), dtype=np.uint8)
+    first, second = (training_transform(build(found)).set_random_state(seed=5) for _ in range(2))
+    for _ in range(3):
+        augmented = first(image)
+        assert augmented.shape == (3, 24, 24)
+        assert augmented.dtype == torch.float32
+        assert torch.equal(augmented, second(image))

@@ -1,0 +1,160 @@
+"""Experiments that exist already, that others are working on, and that grow."""
+
+import shutil
+import sqlite3
+from io import StringIO
+
+import pandas as pd
+import pytest
+import torch
+from rich.console import Console
+
+from dermaffinity import experiments
+from dermaffinity.config import read_page
+from dermaffinity.errors import BusyError, ConfigError, TrackingError, TrainingError
+from dermaffinity.experiments import run_experiments
+from dermaffinity.files import hold
+from dermaffinity.losses import CrossEntropyLoss
+from dermaffinity.results import ExperimentFolder
+from dermaffinity.tracking.base import NullTracker
+from dermaffinity.tracking.mlflow_tracker import MlflowTracker
+from dermaffinity.training import cross_validation
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def runs(uninterrupted, tmp_path):
+    """The finished tiny experiment, to be changed."""
+    return shutil.copytree(uninterrupted / "runs", tmp_path / "runs")
+
+
+def run(page, runs, *overrides, tracker=None, **options):
+    console = Console(file=StringIO())
+    page = read_page(page, overrides)
+    (outcome,) = run_experiments([page], runs=runs, tracker=tracker or NullTracker(), console=console, **options)
+    return outcome, console.file.getvalue()
+
+
+@pytest.fixture
+def nothing_trains(monkeypatch):
+    def refuse(*arguments):
+        raise AssertionError("something was trained or tracked")
+
+    monkeypatch.setattr(experiments, "launch", refuse)
+    monkeypatch.setattr(NullTracker, "parent", refuse)
+
+
+def test_existing_results_are_refused_without_resume(tiny_page, runs, nothing_trains):
+    with pytest.raises(ConfigError, match=r"already holds 3 finished and 0 interrupted of these 3 jobs. Add --resume"):
+        run(tiny_page, runs)
+
+
+def test_changed_settings_under_one_name_are_refused_and_listed(tiny_page, runs, nothing_trains):
+    with pytest.raises(ConfigError, match=r"holds another experiment of this name. Give this one a name") as error:
+        run(tiny_page, runs, "training.epochs=4", "loss.cost_rate=0.5", resume=True)
+    assert error.value.problems == ("loss.cost_rate: there 0.1, now 0.5", "training.epochs: there 3, now 4")
+    with pytest.raises(ConfigError) as error:
+        run(tiny_page, runs, resume=True, scored="inner")
+    assert error.value.problems == ("scored: there 'test', now 'inner'",)
+
+
+def test_the_second_of_two_pages_is_checked_before_the_first_is_begun(tiny_page, runs, nothing_trains):
+    pages = [read_page(tiny_page, ["name=another"]), read_page(tiny_page, ["training.epochs=4"])]
+    with pytest.raises(ConfigError, match="holds another experiment"):
+        run_experiments(pages, runs=runs, tracker=NullTracker(), resume=True, console=Console(quiet=True))
+    assert not (runs / "another").exists()
+
+
+def test_two_pages_of_one_name_are_refused(tiny_page, runs, nothing_trains):
+    with pytest.raises(ConfigError, match="every page needs a name of its own, found tiny, tiny"):
+        run_experiments([read_page(tiny_page)] * 2, runs=runs, tracker=NullTracker(), console=Console(quiet=True))
+
+
+def test_another_place_of_the_data_and_other_workers_are_the_same_experiment(
+    tiny_page, runs, phantom_library, tmp_path
+):
+    moved = shutil.copytree(phantom_library, tmp_path / "moved")
+    outcome, shown = run(tiny_page, runs, f"data.root={moved}", "training.workers=2", resume=True)
+    assert shown.count("finished before") == 3
+    assert outcome.summary is not None
+
+
+def test_seeds_extend_an_experiment_and_finished_jobs_are_left_alone(tiny_page, runs):
+    before = {path: path.stat().st_mtime_ns for path in (runs / "tiny").glob("*seed-0/*")}
+    outcome, shown = run(tiny_page, runs, seeds=[0, 1], folds=[2], resume=True)
+    assert outcome.summary is None  # folds 0 and 1 of seed 1 are missing
+    assert shown.count("finished before") == 1
+    outcome, _ = run(tiny_page, runs, seeds=[1], folds=[0, 1])
+    assert outcome.summary is not None
+    table = pd.read_csv(runs / "tiny/out_of_fold.csv")
+    assert table.groupby("image")["seed"].apply(sorted).map(tuple).unique().tolist() == [(0, 1)]
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_inner_validation_images_are_scored_instead_of_the_test_folds(tiny_page, tmp_path):
+    outcome, _ = run(tiny_page, tmp_path, "training.epochs=1", scored="inner", seeds=[0, 1])
+    assert outcome.summary is not None
+    for fold in range(3):
+        folder = outcome.folder.job(fold, 0).path
+        table = pd.read_csv(folder / "predictions.csv")
+        assert table.equals(pd.read_csv(folder / "validation.csv"))
+        rows = pd.read_csv(tiny_page.parent / "phantom-5.csv", comment="#").set_index("image")["fold"]
+        assert (rows[table["image"]] != fold).all()
+
+
+def test_a_job_that_another_process_works_on_is_left_to_it(tiny_page, tmp_path, monkeypatch):
+    monkeypatch.setattr(cross_validation, "_PATIENCE", 0.1)
+    with (
+        hold(ExperimentFolder(tmp_path / "tiny").job(0, 0).path, 0),
+        pytest.raises(BusyError, match="fold-0_seed-0: another process is working here; wait for it or stop it"),
+    ):
+        run(tiny_page, tmp_path)
+    assert not list(tmp_path.rglob("checkpoint.pt"))
+
+
+def test_a_locked_store_gives_one_clear_error_and_is_not_waited_for_twice(
+    tiny_page, tmp_path, empty_store, monkeypatch
+):
+    store = shutil.copy(empty_store, tmp_path / "mlflow.db")
+    tracker = MlflowTracker(f"sqlite:///{store}", lock_timeout=0.3)
+    blocker = sqlite3.connect(store, isolation_level=None)
+    saved = cross_validation.save_network
+
+    def lock_then_save(*arguments):
+        saved(*arguments)
+        blocker.execute("BEGIN EXCLUSIVE")
+
+    monkeypatch.setattr(cross_validation, "save_network", lock_then_save)
+    with pytest.raises(TrackingError, match=r"is locked by another process \(waited 0.3 s\).*--resume"):
+        run(tiny_page, tmp_path / "runs", "training.epochs=1", tracker=tracker, folds=[0])
+    blocker.close()
+    monkeypatch.setattr(cross_validation, "save_network", saved)
+    _, shown = run(tiny_page, tmp_path / "runs", "training.epochs=1", tracker=tracker, folds=[0], resume=True)
+    assert "balanced accuracy" in shown
+
+
+def test_a_job_that_fails_does_not_stop_the_next_and_goes_by_its_name(tiny_page, tmp_path, monkeypatch):
+    forward = CrossEntropyLoss.forward
+    calls = []
+
+    def broken_once(self, output, labels):
+        calls.append(1)
+        terms = forward(self, output, labels)
+        return {name: term * float("nan") for name, term in terms.items()} if len(calls) == 1 else terms
+
+    monkeypatch.setattr(CrossEntropyLoss, "forward", broken_once)
+    overrides = ("loss={class: dermaffinity.losses.CrossEntropyLoss}", "training.epochs=1")
+    with pytest.raises(TrainingError, match="1 of 2 jobs failed; the others are finished and kept") as error:
+        run(tiny_page, tmp_path, *overrides, folds=[0, 1])
+    (problem,) = error.value.problems
+    assert problem.startswith("tiny fold 0 seed 0: training stopped in epoch 1, step 1: cross_entropy = nan")
+    assert ExperimentFolder(tmp_path / "tiny").job(1, 0).finished
+    outcome, _ = run(tiny_page, tmp_path, *overrides, folds=[0])  # not begun, so there is nothing to resume
+    assert outcome.folder.job(0, 0).finished

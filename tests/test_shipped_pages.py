@@ -1,0 +1,97 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from dermaffinity.checkpoint import build_network
+from dermaffinity.config import read_page, shipped_pages
+
+PAGES = shipped_pages()
+EXPERIMENTS = [name for name, path in PAGES.items() if "base" in yaml.safe_load(path.read_text(encoding="utf-8"))]
+BASES = {yaml.safe_load(PAGES[name].read_text(encoding="utf-8"))["base"] for name in EXPERIMENTS}
+AFFINITY = [name for name in EXPERIMENTS if "AffinityLoss" in PAGES[name].read_text(encoding="utf-8")]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_describes_an_experiment_of_its_own_name(name):
+    assert read_page(PAGES[name]).name == name
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_starts_with_its_question_and_a_base_says_that_it_is_one(name):
+    first = PAGES[name].read_text(encoding="utf-8").splitlines()[0]
+    if name in EXPERIMENTS:
+        assert first.startswith("# Question: ")
+        assert first.endswith("?")
+    else:
+        assert first.startswith("# Base of ")
+        assert f"{name}.yaml" in BASES
+
+
+@pytest.mark.parametrize("base", sorted(BASES))
+def test_the_methods_of_a_dataset_differ_in_nothing_but_method(base):
+    pages = [read_page(PAGES[n]).resolved() for n in EXPERIMENTS if f"base: {base}\n" in PAGES[n].read_text()]
+    assert {page["head"]["class"].rpartition(".")[2] for page in pages} == {"LinearHead", "AffinityHead"}
+    for section in ("data", "augmentation", "backbone", "training"):
+        assert all(page[section] == pages[0][section] for page in pages), section
+
+
+@pytest.mark.parametrize("name", AFFINITY)
+def test_a_new_affinity_network_has_a_gradient_at_its_backbones_last_layer(name):
+    page, num_classes = read_page(PAGES[name]), 10
+    torch.manual_seed(0)
+    network = build_network(page.resolved(), num_classes, pretrained=False)
+    loss = page.loss.build(torch.full((num_classes,), 50), network.head.embedding_dim)
+    size = page.data.image_size
+    output = network(torch.randn(4, 3, size, size))
+    hinge = loss(output, torch.arange(4))["max_margin"]
+    hinge.backward()
+    last = [p for p in network.backbone.parameters() if p.ndim == 4][-1]
+    own = output.scores[torch.arange(4), torch.arange(4)]
+    assert own.median() > 0.01
+    # On raw features with sigma 10 it is 1e-18.
+    assert last.grad.norm() > 1e-3
+
+
+def modules_after(code: str) -> set[str]:
+    program = f"{code}\nimport sys\nprint(' '.join(sys.modules), file=sys.stderr)"
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    return set(finished.stderr.split())
+
+
+HELP = """
+import sys
+sys.argv = ["dermaffinity", "--help"]
+from dermaffinity.cli import main
+try:
+    main()
+except SystemExit as exit:
+    assert exit.code == 0
+"""
+
+
+@pytest.mark.parametrize("code", ["import dermaffinity", HELP], ids=["import", "help"])
+def test_importing_the_package_and_asking_for_help_load_nothing_heavy(code):
+    heavy = {
+        "torch",
+        "monai",
+        "mlflow",
+        "pandas",
+        "numpy",
+        "matplotlib",
+        "sklearn",
+        "albumentations",
+        "lightning_fabric",
+    }
+    assert not modules_after(code) & heavy
+
+
+def test_pages_hold_no_path_of_a_machine():
+    for path in PAGES.values():
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        manifest = values.get("data", {}).get("manifest", "")
+        assert not Path(manifest).is_absolute()
+        assert "root" not in values.get("data", {})

@@ -1,0 +1,217 @@
+"""The loop of one fold: resuming, stopping early, and every way to fail."""
+
+import errno
+import os
+
+import numpy as np
+import pytest
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from dermaffinity import files
+from dermaffinity.config import TrainingSettings
+from dermaffinity.data.augmentation import LesionAugmentation, training_transform
+from dermaffinity.data.dataset import ManifestDataset
+from dermaffinity.data.transforms import evaluation_transform
+from dermaffinity.errors import DataError, TrainingError
+from dermaffinity.heads import LinearHead
+from dermaffinity.losses import CoSenLoss, CrossEntropyLoss
+from dermaffinity.models import IdentityNeck, LesionNetwork
+from dermaffinity.models.backbones import Backbone
+from dermaffinity.training import trainer as module
+from dermaffinity.training.trainer import Trainer
+
+CLASSES = 3
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+class NoisyBackbone(Backbone):
+    """Draws random numbers in training."""
+
+    num_features = 4
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, 4, 3, stride=2),
+            nn.BatchNorm2d(4),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Dropout(),
+        )
+
+    def forward(self, images):
+        return self.layers(images)
+
+
+def dataset(number, transform, seed=0):
+    rng = np.random.default_rng(seed)
+    labels = np.arange(number) % CLASSES
+    images = [np.clip(rng.normal(60 * label + 60, 40, (16, 16, 3)), 0, 255).astype(np.uint8) for label in labels]
+    return ManifestDataset(images, labels, transform, seed=seed)
+
+
+def training_images():
+    return dataset(25, training_transform(LesionAugmentation(16)))
+
+
+def validation_images():
+    return dataset(10, evaluation_transform(16), seed=1)
+
+
+def make_trainer(loss=CoSenLoss, **settings):
+    torch.manual_seed(0)
+    network = LesionNetwork(NoisyBackbone(), IdentityNeck(4), LinearHead(4, CLASSES))
+    built = loss(torch.tensor([9.0, 8.0, 8.0]), 4)
+    settings = TrainingSettings(**{"epochs": 4, "batch_size": 8, "learning_rate": 0.05, **settings})
+    return Trainer(network, built, settings, seed=3, fabric=Fabric(accelerator="cpu", devices=1))
+
+
+def fit(trainer, checkpoint, **callbacks):
+    trainer.fit(training_images(), validation_images(), checkpoint, **callbacks)
+    return trainer.network.state_dict()
+
+
+def without_speed(history):
+    return [{name: value for name, value in row.items() if name != "images_per_second"} for row in history]
+
+
+class InterruptionError(Exception):
+    pass
+
+
+def stop_after(epochs):
+    def on_epoch(history):
+        if len(history) == epochs:
+            raise InterruptionError
+
+    return on_epoch
+
+
+@pytest.mark.parametrize(("workers", "resumed_workers"), [(0, 2), (2, 0)])
+def test_an_interruption_and_another_number_of_workers_change_nothing(tmp_path, workers, resumed_workers):
+    whole = make_trainer()
+    expected = fit(whole, tmp_path / "whole.pt")
+
+    with pytest.raises(InterruptionError):
+        fit(make_trainer(workers=workers), tmp_path / "cut.pt", on_epoch=stop_after(2))
+    resumed = make_trainer(workers=resumed_workers)
+    found = fit(resumed, tmp_path / "cut.pt")
+    assert without_speed(resumed.history) == without_speed(whole.history)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert torch.equal(resumed.loss.cost, whole.loss.cost)
+
+
+def test_patience_keeps_the_best_epoch_even_over_an_interruption(tmp_path, monkeypatch):
+    scores = [0.2, 0.6, 0.5, 0.6, 0.9, 0.9]  # the second is best when the fourth has not risen above it
+
+    def scored(trainer, checkpoint, after=None):
+        weights = []
+        given = iter(scores[len(trainer.history) if after is None else after :])
+
+        def score(predictions):
+            weights.append({name: value.clone() for name, value in trainer.network.state_dict().items()})
+            return next(given)
+
+        monkeypatch.setattr(module, "_balanced_accuracy", score)
+        return weights
+
+    whole = make_trainer(epochs=6, patience=2)
+    weights = scored(whole, None)
+    kept = fit(whole, tmp_path / "whole.pt")
+    assert [row["validation_balanced_accuracy"] for row in whole.history] == scores[:4]
+    assert all(torch.equal(kept[name], weights[1][name]) for name in kept)
+    assert any(not torch.equal(kept[name], weights[3][name]) for name in kept)
+
+    cut = make_trainer(epochs=6, patience=2)
+    scored(cut, None)
+    with pytest.raises(InterruptionError):
+        fit(cut, tmp_path / "cut.pt", on_epoch=stop_after(3))
+    resumed = make_trainer(epochs=6, patience=2)
+    scored(resumed, None, after=3)
+    found = fit(resumed, tmp_path / "cut.pt")
+    assert len(resumed.history) == 4
+    assert all(torch.equal(found[name], kept[name]) for name in kept)
+
+    finished = make_trainer(epochs=6, patience=2)  # interrupted after the last epoch, before the results were written
+    found = fit(finished, tmp_path / "cut.pt")
+    assert len(finished.history) == 4
+    assert all(torch.equal(found[name], kept[name]) for name in kept)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_is_named(tmp_path):
+    class Broken(CrossEntropyLoss):
+        def forward(self, output, labels):
+            return {**super().forward(output, labels), "extra": output.scores.sum() * float("inf")}
+
+    with pytest.raises(TrainingError, match=r"stopped in epoch 1, step 1: extra = -?inf is not finite. Lower"):
+        fit(make_trainer(Broken), tmp_path / "checkpoint.pt")
+    assert not (tmp_path / "checkpoint.pt").exists()
+
+
+def test_a_plateau_stops_the_run_with_the_advice_of_the_loss(tmp_path):
+    class Flat(CrossEntropyLoss):
+        def on_epoch_end(self, epoch, validation):
+            if epoch == 1:
+                raise ValueError("the hinge has no gradient; raise sigma")
+            return {}
+
+    with pytest.raises(TrainingError, match="stopped after epoch 2: the hinge has no gradient; raise sigma"):
+        fit(make_trainer(Flat), tmp_path / "checkpoint.pt")
+
+
+def test_a_full_disk_at_the_checkpoint_loses_nothing(tmp_path, monkeypatch):
+    expected = fit(make_trainer(), tmp_path / "whole.pt")
+    full = False
+
+    def fdopen(*arguments, **options):
+        file = os_fdopen(*arguments, **options)
+        if full:
+
+            class Full:
+                def write(self, content):
+                    file.write(content[: len(content) // 2])
+                    raise OSError(errno.ENOSPC, "No space left on device")
+
+                __enter__ = lambda self: self  # noqa: E731
+                __exit__ = lambda self, *error: file.close()  # noqa: E731
+
+            return Full()
+        return file
+
+    os_fdopen = os.fdopen
+    monkeypatch.setattr(files.os, "fdopen", fdopen)
+
+    def fill(history):
+        nonlocal full
+        full = len(history) == 2
+
+    with pytest.raises(DataError, match=r"cut.pt: the disk is full. Free some space"):
+        fit(make_trainer(), tmp_path / "cut.pt", on_epoch=fill)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cut.pt", "whole.pt"]
+    full = False
+    resumed = make_trainer()
+    seen = []
+    found = fit(resumed, tmp_path / "cut.pt", on_epoch=lambda history: seen.append(len(history)))
+    assert seen == [2, 3, 4]
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", "half"])
+def test_a_damaged_checkpoint_is_named_with_what_to_do(tmp_path, content):
+    checkpoint = tmp_path / "checkpoint.pt"
+    if content == "half":
+        fit(make_trainer(epochs=1), checkpoint)
+        content = checkpoint.read_bytes()[: checkpoint.stat().st_size // 2]
+    checkpoint.write_bytes(content)
+    with pytest.raises(DataError, match=r"checkpoint.pt: not a readable checkpoint.*Delete it to train this fold anew"):
+        fit(make_trainer(), checkpoint)
