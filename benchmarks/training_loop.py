@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from dermaffinity.config import TrainingSettings
 from dermaffinity.data.augmentation import LesionAugmentation, training_transform
 from dermaffinity.data.dataset import ManifestDataset
-from dermaffinity.data.transforms import evaluation_transform
+from dermaffinity.data.transforms import EvaluationStage
 from dermaffinity.heads import LinearHead
 from dermaffinity.losses import CrossEntropyLoss
 from dermaffinity.models import IdentityNeck, LesionNetwork, ResNet18
@@ -46,7 +46,7 @@ def trainer_rate(pictures: list[np.ndarray], labels: np.ndarray) -> float:
     settings = TrainingSettings(epochs=1, batch_size=BATCH, precision="bf16-mixed")
     trainer = Trainer(network, loss, settings, seed=0, fabric=fabric)
     training = ManifestDataset(pictures, labels, training_transform(LesionAugmentation(SIZE)))
-    validation = ManifestDataset(pictures[:BATCH], labels[:BATCH], evaluation_transform(SIZE))
+    validation = ManifestDataset(pictures[:BATCH], labels[:BATCH], EvaluationStage(SIZE))
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
         trainer.fit(training, validation, Path(folder) / "checkpoint.pt")
@@ -57,7 +57,7 @@ def bare_rate(pictures: list[np.ndarray], labels: np.ndarray) -> float:
     network = LesionNetwork(ResNet18(weights=None), IdentityNeck(512), LinearHead(512, CLASSES))
     network.to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
-    fixed = evaluation_transform(SIZE)
+    fixed = EvaluationStage(SIZE)
     images = torch.stack([fixed(picture) for picture in pictures]).contiguous(memory_format=torch.channels_last)
     targets = torch.as_tensor(labels)
     started = time.perf_counter()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from dermaffinity.errors import ConfigError, DermaffinityError
+from dermaffinity.errors import ConfigError, DataError, DermaffinityError
 
 if TYPE_CHECKING:
     from dermaffinity.experiments import Outcome
@@ -202,6 +202,51 @@ def compare(
     for path in compared.write(out or runs / "compare"):
         print(path)
     print("Next: dermaffinity ui, to sort and chart the runs by recall.<CLASS> and gain.<CLASS>")
+
+
+@app.command()
+def predict(
+    model: Annotated[
+        str, typer.Argument(help="Folder of an experiment, a fold or a classifier, or models:/NAME@ALIAS.")
+    ],
+    images: Annotated[list[Path], typer.Argument(help="Image files, folders, zip archives.", metavar="IMAGES...")],
+    out: Annotated[Path, typer.Option(help="The table.")] = Path("predictions.csv"),
+    coverage: Annotated[
+        float, typer.Option(min=0.5, max=0.999, help="Share of images whose set shall hold their class.")
+    ] = 0.9,
+    quiet: Quiet = False,
+) -> None:
+    """Predict images with a trained classifier; exit code 1 if any file could not be used. For research only.
+
+    Example: dermaffinity predict runs/hamfit7_affinity photographs/ more.zip --out predictions.csv
+    """
+    from dermaffinity.classifier import LesionClassifier
+    from dermaffinity.predict_files import find_images, predict_files
+
+    console = Console(stderr=True, highlight=False)
+    problems = []
+
+    def report(problem: str) -> None:
+        problems.append(problem)
+        console.print(f"skipped: {problem}", markup=False, soft_wrap=True)
+
+    classifier = LesionClassifier.load(model)
+    files = find_images(images, report)
+    if not files:
+        raise DataError("there are no images to predict", problems)
+    with _counting("predicting", quiet) as on_progress:
+        rows = predict_files(classifier, files, out, coverage=coverage, on_problem=report, on_progress=on_progress)
+    guarantees = classifier.set_guarantees(coverage)
+    always = guarantees.index[guarantees["always"]]
+    print(f"{out}: {rows:,} images, {len(problems):,} skipped; {classifier.description.intended_use}")
+    print(f"Doubt above {classifier.doubt_limit:.2f} is that of the most unusual 5 % of the inner validation images.")
+    if len(always) < len(guarantees):
+        promised = guarantees.loc[~guarantees["always"], "coverage"].min()
+        print(f"Sets were asked to hold {100 * coverage:g} % of each class, and hold at least {100 * promised:.0f} %.")
+    if len(always):
+        print(f"In every set, for want of inner validation images: {', '.join(always)}.")
+    if problems:
+        raise typer.Exit(1)
 
 
 @app.command()

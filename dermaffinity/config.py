@@ -130,7 +130,7 @@ def read_page(source: str | Path, overrides: Sequence[str] = ()) -> Page:
     try:
         page = Page.model_validate(values)
     except ValidationError as error:
-        problems += _explain(error, "", Page)
+        problems += explain(error, "", Page)
     problems += component_problems
     if page is not None and not problems:
         problems += _check_together(page)
@@ -280,7 +280,7 @@ def check_arguments(found: type, arguments: Mapping[str, Any], prefix: str = "")
     try:
         checked = model.model_validate(arguments)
     except ValidationError as error:
-        return {}, _explain(error, prefix, model)
+        return {}, explain(error, prefix, model)
     return {name: getattr(checked, name) for name in arguments}, []
 
 
@@ -310,7 +310,8 @@ def _check_together(page: Page) -> list[str]:
     return problems
 
 
-def _explain(error: ValidationError, prefix: str, model: type[BaseModel]) -> list[str]:
+def explain(error: ValidationError, prefix: str, model: type[BaseModel]) -> list[str]:
+    """One line for each key that a model refused, with a near miss or what is allowed."""
     problems = []
     for detail in error.errors():
         key = prefix + ".".join(str(part) for part in detail["loc"])

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 import yaml
@@ -17,9 +18,10 @@ from dermaffinity.config import Page, flatten
 from dermaffinity.data.manifest import Manifest
 from dermaffinity.errors import ConfigError
 from dermaffinity.files import atomic_write, hold, sweep_partial, write_json
-from dermaffinity.metrics.calibration import reliability_bins
+from dermaffinity.metrics.calibration import reliability_bins, with_temperature
 from dermaffinity.metrics.classification import confusion_matrix, minority_classes
-from dermaffinity.metrics.summary import summarize
+from dermaffinity.metrics.summary import summarize, summarize_calibration
+from dermaffinity.model_folder import join_models, read_description
 from dermaffinity.reports.figures import confusion_figure, reliability_figure, save_figure
 from dermaffinity.results import (
     ExperimentFolder,
@@ -229,34 +231,70 @@ def _pool_held(folder: ExperimentFolder, run: Run) -> Outcome:
     ]
     if missing:
         return Outcome(folder, None, None)
+    calibrated = None
     if facts["identity"]["scored"] == "inner":
-        table = as_separate_images(table)
-    summary = _measure(folder, run, table, facts, "out_of_fold")
+        table = as_separate_images(table)  # the images that the temperatures were fitted on
+    else:
+        calibrated = _calibrated(folder, table, facts["classes"])
+    summary = _measure(folder, run, table, calibrated, facts, "out_of_fold")
     external = None
     if all((job.path / "external.csv").exists() for job in folder.jobs()):
-        ensemble = average_models(folder.predictions("external"), facts["classes"])
-        external = _measure(folder, run, ensemble, facts, "external")
+        seen, classes = folder.predictions("external"), facts["classes"]
+        ensemble = average_models(seen, classes)
+        external = _measure(
+            folder, run, ensemble, average_models(_calibrated(folder, seen, classes), classes), facts, "external"
+        )
+    first_seed = table["seed"].min()
+    join_models([folder.job(fold, first_seed).path for fold in range(facts["folds"])], folder.classifier)
     run.finish("FINISHED")
     return Outcome(folder, summary, external)
 
 
-def _measure(folder: ExperimentFolder, run: Run, table: pd.DataFrame, facts: dict[str, Any], part: str) -> pd.DataFrame:
+def _calibrated(folder: ExperimentFolder, table: pd.DataFrame, classes: list[str]) -> pd.DataFrame:
+    """The table with the probabilities that each model gives at its own temperature."""
+    temperatures = {
+        (member.fold, member.seed): member.calibration.temperature
+        for job in folder.jobs()
+        if job.finished
+        for member in read_description(job.path).members
+    }
+    own = np.array([temperatures[model] for model in zip(table["fold"], table["seed"], strict=True)])[:, None]
+    columns = [f"p.{name}" for name in classes]
+    return table.assign(**dict(zip(columns, with_temperature(table[columns].to_numpy(), own).T, strict=True)))
+
+
+def _measure(
+    folder: ExperimentFolder,
+    run: Run,
+    table: pd.DataFrame,
+    calibrated: pd.DataFrame | None,
+    facts: dict[str, Any],
+    part: str,
+) -> pd.DataFrame:
     """Writes and tracks one pooled table with its summary and figures."""
     classes = facts["classes"]
     summary = summarize(table, classes, minority=minority_classes(facts["class_counts"]), malignant=facts["malignant"])
+    tables = {"as trained": table}
+    if calibrated is not None:
+        tables["calibrated"] = calibrated
+        summary = pd.concat([summary, summarize_calibration(calibrated, classes).rename("{}.calibrated".format)])
     write_table(table, folder.path / f"{part}.csv")
     write_table(summary.reset_index(), folder.path / f"{part}_summary.csv")
     prefix = "" if part == "out_of_fold" else f"{part}."
     run.log_metrics({f"{prefix}{name}": value for name, value in with_bounds(summary).items()})
     run.log_table(table, f"{part}.csv")
     run.log_table(summary.reset_index(), f"{part}_summary.csv")
-    labels, probabilities = class_indices(table["label"], classes), table[[f"p.{name}" for name in classes]].to_numpy()
-    matrix = confusion_matrix(labels, probabilities.argmax(axis=1), len(classes))
+    labels, columns = class_indices(table["label"], classes), [f"p.{name}" for name in classes]
+    matrix = confusion_matrix(labels, table[columns].to_numpy().argmax(axis=1), len(classes))
+    bins = {
+        name: reliability_bins(class_indices(scored["label"], classes), scored[columns].to_numpy())
+        for name, scored in tables.items()
+    }
     run.log_json({"classes": classes, "matrix": matrix.tolist()}, f"{part}_confusion.json")
     title = f"{facts['name']}, {part.replace('_', ' ')}"
     figures = {
         "confusion": confusion_figure(matrix, classes, title),
-        "reliability": reliability_figure(reliability_bins(labels, probabilities), title),
+        "reliability": reliability_figure(bins, title),
     }
     for name, figure in figures.items():
         run.log_figure(figure, f"{part}_{name}.png")

@@ -1,8 +1,8 @@
 """What an experiment leaves on the disk, and how to find it again.
 
 ``RUNS/<page name>/`` holds ``experiment.json``, ``page.yaml``, one folder ``fold-<k>_seed-<s>`` for each job, and, once
-all jobs are done, ``out_of_fold.csv``, ``out_of_fold_summary.csv`` and ``figures/``. A job is finished when its
-``metrics.json`` exists and its ``checkpoint.pt`` is gone.
+all jobs are done, ``out_of_fold.csv``, ``out_of_fold_summary.csv``, ``figures/``, and the folds' models together in
+``classifier/``. A job is finished when its ``metrics.json`` exists and its ``checkpoint.pt`` is gone.
 """
 
 import json
@@ -58,6 +58,11 @@ class ExperimentFolder:
     def job(self, fold: int, seed: int) -> JobFolder:
         """The folder of one fold and seed."""
         return JobFolder(self.path / f"fold-{fold}_seed-{seed}")
+
+    @property
+    def classifier(self) -> Path:
+        """The model folder of all folds; complete when its ``classifier.json`` exists."""
+        return self.path / "classifier"
 
     def jobs(self) -> list[JobFolder]:
         """Every job folder that exists, in order."""

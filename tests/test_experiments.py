@@ -125,17 +125,17 @@ def test_a_locked_store_gives_one_clear_error_and_is_not_waited_for_twice(
     store = shutil.copy(empty_store, tmp_path / "mlflow.db")
     tracker = MlflowTracker(f"sqlite:///{store}", lock_timeout=0.3)
     blocker = sqlite3.connect(store, isolation_level=None)
-    saved = cross_validation.save_network
+    saved = cross_validation.save_model
 
-    def lock_then_save(*arguments):
-        saved(*arguments)
+    def lock_then_save(*arguments, **options):
+        saved(*arguments, **options)
         blocker.execute("BEGIN EXCLUSIVE")
 
-    monkeypatch.setattr(cross_validation, "save_network", lock_then_save)
+    monkeypatch.setattr(cross_validation, "save_model", lock_then_save)
     with pytest.raises(TrackingError, match=r"is locked by another process \(waited 0.3 s\).*--resume"):
         run(tiny_page, tmp_path / "runs", "training.epochs=1", tracker=tracker, folds=[0])
     blocker.close()
-    monkeypatch.setattr(cross_validation, "save_network", saved)
+    monkeypatch.setattr(cross_validation, "save_model", saved)
     _, shown = run(tiny_page, tmp_path / "runs", "training.epochs=1", tracker=tracker, folds=[0], resume=True)
     assert "balanced accuracy" in shown
 

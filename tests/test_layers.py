@@ -10,9 +10,9 @@ PACKAGE = Path(__file__).resolve().parents[1] / "dermaffinity"
 # A part is a file or folder of the package. Imports within a part, and inside functions, count as well.
 NOTHING: set[str] = set()
 TRAINING = {"checkpoint", "config", "data", "errors", "files", "heads", "losses", "metrics", "models", "reports"}
-TRAINING |= {"results", "seeding", "tracking"}
+TRAINING |= {"model_folder", "prediction", "results", "seeding", "tracking"}
 MAY_IMPORT = {
-    "__init__": NOTHING,
+    "__init__": {"classifier"},  # when it is asked for
     "__main__": {"cli"},
     "errors": NOTHING,
     "seeding": NOTHING,
@@ -26,12 +26,16 @@ MAY_IMPORT = {
     "data": {"errors", "seeding"},
     "reports": {"files", "metrics"},
     "results": {"errors", "files"},
-    "checkpoint": {"config", "errors", "files", "models"},
+    "checkpoint": {"errors", "files"},
+    "model_folder": {"config", "errors", "files", "models"},
+    "prediction": {"data", "heads", "models"},
+    "classifier": {"data", "errors", "metrics", "model_folder", "models", "prediction"},
+    "predict_files": {"classifier", "data", "errors", "files", "prediction"},
     "training": TRAINING,
     "experiments": TRAINING | {"training"},
     "compare": {"errors", "files", "metrics", "reports", "results", "tracking"},
     "demo": TRAINING | {"experiments", "compare"},
-    "cli": TRAINING | {"training", "experiments", "compare", "demo"},
+    "cli": TRAINING | {"training", "experiments", "compare", "demo", "classifier", "predict_files"},
 }
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 import yaml
 
-from dermaffinity.checkpoint import build_network
 from dermaffinity.config import read_page, shipped_pages
+from dermaffinity.model_folder import build_network
 
 PAGES = shipped_pages()
 EXPERIMENTS = [name for name, path in PAGES.items() if "base" in yaml.safe_load(path.read_text(encoding="utf-8"))]

@@ -4,13 +4,24 @@ import os
 from abc import ABC
 
 import numpy as np
-from monai.transforms import Compose, RandomizableTransform
+from monai.transforms import Compose, RandomizableTransform, Transform
 
-from dermaffinity.data.transforms import Normalize
+from dermaffinity.data.transforms import (
+    CentralSquare,
+    CropToLesion,
+    EvaluationStage,
+    FixedStage,
+    Normalize,
+    ResizeShortSide,
+)
 
 # Before the import below, which otherwise asks the network for a newer version.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 import albumentations as A
+
+# MONAI's caching datasets take what is no transform of theirs for random.
+for step in (CropToLesion, ResizeShortSide, FixedStage, CentralSquare, Normalize, EvaluationStage):
+    Transform.register(step)
 
 
 class Augmentation(RandomizableTransform, ABC):

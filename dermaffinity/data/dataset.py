@@ -8,7 +8,6 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from monai.transforms import Compose
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -66,12 +65,16 @@ class ManifestDataset(Dataset):
     Args:
         images: (H, W, 3) uint8 each; a list kept in memory, or ``RowImages``.
         labels: (N,) class indices.
-        transform: What remains to be done to an image.
+        transform: What remains to be done to an image; where it is random, one that MONAI can seed.
         seed: Of the augmentation.
     """
 
     def __init__(
-        self, images: Sequence[np.ndarray] | RowImages, labels: np.ndarray, transform: Compose, seed: int = 0
+        self,
+        images: Sequence[np.ndarray] | RowImages,
+        labels: np.ndarray,
+        transform: Callable[[np.ndarray], Tensor],
+        seed: int = 0,
     ) -> None:
         self.images = images
         self.labels = torch.as_tensor(np.asarray(labels), dtype=torch.long)
@@ -82,5 +85,6 @@ class ManifestDataset(Dataset):
         return len(self.images)
 
     def __getitem__(self, draw: Draw) -> tuple[Tensor, Tensor]:
-        self.transform.set_random_state(seed=derive_seed("augmentation", self.seed, draw.epoch, draw.row))
+        if hasattr(self.transform, "set_random_state"):
+            self.transform.set_random_state(seed=derive_seed("augmentation", self.seed, draw.epoch, draw.row))
         return self.transform(self.images[draw.row]), self.labels[draw.row]

@@ -12,6 +12,9 @@ from dermaffinity.errors import DataError
 MAX_PIXELS = 89_478_485
 """Larger images are refused by their header: Pillow's own limit, 0.25 GiB of RGB, far above any lesion photograph."""
 
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".bmp", ".tif", ".tiff", ".webp"})
+"""What an image file of a folder is told from other files by, in lower case."""
+
 # Named, because Pillow would otherwise also hand files to interpreters such as Ghostscript.
 _FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM", "JPEG2000")
 
@@ -37,12 +40,51 @@ def decode_image(content: bytes, name: str) -> np.ndarray:
         DataError: When the file is empty, truncated, damaged, too large, or no image.
     """
     with _opened(content, name) as image:
-        upright = ImageOps.exif_transpose(image)
-        if upright.mode in _WIDE_MODES:
-            upright = Image.fromarray(_eight_bits(np.asarray(upright), name))
-        elif upright.mode == "F":
-            raise DataError(f"{name}: holds floating-point gray values of unknown range; save it as 8-bit RGB")
-        return np.array(upright.convert("RGB"))
+        return _upright_rgb(image, name)
+
+
+def convert_image(image: Image.Image, name: str) -> np.ndarray:
+    """What `decode_image` makes of a file, of an image that Pillow has opened or made.
+
+    Args:
+        image: Of any mode and size; left open and unchanged.
+        name: What errors call the image.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+
+    Raises:
+        DataError: When the image has no pixels or too many, or its file is damaged or closed.
+    """
+    with _explained(name):
+        _check_size(image.width, image.height, name)
+        return _upright_rgb(image, name)
+
+
+def convert_array(array: np.ndarray, name: str) -> np.ndarray:
+    """What `decode_image` would make of a picture with these pixels.
+
+    Args:
+        array: (H, W) or (H, W, 1) gray, (H, W, 3) RGB, or (H, W, 4) RGB with alpha, which is dropped. uint8; uint16,
+            whose 65,535 is white; or floats in [0, 1], whose 1 is white.
+        name: What errors call the array.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+
+    Raises:
+        DataError: When the array has another shape, type or range.
+    """
+    shape = array.shape
+    if len(shape) == 3 and shape[2] not in (1, 3, 4) and shape[0] in (1, 3, 4):
+        raise DataError(
+            f"{name}: has the shape {shape}, channels first; move them last, as in image.transpose(1, 2, 0)"
+        )
+    if not (len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3, 4))):
+        raise DataError(f"{name}: has the shape {shape}; an image is (height, width) or (height, width, 3)")
+    _check_size(shape[1], shape[0], name)
+    colors = array[:, :, None] if len(shape) == 2 else array[:, :, :3]
+    return np.array(np.broadcast_to(_as_uint8(colors, name), (*shape[:2], 3)))
 
 
 def decode_mask(content: bytes, name: str, shape: tuple[int, int]) -> np.ndarray:
@@ -93,19 +135,57 @@ def image_size(content: bytes, name: str) -> tuple[int, int]:
 def _opened(content: bytes, name: str) -> Iterator[Image.Image]:
     if not content:
         raise DataError(f"{name}: the file is empty (0 bytes); copy or download it again")
+    with _explained(name), Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+        _check_size(image.width, image.height, name)
+        yield image
+
+
+@contextmanager
+def _explained(name: str) -> Iterator[None]:
     try:
-        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise Image.DecompressionBombError
-            yield image
+        yield
     except DataError:
         raise
     except Image.DecompressionBombError:
-        raise DataError(f"{name}: more than {MAX_PIXELS:,} pixels; reduce the image or leave it out") from None
+        raise DataError(_too_large(name)) from None
     except Image.UnidentifiedImageError:
         raise DataError(f"{name}: not an image in any of the formats {', '.join(_FORMATS)}") from None
     except Exception as error:  # Pillow's readers let through whatever a damaged file makes them raise.
         raise DataError(f"{name}: damaged or truncated ({error}); copy or download it again") from error
+
+
+def _check_size(width: int, height: int, name: str) -> None:
+    if width * height > MAX_PIXELS:
+        raise DataError(_too_large(name))
+    if width * height == 0:
+        raise DataError(f"{name}: has no pixels, it is {width} × {height}")
+
+
+def _too_large(name: str) -> str:
+    return f"{name}: more than {MAX_PIXELS:,} pixels; reduce the image or leave it out"
+
+
+def _upright_rgb(image: Image.Image, name: str) -> np.ndarray:
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode in _WIDE_MODES:
+        upright = Image.fromarray(_eight_bits(np.asarray(upright), name))
+    elif upright.mode == "F":
+        raise DataError(f"{name}: holds floating-point gray values of unknown range; save it as 8-bit RGB")
+    return np.array(upright.convert("RGB"))
+
+
+def _as_uint8(colors: np.ndarray, name: str) -> np.ndarray:
+    if colors.dtype == np.uint8:
+        return colors
+    if colors.dtype == np.uint16:
+        return _eight_bits(colors, name)
+    if colors.dtype.kind != "f":
+        raise DataError(f"{name}: holds {colors.dtype} values; use uint8, uint16, or floats in [0, 1]")
+    low, high = float(colors.min()), float(colors.max())  # NaN where there is one
+    if not (low >= 0 and high <= 1):
+        found = "NaN" if np.isnan(low) else f"values from {low:g} to {high:g}"
+        raise DataError(f"{name}: floats must be in [0, 1], found {found}; divide by 255, or use uint8")
+    return np.rint(255 * colors).astype(np.uint8)
 
 
 def _eight_bits(gray: np.ndarray, name: str) -> np.ndarray:

@@ -77,6 +77,11 @@ class Manifest:
         rows = sorted([_text(value) for value in row] for row in columns.itertuples(index=False))
         return hashlib.sha256(json.dumps([self.classes, rows]).encode()).hexdigest()
 
+    @property
+    def images_digest(self) -> str:
+        """SHA-256 over the contents of the development images, whatever their names, labels and folds."""
+        return hashlib.sha256("\n".join(sorted(self.development()["sha256"])).encode()).hexdigest()
+
     def development(self) -> pd.DataFrame:
         """Rows that take part in cross-validation; they keep their index."""
         return self.rows[self.rows["fold"].notna()]

@@ -1,12 +1,12 @@
-"""From a decoded image to what the network sees; every step is a MONAI transform.
+"""From a decoded image to what the network sees: the same steps in training and in a prototype.
 
 Two stages. The fixed one crops and resizes, and its uint8 result is what a run keeps in memory. The second one augments
-(training) or takes the central square (everything else), and normalizes.
+(training) or takes the central square (everything else), and normalizes. Every step is a MONAI transform where MONAI is
+used (`augmentation.py`); nothing here imports it, because it brings MLflow and seconds of start-up into a prototype.
 """
 
 import numpy as np
 import torch
-from monai.transforms import Compose, Transform
 from PIL import Image
 from torch import Tensor
 
@@ -17,7 +17,7 @@ _CHANNEL_STD = (0.229, 0.224, 0.225)
 _LONGEST_ASPECT = 2.0
 
 
-class CropToLesion(Transform):
+class CropToLesion:
     """Cuts the square around the lesion out of an image.
 
     The square is centered on the mask's bounding box, its side is the box's longer side times 1 + 2 · margin, and it is
@@ -42,7 +42,7 @@ class CropToLesion(Transform):
         return image[top:bottom, left:right]
 
 
-class ResizeShortSide(Transform):
+class ResizeShortSide:
     """Resizes (H, W, 3) uint8 so that the shorter side has ``size`` pixels; aspect is kept, up to 2:1.
 
     Args:
@@ -63,7 +63,7 @@ class ResizeShortSide(Transform):
         return np.asarray(Image.fromarray(image).resize(target, Image.Resampling.BILINEAR))
 
 
-class FixedStage(Transform):
+class FixedStage:
     """The stage whose result is kept: an optional crop to the lesion, then resizing.
 
     Args:
@@ -85,7 +85,7 @@ class FixedStage(Transform):
         return self.resize(data[0] if self.crop is None else self.crop(data))
 
 
-class CentralSquare(Transform):
+class CentralSquare:
     """The central ``size`` × ``size`` pixels of an image (H, W, 3)."""
 
     def __init__(self, size: int) -> None:
@@ -96,7 +96,7 @@ class CentralSquare(Transform):
         return _central(data, self.size, self.size)
 
 
-class Normalize(Transform):
+class Normalize:
     """(H, W, 3) uint8 to a float32 tensor (3, H, W), standardized as ImageNet is."""
 
     def __init__(self) -> None:
@@ -108,9 +108,20 @@ class Normalize(Transform):
         return (torch.tensor(data).permute(2, 0, 1) - self.mean) / self.std
 
 
-def evaluation_transform(image_size: int) -> Compose:
-    """What every other image goes through after the fixed stage."""
-    return Compose([CentralSquare(image_size), Normalize()])
+class EvaluationStage:
+    """What every image that is not trained on goes through after the fixed stage: the central square, normalized.
+
+    Args:
+        image_size: Side of the square.
+    """
+
+    def __init__(self, image_size: int) -> None:
+        self.square = CentralSquare(image_size)
+        self.normalize = Normalize()
+
+    def __call__(self, data: np.ndarray) -> Tensor:
+        """The tensor (3, image_size, image_size) of an image (H, W, 3) uint8."""
+        return self.normalize(self.square(data))
 
 
 def _central(image: np.ndarray, height: int, width: int) -> np.ndarray:

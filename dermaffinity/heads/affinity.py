@@ -100,6 +100,10 @@ class AffinityHead(Head):
         )  # (N, C); the nearest is the most similar
         return -distance if self.similarity == "gaussian" else -distance.log1p()
 
+    def center_distance(self, output: HeadOutput) -> Tensor:
+        """The distance behind the similarity: (N, C), squared Euclidean for l2."""
+        return self._distance(output.embedding, output.centers).amin(dim=2)
+
     def _distance(self, embedding: Tensor, centers: Tensor) -> Tensor:
         # Direct differences: the expansion |f|² + |w|² - 2fw loses the small distances that matter most.
         difference = embedding[:, None, None, :] - centers  # (N, C, M, D)

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from enum import Enum
 from typing import ClassVar, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 
@@ -63,3 +64,12 @@ class Head(nn.Module, ABC):
     @abstractmethod
     def probabilities(self, output: HeadOutput) -> Tensor:
         """Class probabilities (N, C) of this head's own output; rows sum to 1."""
+
+    def center_distance(self, output: HeadOutput) -> Tensor:
+        """Distance (N, C) of each embedding to the nearest center of each class, at least 0, in this head's geometry.
+
+        Far from every class, an image is unlike what the network has learned. Euclidean unless a head says otherwise.
+        """
+        centers = output.centers.flatten(0, 1)  # (C·M, D)
+        distance = torch.cdist(output.embedding, centers, compute_mode="donot_use_mm_for_euclid_dist")
+        return distance.unflatten(1, output.centers.shape[:2]).amin(dim=2)

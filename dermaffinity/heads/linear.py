@@ -1,6 +1,7 @@
 """The usual last layer of a classifier."""
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from dermaffinity.heads.base import Head, HeadOutput, ScoreKind
 
@@ -26,3 +27,10 @@ class LinearHead(Head):
     def probabilities(self, output: HeadOutput) -> Tensor:
         """Softmax over the logits (N, C)."""
         return output.scores.softmax(dim=1)
+
+    def center_distance(self, output: HeadOutput) -> Tensor:
+        """One minus the cosine of the angle between embedding and class vector: (N, C), in [0, 2].
+
+        A class vector is a direction; how far along it an embedding lies tells confidence, not likeness.
+        """
+        return 1 - F.normalize(output.embedding, dim=1) @ F.normalize(output.centers.squeeze(1), dim=1).T

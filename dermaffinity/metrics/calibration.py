@@ -1,4 +1,4 @@
-"""Whether the probabilities mean what they say: calibration error, Brier score, log-likelihood, reliability bins.
+"""Whether the probabilities mean what they say, and making them: calibration error, Brier score, temperature, bins.
 
 Axes: N images, C classes, B sets of image weights.
 """
@@ -7,6 +7,8 @@ import numpy as np
 import pandas as pd
 
 BINS = 15
+
+_WIDEST = float(np.log(20))  # of the logarithm of a temperature
 
 
 def expected_calibration_error(
@@ -56,6 +58,42 @@ def negative_log_likelihood(
     own = np.take_along_axis(probabilities, labels[:, None], axis=1)[:, 0].astype(float)
     # A float32 softmax can round to 0; one such image must not make the mean infinite.
     return _mean(-np.log(np.maximum(own, np.finfo(float).eps)), _weights_of(labels, weights))
+
+
+def fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    r"""The temperature T at which probabilities\ :sup:`1/T`, scaled to sum 1, have the least negative log-likelihood.
+
+    Above 1 the model was too sure, below 1 not sure enough. Softmax probabilities are enough: their logarithms are the
+    logits but for a constant. scikit-learn finds the same number, but only for an estimator it can call.
+
+    Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, https://arxiv.org/abs/1706.04599.
+
+    Args:
+        labels: (N,), class indices, N at least 1.
+        probabilities: (N, C), rows sum to 1.
+
+    Returns:
+        Between 0.05 and 20: few images, or only right answers, must not make every answer certain or void.
+    """
+    from scipy.optimize import minimize_scalar
+
+    def loss(log_temperature: float) -> float:
+        return float(negative_log_likelihood(labels, with_temperature(probabilities, np.exp(log_temperature))))
+
+    return float(np.exp(minimize_scalar(loss, bounds=(-_WIDEST, _WIDEST), method="bounded").x))
+
+
+def with_temperature(probabilities: np.ndarray, temperature: float | np.ndarray) -> np.ndarray:
+    r"""Probabilities\ :sup:`1/T`, scaled so that rows sum to 1: (N, C) float64; T of 1 leaves them as they are.
+
+    Args:
+        probabilities: (N, C), rows sum to 1.
+        temperature: T, positive; one number, or (N, 1) with one for each image.
+    """
+    # What a float32 softmax rounds to 0 is at most its smallest number.
+    logits = np.log(np.maximum(probabilities, np.finfo(np.float32).tiny, dtype=float)) / temperature
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
 
 
 def reliability_bins(labels: np.ndarray, probabilities: np.ndarray) -> pd.DataFrame:

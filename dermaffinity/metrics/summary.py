@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from dermaffinity.metrics.calibration import brier_score, expected_calibration_error
 from dermaffinity.metrics.classification import classification_metrics, weighted_metrics
 from dermaffinity.metrics.statistics import bootstrap_interval, bootstrap_weights, wilson_interval
 
@@ -126,6 +127,35 @@ def summarize(
         else:
             interval = bootstrap_interval(value, draws[name], _LIMITS.get(name, (0, 1)))
         rows[name] = (value, *interval)
+    return interval_table(rows)
+
+
+def summarize_calibration(
+    table: pd.DataFrame, classes: Sequence[str], *, seed: int = 0, resamples: int = 2000
+) -> pd.DataFrame:
+    """`ece` and `brier` of a prediction table as `summarize` gives them, and nothing else.
+
+    Arguments, result and errors as for `summarize`.
+    """
+    predictions = Predictions.from_table(table, classes)
+    measures = {"ece": expected_calibration_error, "brier": brier_score}
+
+    def measured(weights: np.ndarray) -> dict[str, np.ndarray]:
+        by_seed = predictions.probabilities
+        return {
+            name: np.mean([measure(predictions.labels, scores, weights) for scores in by_seed], axis=0)
+            for name, measure in measures.items()
+        }
+
+    values = measured(np.ones((len(predictions.labels), 1)))
+    drawn = [
+        measured(weights)
+        for weights in bootstrap_weights(predictions.groups, predictions.labels, resamples=resamples, seed=seed)
+    ]
+    rows = {}
+    for name, (value,) in values.items():
+        draws = np.concatenate([part[name] for part in drawn])
+        rows[name] = (value, *bootstrap_interval(value, draws, _LIMITS.get(name, (0, 1))))
     return interval_table(rows)
 
 

@@ -105,21 +105,23 @@ def gain_figure(gains: Mapping[str, pd.DataFrame], baseline: str, class_counts: 
     return figure
 
 
-def reliability_figure(bins: pd.DataFrame, title: str) -> "Figure":
+def reliability_figure(bins: Mapping[str, pd.DataFrame], title: str) -> "Figure":
     """Accuracy against confidence, with the number of images behind each bin below.
 
     Args:
-        bins: What `dermaffinity.metrics.calibration.reliability_bins` returns.
+        bins: For each curve's name what `dermaffinity.metrics.calibration.reliability_bins` returns.
         title: Shown above.
     """
     figure = _figure(5.4, 6.4)
     axes, histogram = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-    middle, width = (bins["low"] + bins["high"]) / 2, bins["high"] - bins["low"]
-    filled = bins[bins["images"] > 0]
     axes.plot([0, 1], [0, 1], color=_GREY, linestyle="--", linewidth=1, label="perfectly calibrated")
-    axes.plot(filled["confidence"], filled["accuracy"], marker="o", color=_COLORS[0], label="measured")
+    for index, (name, curve) in enumerate(bins.items()):
+        filled = curve[curve["images"] > 0]
+        axes.plot(filled["confidence"], filled["accuracy"], marker=_MARKERS[index], color=_COLORS[index], label=name)
+        share = (curve["high"] - curve["low"]) * 0.9 / len(bins)  # the curves' bars stand side by side
+        left = curve["low"] + 0.05 * (curve["high"] - curve["low"]) + index * share
+        histogram.bar(left, curve["images"], width=share, align="edge", color=_COLORS[index])
     axes.set(ylabel="share that is right", xlim=(0, 1), ylim=(0, 1))
-    histogram.bar(middle, bins["images"], width=0.9 * width, color=_COLORS[0])
     histogram.set(xlabel="confidence: probability of the predicted class", ylabel="images")
     histogram.spines[["top", "right"]].set_visible(False)
     _frame(figure, axes, title)

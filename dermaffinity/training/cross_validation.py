@@ -6,7 +6,7 @@ A job is resumable, finished once, and knows nothing of the others; how jobs are
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,25 +15,27 @@ import numpy as np
 import pandas as pd
 import torch
 from lightning_fabric import Fabric
-from monai.transforms import Compose
 
-from dermaffinity.checkpoint import build_network, load_network, save_network
 from dermaffinity.config import DataSettings, Page
 from dermaffinity.data.augmentation import training_transform
 from dermaffinity.data.dataset import ManifestDataset, RowImages, read_all
 from dermaffinity.data.library import ImageLibrary
 from dermaffinity.data.manifest import Manifest, read_manifest
 from dermaffinity.data.splits import inner_validation
-from dermaffinity.data.transforms import FixedStage, evaluation_transform
+from dermaffinity.data.transforms import EvaluationStage, FixedStage
 from dermaffinity.errors import BusyError, ConfigError, DermaffinityError, TrackingError
 from dermaffinity.files import atomic_write, hold, sweep_partial, write_json
+from dermaffinity.heads import Predictions
 from dermaffinity.metrics.classification import classification_metrics, confusion_matrix, minority_classes
+from dermaffinity.model_folder import Facts, build_network, load_networks, read_description, save_model
+from dermaffinity.prediction import predict
 from dermaffinity.reports.figures import confusion_figure, history_figure
 from dermaffinity.results import ExperimentFolder, JobFolder, class_indices, prediction_table, write_table
 from dermaffinity.seeding import derive_seed, seed_everything
 from dermaffinity.tracking.base import Run, Tracker
+from dermaffinity.training.calibration import calibrate
 from dermaffinity.training.progress import JobProgress
-from dermaffinity.training.trainer import Trainer, predict
+from dermaffinity.training.trainer import Trainer
 
 Scored = Literal["test", "inner"]
 
@@ -182,10 +184,10 @@ def _train_and_score(job: Job, images: Images, fabric: Fabric, run: Run, progres
     loss = page.loss.build(counts, network.head.embedding_dim)
     trainer = Trainer(network, loss, settings, seed=derive_seed("training", job.seed, job.fold), fabric=fabric)
 
-    fixed = evaluation_transform(page.data.image_size)
+    fixed = EvaluationStage(page.data.image_size)
     augmented = training_transform(page.augmentation.build(page.data.image_size))
 
-    def dataset(which: np.ndarray, transform: Compose) -> ManifestDataset:
+    def dataset(which: np.ndarray, transform: Callable[[np.ndarray], torch.Tensor]) -> ManifestDataset:
         return ManifestDataset([decoded[i] for i in which], labels[which], transform, seed=trainer.seed)
 
     images_per_epoch = len(fit_rows) // settings.batch_size * settings.batch_size or len(fit_rows)
@@ -201,13 +203,17 @@ def _train_and_score(job: Job, images: Images, fabric: Fabric, run: Run, progres
     inner = dataset(inner_rows, fixed)
     trainer.fit(dataset(fit_rows, augmented), inner, job.files.checkpoint, on_images=progress.images, on_epoch=on_epoch)
 
-    def table(which: np.ndarray, scored: ManifestDataset) -> pd.DataFrame:
-        probabilities = trainer.predict(scored).probabilities.numpy()
+    def table(which: np.ndarray, predictions: Predictions) -> pd.DataFrame:
+        probabilities = predictions.probabilities.numpy()
         return prediction_table(rows.iloc[which], probabilities, classes, fold=job.fold, seed=job.seed)
 
-    validation = table(inner_rows, inner)
-    scored = table(test_rows, dataset(test_rows, fixed)) if job.scored == "test" else validation
+    seen = trainer.predict(inner)
+    validation = table(inner_rows, seen)
+    scored = validation if job.scored == "inner" else table(test_rows, trainer.predict(dataset(test_rows, fixed)))
     if fabric.is_global_zero:
+        calibration = calibrate(seen, network.head, classes)
+        facts = _facts(page, images.manifest)
+        save_model(job.files.path, network, facts, fold=job.fold, seed=job.seed, calibration=calibration)
         _keep(job, images.manifest, trainer, {"validation": validation, "predictions": scored}, run, progress)
     fabric.barrier()
 
@@ -229,9 +235,10 @@ def _score_external(job: Job, images: Images, fabric: Fabric, progress: JobProgr
     """Scores the external images with the finished model, once."""
     if job.files.external.exists():
         return
-    network, description = load_network(job.files.path)
+    description = read_description(job.files.path)
+    (network,) = load_networks(job.files.path, description, job.page.plugins)
     rows, content = images.external()
-    dataset = ManifestDataset(content, images.indices(rows), evaluation_transform(job.page.data.image_size))
+    dataset = ManifestDataset(content, images.indices(rows), EvaluationStage(job.page.data.image_size))
     progress.start(f"{job.label}, external images", len(rows))
     predictions = predict(
         network.to(fabric.device).to(memory_format=torch.channels_last),
@@ -244,20 +251,39 @@ def _score_external(job: Job, images: Images, fabric: Fabric, progress: JobProgr
     )
     if fabric.is_global_zero:
         table = prediction_table(
-            rows, predictions.probabilities.numpy(), description["classes"], fold=job.fold, seed=job.seed
+            rows, predictions.probabilities.numpy(), description.classes, fold=job.fold, seed=job.seed
         )
         write_table(table, job.files.external)
     fabric.barrier()
+
+
+def _facts(page: Page, manifest: Manifest) -> Facts:
+    """What the classifier's file says about it, but for what belongs to one fold."""
+    resolved = page.resolved()
+    return Facts.model_validate(
+        {
+            "name": page.name,
+            "classes": manifest.classes,
+            "malignant": manifest.malignant,
+            "preprocessing": {"image_size": page.data.image_size, "lesion_crop": page.data.lesion_crop},
+            **{section: resolved[section] for section in ("backbone", "neck", "head")},
+            "data": {
+                "name": manifest.name,
+                "split_hash": manifest.split_hash,
+                "images_digest": manifest.images_digest,
+                "class_counts": manifest.class_counts(),
+                "source": manifest.source,
+                "licence": manifest.licence,
+            },
+        }
+    )
 
 
 def _keep(
     job: Job, manifest: Manifest, trainer: Trainer, tables: dict[str, pd.DataFrame], run: Run, progress: JobProgress
 ) -> None:
     """Writes and tracks what a job found."""
-    folder, classes, page = job.files.path, manifest.classes, job.page.resolved()
-    sections = {section: page[section] for section in ("backbone", "neck", "head", "data")}
-    split = {"split_hash": manifest.split_hash, "fold": job.fold, "seed": job.seed}
-    save_network(folder, trainer.network, {"classes": list(classes), **sections, **split})
+    folder, classes = job.files.path, manifest.classes
     for name, table in tables.items():
         write_table(table, folder / f"{name}.csv")
     history = pd.DataFrame(trainer.history)

@@ -18,11 +18,9 @@ from dermaffinity.errors import TrainingError
 from dermaffinity.heads import Predictions
 from dermaffinity.losses import Loss
 from dermaffinity.models import LesionNetwork
+from dermaffinity.prediction import BATCH_SIZE, predict
 from dermaffinity.seeding import derive_seed
 from dermaffinity.training.optim import build_optimizer, set_learning_rate
-
-# Images per forward pass without gradients; more gains no speed on a CPU and memory on a GPU is not at stake.
-_EVALUATION_BATCH = 64
 
 
 class Trainer:
@@ -132,7 +130,7 @@ class Trainer:
         # Every process sees all images and draws the same, because all are seeded alike.
         self.network.train()
         # No last batch of one image, which has no variance to normalize by.
-        batch_size = next(size for size in range(_EVALUATION_BATCH, 1, -1) if len(training) % size != 1)
+        batch_size = next(size for size in range(BATCH_SIZE, 1, -1) if len(training) % size != 1)
         loader = evaluation_loader(training, batch_size, self.settings.workers)
         embeddings = [self.network(images.to(self.fabric.device)).embedding for images, _ in loader]
         self.network.head.start_from(torch.cat(embeddings), training.labels.to(self.fabric.device))
@@ -194,38 +192,6 @@ class Trainer:
         self.best = state["best"]
 
 
-def predict(
-    network: LesionNetwork,
-    dataset: ManifestDataset,
-    *,
-    device: torch.device,
-    workers: int = 0,
-    rank: int = 0,
-    world_size: int = 1,
-    on_images: Callable[[int], None] = lambda count: None,
-) -> Predictions:
-    """The network's view of every image of a dataset, in order, in evaluation mode and float32.
-
-    With several processes each takes every ``world_size``-th image, none is seen twice, and all get the whole result.
-    """
-    was_training = network.training
-    network.eval()
-    parts: list[tuple[Tensor, ...]] = []
-    with torch.inference_mode():
-        for images, labels in evaluation_loader(dataset, _EVALUATION_BATCH, workers, rank, world_size):
-            output = network(images.to(device).contiguous(memory_format=torch.channels_last))
-            probabilities = network.head.probabilities(output)
-            parts.append((*(t.float().cpu() for t in (output.scores, probabilities, output.embedding)), labels))
-            centers = output.centers.float().cpu()
-            on_images(len(labels))
-    network.train(was_training)
-    scores, probabilities, embedding, labels = (torch.cat(column) for column in zip(*parts, strict=True))
-    columns = [_gather(column, len(dataset), world_size) for column in (scores, probabilities, embedding, labels)]
-    # Cloned outside inference mode, so that a loss may work on them like on any tensor.
-    scores, probabilities, embedding, labels = (column.clone() for column in columns)
-    return Predictions(scores, probabilities, embedding, centers.clone(), labels)
-
-
 class _Objective(nn.Module):
     """Network and loss as one module, so that whatever a loss learns is optimized and synchronized as well."""
 
@@ -238,17 +204,6 @@ class _Objective(nn.Module):
         output = self.network(images)
         with torch.autocast(device_type=images.device.type, enabled=False):
             return self.loss(output, labels)
-
-
-def _gather(part: Tensor, total: int, world_size: int) -> Tensor:
-    if world_size == 1:
-        return part
-    parts: list[Tensor] = [part] * world_size
-    torch.distributed.all_gather_object(parts, part)
-    whole = part.new_empty((total, *part.shape[1:]))
-    for rank, received in enumerate(parts):
-        whole[rank::world_size] = received
-    return whole
 
 
 def _check_finite(values: dict[str, float], epoch: int, step: int) -> None:

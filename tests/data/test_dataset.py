@@ -9,7 +9,7 @@ from PIL import Image
 from dermaffinity.data.augmentation import LesionAugmentation, training_transform
 from dermaffinity.data.dataset import Draw, ManifestDataset, RowImages, read_all
 from dermaffinity.data.library import ImageLibrary
-from dermaffinity.data.transforms import FixedStage, evaluation_transform
+from dermaffinity.data.transforms import EvaluationStage, FixedStage
 from dermaffinity.errors import DataError
 
 
@@ -67,12 +67,12 @@ def test_a_missing_image_stops_the_reading_and_is_named(library):
 
 def test_an_item_is_the_transformed_image_and_its_label():
     images = pictures(4)
-    dataset = ManifestDataset(images, np.array([2, 0, 1, 2]), evaluation_transform(16))
+    dataset = ManifestDataset(images, np.array([2, 0, 1, 2]), EvaluationStage(16))
     tensor, label = dataset[Draw(0, 3)]
     assert len(dataset) == 4
     assert label.item() == 2
     assert label.dtype == torch.long
-    assert torch.equal(tensor, evaluation_transform(16)(images[3]))
+    assert torch.equal(tensor, EvaluationStage(16)(images[3]))
 
 
 def test_an_augmented_image_depends_on_seed_epoch_and_row_and_on_nothing_else():

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from dermaffinity.data.augmentation import LesionAugmentation, training_transform
 from dermaffinity.data.dataset import Draw, ManifestDataset
 from dermaffinity.data.loaders import EpochSampler, evaluation_loader, training_loader
-from dermaffinity.data.transforms import evaluation_transform
+from dermaffinity.data.transforms import EvaluationStage
 
 
 def labels_of(*counts: int) -> torch.Tensor:
@@ -22,7 +22,7 @@ def rows(sampler: EpochSampler) -> list[int]:
 
 def dataset_of(count: int, augment: bool = True) -> ManifestDataset:
     images = list(np.random.default_rng(0).integers(0, 256, (count, 20, 24, 3), dtype=np.uint8))
-    transform = training_transform(LesionAugmentation(16)) if augment else evaluation_transform(16)
+    transform = training_transform(LesionAugmentation(16)) if augment else EvaluationStage(16)
     return ManifestDataset(images, np.arange(count) % 3, transform)
 
 

@@ -9,10 +9,10 @@ from dermaffinity.data.augmentation import LesionAugmentation, NoAugmentation, t
 from dermaffinity.data.transforms import (
     CentralSquare,
     CropToLesion,
+    EvaluationStage,
     FixedStage,
     Normalize,
     ResizeShortSide,
-    evaluation_transform,
 )
 
 
@@ -136,9 +136,9 @@ def test_normalization_is_that_of_torchvision():
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (32, 64), (47, 32), (33, 32)])
-def test_no_augmentation_is_the_evaluation_transform(height, width):
+def test_no_augmentation_is_the_evaluation_stage(height, width):
     image = picture(height, width)
-    assert torch.equal(training_transform(NoAugmentation(32))(image), evaluation_transform(32)(image))
+    assert torch.equal(training_transform(NoAugmentation(32))(image), EvaluationStage(32)(image))
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (32, 64), (50, 32)])

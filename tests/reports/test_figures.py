@@ -44,7 +44,11 @@ def confusion():
 
 def reliability():
     rng = np.random.default_rng(0)
-    return reliability_figure(reliability_bins(rng.integers(4, size=300), rng.dirichlet([0.6] * 4, 300)), "Reliability")
+    labels = rng.integers(4, size=300)
+    curves = {
+        name: reliability_bins(labels, rng.dirichlet([a] * 4, 300)) for name, a in (("raw", 0.6), ("calibrated", 2))
+    }
+    return reliability_figure(curves, "Reliability")
 
 
 def history():

@@ -10,15 +10,15 @@ import pandas as pd
 import pytest
 import torch
 
-from dermaffinity.checkpoint import load_network
 from dermaffinity.config import read_page
 from dermaffinity.data.dataset import ManifestDataset
 from dermaffinity.data.manifest import read_manifest, write_manifest
-from dermaffinity.data.transforms import evaluation_transform
+from dermaffinity.data.transforms import EvaluationStage
+from dermaffinity.model_folder import load_networks, read_description
+from dermaffinity.prediction import predict
 from dermaffinity.results import read_table
 from dermaffinity.tracking.mlflow_tracker import MlflowTracker
 from dermaffinity.training.cross_validation import Images
-from dermaffinity.training.trainer import predict
 
 KILL, CTRL_C = int(signal.SIGKILL), int(signal.SIGINT)
 EPOCHS, FOLDS = 3, 3
@@ -38,12 +38,13 @@ def killed_often(commands, fresh_folder, tiny_page):
         ((f"{trainer}._check_finite", 4, "before", KILL), []),  # in the middle of the second epoch
         ((f"{trainer}.save_checkpoint", 1, "after", KILL), []),  # the second epoch is saved and not yet logged
         ((f"{trainer}.save_checkpoint", 1, "before", KILL), ["--set", "training.workers=2"]),  # learned, not saved
-        ((f"{jobs}.save_network", 1, "after", KILL), []),  # results half written
+        ((f"{jobs}.save_model", 1, "after", KILL), []),  # results half written
         ((f"{jobs}.write_json", 1, "after", KILL), []),  # results written, the tracking run still open
         # fold 1
         ((f"{trainer}.save_checkpoint", 2, "after", KILL), []),
         # all folds
         ((f"{experiments}.write_table", 1, "after", KILL), []),  # pooling
+        (("dermaffinity.model_folder._weights", 2, "after", KILL), []),  # joining the folds' models
     ]
     for number, (moment, options) in enumerate(moments):
         resume = ["--resume"] if number else []
@@ -73,7 +74,7 @@ def tracked(folder):
     return tracker.call(read)
 
 
-def test_a_run_killed_at_seven_moments_ends_with_the_numbers_of_one_never_killed(uninterrupted, killed_often):
+def test_a_run_killed_at_eight_moments_ends_with_the_numbers_of_one_never_killed(uninterrupted, killed_often):
     names = {path.relative_to(uninterrupted / "runs") for path in (uninterrupted / "runs").rglob("*") if path.is_file()}
     assert names == {
         path.relative_to(killed_often / "runs") for path in (killed_often / "runs").rglob("*") if path.is_file()
@@ -84,16 +85,17 @@ def test_a_run_killed_at_seven_moments_ends_with_the_numbers_of_one_never_killed
             "metrics.json",
             "predictions.csv",
             "validation.csv",
-            "model.safetensors",
-            "model.json",
-        ) or name.name.startswith("out_of_fold"):
+            "classifier.json",
+        ) or name.name.startswith(("out_of_fold", "fold-")):
             assert (uninterrupted / "runs" / name).read_bytes() == (killed_often / "runs" / name).read_bytes(), name
             compared[name.name] += 1
     assert compared["metrics.json"] == compared["predictions.csv"] == FOLDS
     assert compared["out_of_fold_summary.csv"] == 1
+    assert compared["classifier.json"] == FOLDS + 1
+    assert compared["fold-1_seed-0.safetensors"] == 2
 
 
-def test_a_run_killed_at_seven_moments_is_tracked_as_if_never_killed(uninterrupted, killed_often):
+def test_a_run_killed_at_eight_moments_is_tracked_as_if_never_killed(uninterrupted, killed_often):
     expected, found = tracked(uninterrupted), tracked(killed_often)
     assert len(expected) == FOLDS + 1
     assert found.keys() == expected.keys()
@@ -173,10 +175,11 @@ def test_two_processes_that_train_together_give_one_set_of_results(commands, fre
 def alone(folder, page, fold):
     """Probabilities (N, C) of the saved network for its test fold."""
     images = Images(read_page(page).data)
-    network, _ = load_network(folder / f"runs/tiny/fold-{fold}_seed-0")
+    job = folder / f"runs/tiny/fold-{fold}_seed-0"
+    (network,) = load_networks(job, read_description(job))
     chosen = np.flatnonzero(images.rows["fold"] == fold)
     content = [images.decoded()[row] for row in chosen]
-    dataset = ManifestDataset(content, images.labels[chosen], evaluation_transform(32))
+    dataset = ManifestDataset(content, images.labels[chosen], EvaluationStage(32))
     return predict(network, dataset, device=torch.device("cpu")).probabilities.numpy()
 
 

@@ -13,7 +13,7 @@ from dermaffinity import files
 from dermaffinity.config import TrainingSettings
 from dermaffinity.data.augmentation import LesionAugmentation, training_transform
 from dermaffinity.data.dataset import ManifestDataset
-from dermaffinity.data.transforms import evaluation_transform
+from dermaffinity.data.transforms import EvaluationStage
 from dermaffinity.errors import DataError, TrainingError
 from dermaffinity.heads import LinearHead
 from dermaffinity.losses import CoSenLoss, CrossEntropyLoss
@@ -65,7 +65,7 @@ def training_images():
 
 
 def validation_images():
-    return dataset(10, evaluation_transform(16), seed=1)
+    return dataset(10, EvaluationStage(16), seed=1)
 
 
 def make_trainer(loss=CoSenLoss, **settings):

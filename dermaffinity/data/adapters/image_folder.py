@@ -9,9 +9,8 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 
 from dermaffinity.data.adapters.base import DatasetAdapter, Record, count_of, some_of
+from dermaffinity.data.images import IMAGE_SUFFIXES
 from dermaffinity.errors import ConfigError, DataError
-
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".bmp", ".tif", ".tiff", ".webp"})
 
 
 class ImageFolderAdapter(DatasetAdapter):

@@ -1,0 +1,361 @@
+"""LesionClassifier: what a prototype imports. Heavy libraries are imported when a model is loaded, not before."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from dermaffinity.errors import DataError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from torch import Tensor
+
+    from dermaffinity.model_folder import Description
+    from dermaffinity.models import LesionNetwork
+
+
+class Assessment(NamedTuple):
+    """All that a classifier says about N images, for C classes and K members; see `LesionClassifier`."""
+
+    probabilities: "np.ndarray"  # (N, C), calibrated
+    doubt: "np.ndarray"  # (N,)
+    p_values: "np.ndarray"  # (N, C), how usual each image would be among the images of each class
+    disagreement: "np.ndarray"  # (N,), share of the members that name another class, in [0, 1)
+    embedding: "np.ndarray"  # (N, K·D), the members' side by side
+
+
+class LesionClassifier:
+    """A trained classifier in scikit-learn's words: fitted, frozen, one model or the mean of several.
+
+    .. code-block:: python
+
+        classifier = LesionClassifier.load("runs/hamfit7_affinity")
+        classifier.predict("lesion.jpg")
+        classifier.predict_proba([image, "other.jpg"])
+
+    **Images** are a path, the bytes of a file, a Pillow image, a NumPy array (height, width, 3), or any iterable of
+    these, one of which is read at a time; every size and color mode is converted as in training. Gray and alpha are
+    accepted; arrays are uint8, uint16, or floats in [0, 1]. One image counts as a list of one.
+
+    **Several members**, the networks of several folds, are averaged: their calibrated probabilities, doubt and
+    p-values. Each was calibrated on inner validation images that it did not learn from.
+
+    **Cropping**: a classifier that was trained on crops around the lesion's mask gets no mask here, takes every image
+    whole, and warns when it is loaded. Hand it images cut around the lesion.
+
+    Every method raises DataError, naming the image, for one that cannot be used, and ValueError for no images at all.
+    Methods may be called from several threads. Use `load` instead of the constructor.
+
+    Attributes:
+        classes_: (C,), class codes in the order of all results.
+        description: Everything in ``classifier.json``: data, licence, split, versions, intended use, members.
+    """
+
+    def __init__(self, description: "Description", networks: "Sequence[LesionNetwork]") -> None:
+        import numpy as np
+
+        from dermaffinity.data.transforms import EvaluationStage, FixedStage
+
+        self.description = description
+        self.networks = list(networks)
+        self.classes_ = np.array(description.classes)
+        laid = description.preprocessing
+        self._fixed_stage = FixedStage(laid.image_size, laid.lesion_crop)
+        self._evaluation_stage = EvaluationStage(laid.image_size)
+
+    @classmethod
+    def load(cls, source: str | Path, *, plugins: Sequence[str] = ()) -> "LesionClassifier":
+        """Reads a classifier; no code of the source is run.
+
+        Args:
+            source: An experiment's folder (all its folds), a job's folder (one fold), a model folder, or an MLflow URI
+                such as ``models:/dermofit10@champion``, whose store is the one MLflow is set to.
+            plugins: Modules outside dermaffinity that parts of the network come from; they are imported.
+
+        Raises:
+            DataError: When there is none, or it is damaged, changed, of a newer format, or contradicts itself.
+        """
+        from dermaffinity.model_folder import load_networks, read_description
+
+        folder = _find(source)
+        description = read_description(folder)
+        classifier = cls(description, load_networks(folder, description, plugins))
+        if description.preprocessing.lesion_crop is not None:
+            import warnings
+
+            warnings.warn(
+                f"{description.name} was trained on squares around the lesion, with a margin of "
+                f"{description.preprocessing.lesion_crop:g} lesion sizes, and gets no masks here: cut your images so",
+                stacklevel=2,
+            )
+        return classifier
+
+    def predict(self, images: Any, *, abstain: bool = False) -> "np.ndarray":
+        """The likeliest class of each image: (N,) class codes.
+
+        Args:
+            images: See the class.
+            abstain: Answer None where the doubt is above that of 95 % of the inner validation images.
+        """
+        assessed = self.assess(images)
+        predicted = self.classes_[assessed.probabilities.argmax(axis=1)]
+        if abstain:
+            predicted = predicted.astype(object)
+            predicted[assessed.doubt > self.doubt_limit] = None
+        return predicted
+
+    def predict_proba(self, images: Any, *, calibrated: bool = True) -> "np.ndarray":
+        """Probabilities (N, C), rows sum to 1.
+
+        Args:
+            images: See the class.
+            calibrated: Whether at each member's own temperature; those of the out-of-fold tables are as trained.
+        """
+        return self._assess(images, calibrated).probabilities
+
+    def transform(self, images: Any) -> "np.ndarray":
+        """Embeddings (N, K·D): those of the members side by side, because each has axes of its own.
+
+        For a map with one meaning per axis load the folder of one fold.
+        """
+        return self.assess(images).embedding
+
+    def doubt(self, images: Any) -> "np.ndarray":
+        """How far each image lies from every class: (N,), above `doubt_limit` for what looks like no training image.
+
+        The distance to the nearest class center, in standard deviations from the mean of inner validation images; the
+        mean over members. It tells of unknown things, not of two classes that look alike: see `predict_sets` for that.
+        """
+        return self.assess(images).doubt
+
+    @property
+    def doubt_limit(self) -> float:
+        """The doubt that 95 % of the inner validation images stay below, mean over members."""
+        limits = [member.calibration.doubt_limit for member in self.description.members]
+        return sum(limits) / len(limits)
+
+    def predict_sets(self, images: Any, *, coverage: float = 0.9) -> list[tuple[str, ...]]:
+        """The classes that each image may well belong to, the likeliest first.
+
+        A set holds the true class with the probability that `set_guarantees` states, for each class on its own. It may
+        be empty, for an image unlike all classes. A class with too few inner validation images is in every set.
+
+        Args:
+            images: See the class.
+            coverage: The share of images whose set shall hold their class, in (0, 1).
+        """
+        _check_coverage(coverage)
+        return self.sets(self.assess(images), coverage)
+
+    def set_guarantees(self, coverage: float = 0.9) -> "pd.DataFrame":
+        """What `predict_sets` promises for each class.
+
+        The promise is for images that are exchangeable with the inner validation images of their class: the same
+        clinic, camera and choice of lesions. With several members the mean of their p-values promises twice the error,
+        and as a rule errs no more than asked for.
+
+        Args:
+            coverage: As for `predict_sets`.
+
+        Returns:
+            Index `class`; columns `images`, the inner validation images of all members, `coverage`, the promised share,
+            and `always`, whether the class is in every set for want of images.
+        """
+        import pandas as pd
+
+        from dermaffinity.metrics.conformal import promised_coverage
+
+        _check_coverage(coverage)
+        rows = {}
+        for name in self.description.classes:
+            images = [len(member.calibration.scores[name]) for member in self.description.members]
+            promised = promised_coverage(coverage, images)
+            rows[name] = (sum(images), promised, promised == 1)
+        return pd.DataFrame.from_dict(rows, orient="index", columns=["images", "coverage", "always"]).rename_axis(
+            "class"
+        )
+
+    def assess(self, images: Any) -> Assessment:
+        """Everything at once, for the cost of one prediction."""
+        return self._assess(images, calibrated=True)
+
+    def prepare(self, image: Any, name: str = "the image") -> "Tensor":
+        """The normalized tensor (3, S, S) that the networks see, by the very steps of training.
+
+        Args:
+            image: One image, see the class.
+            name: What errors call it.
+        """
+        return self._evaluation_stage(self._fixed_stage((_pixels(image, name), None)))
+
+    def assess_prepared(self, tensors: "Sequence[Tensor]", *, calibrated: bool = True) -> Assessment:
+        """What `assess` says about images that `prepare` made ready, all in one pass; at least one."""
+        import numpy as np
+        import torch
+
+        from dermaffinity.metrics.calibration import with_temperature
+        from dermaffinity.metrics.conformal import p_values
+        from dermaffinity.prediction import predict_batch
+
+        images = torch.stack(list(tensors))
+        probabilities, doubt, usual, embeddings = [], [], [], []
+        for network, member in zip(self.networks, self.description.members, strict=True):
+            known = member.calibration
+            output, raw = predict_batch(network, images)
+            own = with_temperature(raw.numpy(), known.temperature)
+            distance = network.head.center_distance(output).amin(dim=1).numpy().astype(float)
+            probabilities.append(own if calibrated else raw.numpy())
+            doubt.append((distance - known.distance_mean) / known.distance_sd)
+            usual.append(p_values([np.asarray(known.scores[name]) for name in self.description.classes], own))
+            embeddings.append(output.embedding.numpy())
+        mean = np.mean(probabilities, axis=0)
+        others = np.array([own.argmax(axis=1) for own in probabilities]) != mean.argmax(axis=1)  # (K, N)
+        return Assessment(
+            mean,
+            np.mean(doubt, axis=0),
+            np.mean(usual, axis=0),
+            others.mean(axis=0),
+            np.concatenate(embeddings, axis=1),
+        )
+
+    def sets(self, assessment: Assessment, coverage: float = 0.9) -> list[tuple[str, ...]]:
+        """The sets of `predict_sets` for images that were assessed before."""
+        from dermaffinity.metrics.conformal import in_set
+
+        inside = in_set(assessment.p_values, coverage)
+        order = (-assessment.probabilities).argsort(axis=1, kind="stable")
+        return [tuple(str(self.classes_[c]) for c in row if own[c]) for row, own in zip(order, inside, strict=True)]
+
+    def fit(self, images: Any, labels: Any = None) -> "LesionClassifier":
+        """Does nothing, so that a Pipeline can be fitted around this classifier, which is fitted already."""
+        return self
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """No parameters: nothing of a trained classifier can be set."""
+        return {}
+
+    def set_params(self, **params: Any) -> "LesionClassifier":
+        """Refuses every parameter."""
+        if params:
+            raise ValueError(f"a LesionClassifier is trained and has no parameters to set, got {', '.join(params)}")
+        return self
+
+    def __sklearn_clone__(self) -> "LesionClassifier":
+        return self
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return True
+
+    def __sklearn_tags__(self) -> Any:
+        from sklearn.utils import ClassifierTags, InputTags, Tags, TargetTags, TransformerTags
+
+        return Tags(
+            estimator_type="classifier",
+            target_tags=TargetTags(required=False),
+            transformer_tags=TransformerTags(),
+            classifier_tags=ClassifierTags(),
+            input_tags=InputTags(two_d_array=False, three_d_array=True),
+            requires_fit=False,
+        )
+
+    def __repr__(self) -> str:
+        members = len(self.networks)
+        return (
+            f"<LesionClassifier {self.description.name}: {', '.join(self.description.classes)}; "
+            f"{members} member{'s' if members > 1 else ''}>"
+        )
+
+    def _assess(self, images: Any, calibrated: bool) -> Assessment:
+        import numpy as np
+
+        from dermaffinity.prediction import BATCH_SIZE
+
+        prepared = (self.prepare(image, name) for image, name in _named(images))
+        parts = []
+        while batch := list(islice(prepared, BATCH_SIZE)):
+            parts.append(self.assess_prepared(batch, calibrated=calibrated))
+        if not parts:
+            raise ValueError("there are no images to predict: the list is empty")
+        return Assessment(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def _find(source: str | Path) -> Path:
+    """The model folder that a source stands for."""
+    if str(source).startswith("models:"):
+        return _download(str(source))
+    path = Path(source)
+    # An experiment keeps its classifier in a folder of its own; MLflow keeps a model's files in artifacts/.
+    for folder in (path, path / "classifier", path / "artifacts" / "classifier"):
+        if (folder / "classifier.json").is_file():
+            return folder
+    if (path / "experiment.json").is_file():
+        raise DataError(
+            f"{path}: has no classifier yet, which is written when every fold is finished; go on with dermaffinity "
+            "crossval --resume, or load the folder of one finished fold"
+        )
+    found = "nothing is there" if not path.exists() else "no classifier.json is there" if path.is_dir() else "a file"
+    raise DataError(f"{path}: expected the folder of a trained classifier or experiment, but found: {found}")
+
+
+def _download(uri: str) -> Path:
+    from mlflow.artifacts import download_artifacts
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return _find(download_artifacts(artifact_uri=uri))
+    except (MlflowException, OSError) as error:
+        raise DataError(f"{uri}: cannot be read from the MLflow store ({error})") from error
+
+
+def _named(images: Any) -> Iterator[tuple[Any, str]]:
+    """Single images and what errors call them."""
+    import numpy as np
+    from PIL import Image
+
+    is_single_array = isinstance(images, np.ndarray) and images.ndim < 4 and images.dtype.kind not in "OSU"
+    if is_single_array or isinstance(images, str | Path | bytes | bytearray | Image.Image):
+        images = [images]
+        names = ["the image"]
+    elif not isinstance(images, Iterable):
+        raise TypeError(f"an image is a path, bytes, a Pillow image or a NumPy array, got {type(images).__name__}")
+    else:
+        names = []
+    for index, image in enumerate(images):
+        is_path = isinstance(image, str | Path)
+        yield image, str(image) if is_path else names[index] if names else f"images[{index}]"
+
+
+def _pixels(image: Any, name: str) -> "np.ndarray":
+    """(H, W, 3) uint8 of one image."""
+    import numpy as np
+    from PIL import Image
+
+    from dermaffinity.data.images import convert_array, convert_image, decode_image
+
+    if isinstance(image, str | Path):
+        return decode_image(_read(Path(image)), name)
+    if isinstance(image, bytes | bytearray):
+        return decode_image(bytes(image), name)
+    if isinstance(image, Image.Image):
+        return convert_image(image, name)
+    if isinstance(image, np.ndarray):
+        return convert_array(image, name)
+    raise TypeError(f"{name}: an image is a path, bytes, a Pillow image or a NumPy array, got {type(image).__name__}")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise DataError(f"{path}: there is no such file") from None
+    except IsADirectoryError:
+        raise DataError(f"{path}: is a folder; give the images in it, or use dermaffinity predict") from None
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
+        raise DataError(f"{path}: cannot be read ({error})") from error
+
+
+def _check_coverage(coverage: float) -> None:
+    if not 0 < coverage < 1:
+        raise ValueError(f"coverage must be in (0, 1), got {coverage}")

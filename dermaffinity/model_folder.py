@@ -1,0 +1,271 @@
+"""The files of a trained classifier: ``classifier.json`` says what it is, one safetensors file per member how it sees.
+
+A member is the network of one fold and seed. A job's folder has one, an experiment's ``classifier/`` those of all
+folds. The files hold no code and nothing is unpickled. Every file is checked against the digests in
+``classifier.json``, which show damage and edits, not who wrote the files.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+from safetensors.torch import load, save
+
+import dermaffinity
+from dermaffinity.config import Component, Page, Section, explain, import_class
+from dermaffinity.errors import ConfigError, DataError
+from dermaffinity.files import atomic_write, sweep_partial
+from dermaffinity.models import LesionNetwork
+
+FILE = "classifier.json"
+
+_FORMAT = 1
+_INTENDED_USE = "Research use only. Not a medical device; not fit to decide about a patient."
+# What decides which pixels reach the network and what becomes of them.
+_PACKAGES = ("torch", "torchvision", "pillow", "numpy")
+
+
+class Preprocessing(Section):
+    """How an image is laid before the network; see `dermaffinity.data.transforms`."""
+
+    image_size: int = Field(ge=16, le=2048)  # pixels; side of the square the network sees
+    lesion_crop: float | None  # margin of the crop to the lesion in training; without a mask an image is taken whole
+
+
+class Data(Section):
+    """What the classifier was trained on."""
+
+    name: str
+    split_hash: str
+    images_digest: str  # SHA-256 over the contents of all images that any fold was trained on
+    class_counts: dict[str, int]
+    source: str
+    licence: str
+
+
+class Calibration(Section):
+    """What a member's probabilities and distances mean, from its inner validation images."""
+
+    temperature: float = Field(gt=0)
+    scores: dict[str, tuple[float, ...]]  # by class, sorted; see `dermaffinity.metrics.conformal`
+    distance_mean: float  # of the distance to the nearest center
+    distance_sd: float = Field(gt=0)
+    doubt_limit: float  # standardized distance that 95 % of the images stay below
+
+
+class Member(Section):
+    """The network of one fold and seed."""
+
+    file: str = Field(pattern=r"^[A-Za-z0-9_-]+\.safetensors$")
+    sha256: str
+    fold: int
+    seed: int
+    calibration: Calibration
+
+
+class Facts(Section):
+    """What all members share."""
+
+    name: str
+    classes: tuple[str, ...] = Field(min_length=2)  # in the order of the probabilities
+    malignant: tuple[str, ...]
+    preprocessing: Preprocessing
+    backbone: Component
+    neck: Component
+    head: Component
+    data: Data
+
+
+class Description(Facts):
+    """The content of ``classifier.json``."""
+
+    format: Literal[1]
+    intended_use: str
+    versions: dict[str, str]
+    members: tuple[Member, ...] = Field(min_length=1)
+    digest: str  # SHA-256 over all other entries
+
+
+def save_model(
+    folder: Path, network: LesionNetwork, facts: Facts, *, fold: int, seed: int, calibration: Calibration
+) -> None:
+    """Writes the model folder of one trained network.
+
+    Args:
+        folder: Where to; made if need be.
+        network: The trained network.
+        facts: Of the experiment.
+        fold: The test fold, which the network never saw.
+        seed: Of its training.
+        calibration: From its inner validation images.
+    """
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    content = save(state)
+    file = f"fold-{fold}_seed-{seed}.safetensors"
+    with atomic_write(folder / file, "wb") as opened:
+        opened.write(content)
+    digest = hashlib.sha256(content).hexdigest()
+    _describe(folder, facts, [Member(file=file, sha256=digest, fold=fold, seed=seed, calibration=calibration)])
+
+
+def join_models(folders: Sequence[Path], target: Path) -> None:
+    """Writes one model folder with the members of several that share their facts.
+
+    Raises:
+        DataError: When one of them cannot be read.
+    """
+    sweep_partial(target)
+    descriptions = [read_description(folder) for folder in folders]
+    for folder, description in zip(folders, descriptions, strict=True):
+        for member in description.members:
+            with atomic_write(target / member.file, "wb") as opened:
+                opened.write(_weights(folder, member))
+    facts = Facts.model_validate(descriptions[0].model_dump(by_alias=True, include=set(Facts.model_fields)))
+    _describe(target, facts, [member for description in descriptions for member in description.members])
+
+
+def read_description(folder: Path) -> Description:
+    """What ``classifier.json`` says, checked against its own digest.
+
+    Raises:
+        DataError: When it is missing, damaged, of another format, incomplete, or was changed by hand.
+    """
+    path = folder / FILE
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{folder}: no readable {FILE} ({error.strerror}); this is not a trained classifier") from error
+    except ValueError as error:
+        raise DataError(f"{path}: damaged, not JSON ({error}); copy the model again") from error
+    if not isinstance(values, dict) or "format" not in values:
+        raise DataError(f"{path}: does not say its format, so it is not the description of a classifier")
+    if values["format"] != _FORMAT:
+        advice = "install a newer dermaffinity" if _is_newer(values["format"]) else "train or export the model again"
+        raise DataError(
+            f"{path}: model format {values['format']!r}, this version of dermaffinity reads {_FORMAT}; {advice}"
+        )
+    try:
+        description = Description.model_validate(values)
+    except ValidationError as error:
+        raise DataError(f"{path}: this does not describe a classifier", explain(error, "", Description)) from error
+    if _digest(values) != description.digest:
+        raise DataError(
+            f"{path}: was changed after it was written: its digest does not fit its classes, calibration or another "
+            "entry. Copy the model again"
+        )
+    if problems := _contradictions(description):
+        raise DataError(f"{path}: contradicts itself", problems)
+    return description
+
+
+def load_networks(folder: Path, description: Description, plugins: Sequence[str] = ()) -> list[LesionNetwork]:
+    """The network of each member, in evaluation mode.
+
+    Args:
+        folder: Where the description was read.
+        description: Of the folder.
+        plugins: Modules outside dermaffinity that parts of the network may come from. They are imported, so name only
+            what you trust.
+
+    Raises:
+        DataError: When a file is missing or not the one described, or a part is not what its place asks for.
+    """
+    sections = description.model_dump(by_alias=True, include={"backbone", "neck", "head"})
+    for section, values in sections.items():
+        if not any(values["class"].startswith(f"{module}.") for module in ("dermaffinity", *plugins)):
+            raise DataError(
+                f"{folder}: {section} is {values['class']!r}, which is outside dermaffinity. If you trust that module, "
+                "name it in plugins"
+            )
+    networks = []
+    for member in description.members:
+        content = _weights(folder, member)
+        try:
+            network = build_network(sections, len(description.classes), pretrained=False)
+            network.load_state_dict(load(content))
+        except ConfigError as error:
+            raise DataError(f"{folder}: {error.message}", error.problems) from error
+        except Exception as error:  # not safetensors, other shapes, arguments that a part does not take
+            raise DataError(f"{folder}: {FILE} and {member.file} do not fit together ({error})") from error
+        networks.append(network.eval())
+    return networks
+
+
+def build_network(sections: dict[str, Any], num_classes: int, *, pretrained: bool) -> LesionNetwork:
+    """A new network from the ``backbone``, ``neck`` and ``head`` sections of a page.
+
+    Args:
+        sections: Each section has the key ``class`` and that class's hyper-parameters.
+        num_classes: Number of classes C.
+        pretrained: Whether the backbone loads its ``weights``; not when they are about to be replaced.
+    """
+
+    def build(section: str, *facts: int) -> Any:
+        arguments = {key: value for key, value in sections[section].items() if key != "class"}
+        if "weights" in arguments and not pretrained:
+            arguments["weights"] = None
+        found = import_class(sections[section]["class"])
+        # A model may come from somebody else: nothing but a part of a network is built.
+        if not issubclass(found, import_class(Page.bases[section])):
+            raise ConfigError(f"{section}: {found.__name__} is no {section} class")
+        return found(*facts, **arguments)
+
+    backbone = build("backbone")
+    neck = build("neck", backbone.num_features)
+    head = build("head", neck.embedding_dim, num_classes)
+    return LesionNetwork(backbone, neck, head)
+
+
+def _describe(folder: Path, facts: Facts, members: Sequence[Member]) -> None:
+    values = {
+        "format": _FORMAT,
+        "intended_use": _INTENDED_USE,
+        **json.loads(facts.model_dump_json(by_alias=True)),
+        "versions": {"dermaffinity": dermaffinity.__version__, **{name: metadata.version(name) for name in _PACKAGES}},
+        "members": [json.loads(member.model_dump_json()) for member in members],
+    }
+    # Weights that training started from lie on this machine, and are replaced anyway.
+    if "weights" in values["backbone"]:
+        values["backbone"]["weights"] = None
+    text = json.dumps({**values, "digest": _digest(values)}, indent=2, ensure_ascii=False)
+    # A line for each list of numbers, not for each number.
+    text = re.sub(r"\[[\d\s.,e-]+\]", lambda match: " ".join(match[0].split()), text)
+    with atomic_write(folder / FILE) as file:
+        file.write(f"{text}\n")
+
+
+def _contradictions(description: Description) -> list[str]:
+    classes = description.classes
+    problems = ["two classes have the same name"] if len(set(classes)) < len(classes) else []
+    if strangers := sorted({*description.malignant, *description.data.class_counts} - set(classes)):
+        problems.append(f"not among the classes: {', '.join(strangers)}")
+    return problems + [
+        f"the calibration scores of {member.file} are not those of the classes"
+        for member in description.members
+        if tuple(member.calibration.scores) != classes
+    ]
+
+
+def _weights(folder: Path, member: Member) -> bytes:
+    path = folder / member.file
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}), but {FILE} names it; copy it again") from error
+    if hashlib.sha256(content).hexdigest() != member.sha256:
+        raise DataError(f"{path}: damaged or changed, its SHA-256 is not the one in {FILE}; copy the model again")
+    return content
+
+
+def _digest(values: dict[str, Any]) -> str:
+    others = {key: value for key, value in values.items() if key != "digest"}
+    return hashlib.sha256(json.dumps(others, sort_keys=True).encode()).hexdigest()
+
+
+def _is_newer(found: Any) -> bool:
+    return isinstance(found, int) and found > _FORMAT

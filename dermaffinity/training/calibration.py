@@ -1,0 +1,36 @@
+"""What a trained network's probabilities and distances mean, from images it did not learn from."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from dermaffinity.heads import Head, HeadOutput, Predictions
+from dermaffinity.metrics.calibration import fit_temperature, with_temperature
+from dermaffinity.metrics.conformal import calibration_scores
+from dermaffinity.model_folder import Calibration
+
+_LIMIT = 0.95  # share of the inner validation images that are not doubtful
+
+
+def calibrate(predictions: Predictions, head: Head, classes: Sequence[str]) -> Calibration:
+    """Temperature, conformal scores and scale of the doubt.
+
+    Args:
+        predictions: For the inner validation images; the test fold has no part in it.
+        head: Knows how distances to its centers are measured.
+        classes: The C class codes.
+    """
+    labels, probabilities = predictions.labels.numpy(), predictions.probabilities.numpy()
+    temperature = fit_temperature(labels, probabilities)
+    scores = calibration_scores(labels, with_temperature(probabilities, temperature))
+    output = HeadOutput(predictions.scores, predictions.embedding, predictions.centers)
+    distance = head.center_distance(output).amin(dim=1).numpy().astype(float)  # (N,)
+    mean, sd = distance.mean(), distance.std() or 1.0
+    return Calibration(
+        temperature=temperature,
+        # Up, so that an image that scores as high as one of these counts as such.
+        scores={name: tuple((np.ceil(1e6 * own) / 1e6).tolist()) for name, own in zip(classes, scores, strict=True)},
+        distance_mean=mean,
+        distance_sd=sd,
+        doubt_limit=float(np.quantile((distance - mean) / sd, _LIMIT)),
+    )
