@@ -11,7 +11,7 @@ import inspect
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, get_type_hints
+from typing import Any, ClassVar, get_args, get_type_hints
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
@@ -330,7 +330,10 @@ def explain(error: ValidationError, prefix: str, model: type[BaseModel]) -> list
 
 def _allowed_keys(model: type[BaseModel], location: Sequence[int | str]) -> list[str]:
     for part in location:
-        inner = model.model_fields[str(part)].annotation
+        if isinstance(part, int):  # within a tuple of models
+            continue
+        inner = model.model_fields[part].annotation
+        inner = next(iter(get_args(inner)), inner)
         if not (inspect.isclass(inner) and issubclass(inner, BaseModel)):
             return []
         model = inner

@@ -72,7 +72,7 @@ class Facts(Section):
     """What all members share."""
 
     name: str
-    classes: tuple[str, ...] = Field(min_length=2)  # in the order of the probabilities
+    classes: tuple[str, ...]  # in the order of the probabilities
     malignant: tuple[str, ...]
     preprocessing: Preprocessing
     backbone: Component
@@ -87,7 +87,7 @@ class Description(Facts):
     format: Literal[1]
     intended_use: str
     versions: dict[str, str]
-    members: tuple[Member, ...] = Field(min_length=1)
+    members: tuple[Member, ...]
     digest: str  # SHA-256 over all other entries
 
 
@@ -242,6 +242,10 @@ def _describe(folder: Path, facts: Facts, members: Sequence[Member]) -> None:
 def _contradictions(description: Description) -> list[str]:
     classes = description.classes
     problems = ["two classes have the same name"] if len(set(classes)) < len(classes) else []
+    if len(classes) < 2:
+        problems.append("fewer than two classes")
+    if not description.members:
+        problems.append("no members")
     if strangers := sorted({*description.malignant, *description.data.class_counts} - set(classes)):
         problems.append(f"not among the classes: {', '.join(strangers)}")
     return problems + [

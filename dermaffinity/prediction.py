@@ -54,7 +54,7 @@ def predict_batch(network: LesionNetwork, images: Tensor) -> tuple[HeadOutput, T
     """
     output = network(images.contiguous(memory_format=torch.channels_last))
     probabilities = network.head.probabilities(output)
-    return HeadOutput(*(part.float().cpu() for part in output)), probabilities.float().cpu()
+    return HeadOutput(*(part.detach().float().cpu() for part in output)), probabilities.float().cpu()
 
 
 def _gather(part: Tensor, total: int, world_size: int) -> Tensor:

@@ -116,7 +116,9 @@ def test_one_network_gives_the_same_bytes_every_time_whatever_its_memory_layout(
 
 def test_the_path_of_pretrained_weights_stays_on_its_machine(tmp_path):
     network = build_network(SECTIONS, 3, pretrained=False)
-    facts = Facts.model_validate({**FACTS, "backbone": {"class": "dermaffinity.models.ResNet18", "weights": "/a/b.pth"}})
+    facts = Facts.model_validate(
+        {**FACTS, "backbone": {"class": "dermaffinity.models.ResNet18", "weights": "/a/b.pth"}}
+    )
     save_model(tmp_path, network, facts, fold=0, seed=0, calibration=CALIBRATION)
     assert "b.pth" not in (tmp_path / "classifier.json").read_text()
 
@@ -170,6 +172,7 @@ def test_missing_and_unknown_keys_and_wrong_values_are_listed_all_at_once(saved)
         values["clases"] = values["preprocessing"]["size"] = 1
         values["preprocessing"]["image_size"] = "big"
         values["members"][0]["file"] = "../other.safetensors"
+        values["members"][0]["folds"] = 1
 
     rewrite(saved, change)
     with pytest.raises(DataError, match=r"classifier\.json: this does not describe a classifier") as error:
@@ -179,10 +182,12 @@ def test_missing_and_unknown_keys_and_wrong_values_are_listed_all_at_once(saved)
         "data.licence",
         "head",
         "members.0.file",
+        "members.0.folds",
         "preprocessing.image_size",
         "preprocessing.size",
     ]
     assert "clases: unknown key (did you mean 'classes'?)" in error.value.problems
+    assert "members.0.folds: unknown key (did you mean 'fold'?)" in error.value.problems
 
 
 @pytest.mark.parametrize(
@@ -203,9 +208,13 @@ def test_a_description_that_was_edited_is_refused(saved, change):
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        (lambda values: values["classes"].reverse(), "the calibration scores of fold-1_seed-5.safetensors are not those"),
+        (
+            lambda values: values["classes"].reverse(),
+            "the calibration scores of fold-1_seed-5.safetensors are not those",
+        ),
         (lambda values: values.update(malignant=["MEL"]), "not among the classes: MEL"),
         (lambda values: values.update(classes=["AK", "BCC", "AK"]), "two classes have the same name"),
+        (lambda values: values.update(members=[]), "no members"),
     ],
 )
 def test_a_description_that_contradicts_itself_is_refused(saved, change, problem):
