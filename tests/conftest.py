@@ -129,3 +129,41 @@ def uninterrupted(commands, fresh_folder, tiny_page) -> Path:
     finished = commands.run("crossval", str(tiny_page), folder=folder)
     assert finished.code == 0, finished.stderr
     return folder
+
+
+@pytest.fixture(scope="session")
+def toy_model(tmp_path_factory) -> Path:
+    """Model folders ``fold-0``, ``fold-1`` and both in ``classifier``; untrained, so that only what is done shows."""
+    import numpy as np
+    import torch
+
+    from dermaffinity.model_folder import Calibration, Facts, build_network, join_models, save_model
+
+    root = tmp_path_factory.mktemp("toy")
+    sections = {
+        "backbone": {"class": "dermaffinity.models.SmallConvNet"},
+        "neck": {"class": "dermaffinity.models.UnitNeck", "dim": 8},
+        "head": {"class": "dermaffinity.heads.AffinityHead", "centers_per_class": 2, "sigma": 0.7},
+    }
+    data = {"name": "toy", "split_hash": "", "images_digest": "", "class_counts": {}, "source": "", "licence": "none"}
+    facts = Facts.model_validate(
+        {
+            "name": "toy",
+            "classes": ("AK", "BCC", "ML"),
+            "malignant": ["BCC"],
+            "preprocessing": {"image_size": 32, "lesion_crop": None},
+            "data": data,
+            **sections,
+        }
+    )
+    for fold, temperature in ((0, 0.5), (1, 2.0)):
+        torch.manual_seed(fold)
+        network = build_network(sections, 3, pretrained=False)
+        network.train()(torch.randn(16, 3, 32, 32))  # moves the statistics of batch normalization
+        scores = {"AK": tuple(np.linspace(0.2, 0.9, 19)), "BCC": (0.5, 0.6), "ML": ()}
+        calibration = Calibration(
+            temperature=temperature, scores=scores, distance_mean=0.5 + fold, distance_sd=0.25, doubt_limit=1.0 + fold
+        )
+        save_model(root / f"fold-{fold}", network, facts, fold=fold, seed=0, calibration=calibration)
+    join_models([root / "fold-0", root / "fold-1"], root / "classifier")
+    return root

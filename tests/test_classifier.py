@@ -4,11 +4,9 @@ import copy
 import io
 import json
 import pickle
-import re
 import shutil
 import subprocess
 import sys
-import zipfile
 
 import numpy as np
 import pytest
@@ -20,11 +18,10 @@ from dermaffinity.data.images import decode_image
 from dermaffinity.data.library import ImageLibrary
 from dermaffinity.errors import DataError
 from dermaffinity.metrics.calibration import with_temperature
-from dermaffinity.model_folder import Calibration, Facts, build_network, join_models, save_model
+from dermaffinity.model_folder import Facts, load_networks, read_description, save_model
 from dermaffinity.results import read_table
 
 CLASSES = ("AK", "BCC", "ML")
-SIZE = 32
 
 
 @pytest.fixture(autouse=True)
@@ -35,37 +32,9 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def facts(**changes) -> Facts:
-    values = {
-        "name": "toy",
-        "classes": CLASSES,
-        "malignant": ["BCC"],
-        "preprocessing": {"image_size": SIZE, "lesion_crop": None},
-        "backbone": {"class": "dermaffinity.models.SmallConvNet"},
-        "neck": {"class": "dermaffinity.models.UnitNeck", "dim": 8},
-        "head": {"class": "dermaffinity.heads.AffinityHead", "centers_per_class": 2, "sigma": 0.7},
-        "data": {
-            "name": "toy", "split_hash": "", "images_digest": "", "class_counts": {}, "source": "", "licence": "none",
-        },
-    }  # fmt: skip
-    return Facts.model_validate(values | changes)
-
-
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A model folder of two members that nobody trained, so that only what is done with them shows."""
-    root = tmp_path_factory.mktemp("models")
-    for fold, temperature in ((0, 0.5), (1, 2.0)):
-        torch.manual_seed(fold)
-        network = build_network(facts().model_dump(by_alias=True), 3, pretrained=False)
-        network.train()(torch.randn(16, 3, SIZE, SIZE))
-        scores = {"AK": tuple(np.linspace(0.2, 0.9, 19)), "BCC": (0.5, 0.6), "ML": ()}
-        calibration = Calibration(
-            temperature=temperature, scores=scores, distance_mean=0.5 + fold, distance_sd=0.25, doubt_limit=1.0 + fold
-        )
-        save_model(root / f"fold-{fold}", network, facts(), fold=fold, seed=0, calibration=calibration)
-    join_models([root / "fold-0", root / "fold-1"], root / "classifier")
-    return root
+def folder(toy_model):
+    return toy_model
 
 
 @pytest.fixture(scope="module")
@@ -216,11 +185,11 @@ def test_an_unfinished_experiment_says_how_to_go_on(tmp_path):
 
 
 def test_a_classifier_of_lesion_crops_warns_that_it_gets_no_mask(folder, tmp_path):
-    network = build_network(facts().model_dump(by_alias=True), 3, pretrained=False)
-    scores = dict.fromkeys(CLASSES, ())
-    calibration = Calibration(temperature=1, scores=scores, distance_mean=0, distance_sd=1, doubt_limit=1)
-    cropping = facts(preprocessing={"image_size": SIZE, "lesion_crop": 0.3})
-    save_model(tmp_path, network, cropping, fold=0, seed=0, calibration=calibration)
+    description = read_description(folder / "fold-0")
+    values = description.model_dump(by_alias=True, include=set(Facts.model_fields))
+    values["preprocessing"]["lesion_crop"] = 0.3
+    (network,), (member,) = load_networks(folder / "fold-0", description), description.members
+    save_model(tmp_path, network, Facts.model_validate(values), fold=0, seed=0, calibration=member.calibration)
     with pytest.warns(UserWarning, match=r"margin of 0\.3 lesion sizes, and gets no masks here: cut your images"):
         LesionClassifier.load(tmp_path)
 
@@ -462,76 +431,3 @@ def test_the_package_offers_the_classifier_and_refuses_what_it_has_not():
     assert "LesionClassifier" in dir(dermaffinity)
     with pytest.raises(AttributeError, match="has no attribute 'Classifier'"):
         dermaffinity.Classifier  # noqa: B018
-
-
-def table_of(path) -> list[list[str]]:
-    return [line.split(",") for line in path.read_text().splitlines()]
-
-
-def test_predict_writes_one_row_an_image_of_files_folders_and_zips(commands, classifier, folder, tmp_path):
-    inside = tmp_path / "photos/deep"
-    inside.mkdir(parents=True)
-    (tmp_path / "photos/a.png").write_bytes(png(PICTURES[0]))
-    (inside / "b.PNG").write_bytes(png(PICTURES[1]))
-    (inside / "notes.txt").write_text("no image")
-    (tmp_path / "photos/._a.png").write_text("clutter")
-    with zipfile.ZipFile(tmp_path / "more.zip", "w") as archive:
-        archive.writestr("c.png", png(PICTURES[2]))
-    (tmp_path / "single").write_bytes(png(PICTURES[3]))  # named itself, so its name does not matter
-    words = ("predict", str(folder), "photos", "more.zip", "single", "--out", "out/table.csv")
-    done = commands.run(*words, folder=tmp_path)
-    assert done.code == 0, done.stderr
-    header, *rows = table_of(tmp_path / "out/table.csv")
-    assert header == ["image", "predicted", "p.AK", "p.BCC", "p.ML", "doubt", "set"]
-    assert [row[0] for row in rows] == ["photos/a.png", "photos/deep/b.PNG", "more.zip/c.png", "single"]
-    assert [row[1] for row in rows] == classifier.predict(PICTURES[:4]).tolist()
-    assert np.array([row[2:5] for row in rows], float) == pytest.approx(
-        classifier.predict_proba(PICTURES[:4]), abs=1e-5
-    )
-    assert np.array([row[5] for row in rows], float) == pytest.approx(classifier.doubt(PICTURES[:4]), abs=1e-4)
-    assert [tuple(row[6].split(";")) for row in rows] == classifier.predict_sets(PICTURES[:4])
-    assert "out/table.csv: 4 images, 0 skipped; Research use only" in done.stdout
-    assert "In every set, for want of inner validation images: BCC, ML." in done.stdout
-    assert "Sets were asked to hold 90 % of each class, and hold at least 80 %." in done.stdout
-
-
-def test_predict_reports_and_skips_what_is_bad_and_ends_with_one(commands, folder, tmp_path):
-    (tmp_path / "photos").mkdir()
-    (tmp_path / "empty").mkdir()
-    for number in range(3):
-        (tmp_path / f"photos/{number}.png").write_bytes(png(PICTURES[number]) if number != 1 else b"broken")
-    (tmp_path / "bad.zip").write_text("no archive")
-    words = ("predict", str(folder), "bad.zip", "photos", "nowhere.jpg", "empty", "lost/x.png")
-    done = commands.run(*words, folder=tmp_path)
-    assert done.code == 1
-    assert [row[0] for row in table_of(tmp_path / "predictions.csv")[1:]] == ["photos/0.png", "photos/2.png"]
-    assert "predictions.csv: 2 images, 5 skipped" in done.stdout
-    for problem in (
-        "skipped: bad.zip: not a readable zip archive",
-        "skipped: photos/1.png: not an image",
-        "skipped: nowhere.jpg: no such file",
-        "skipped: empty: holds no images; looked for .bmp",
-        "skipped: lost: expected the folder or .zip archive",
-    ):
-        assert problem in done.stderr, done.stderr
-    assert "Traceback" not in done.stderr
-
-
-@pytest.mark.parametrize(
-    ("words", "code", "message"),
-    [
-        ("nowhere photo.png", 1, "nowhere: expected the folder of a trained classifier"),
-        ("{model} nowhere/", 1, "there are no images to predict\n  - "),
-        ("{model}", 2, "Missing argument 'IMAGES"),
-        ("{model} x.png --coverage 2", 2, "--coverage"),
-    ],
-)
-def test_predict_refuses_what_cannot_work(commands, folder, tmp_path, words, code, message):
-    (tmp_path / "nowhere2").mkdir()
-    words = [word.format(model=folder) for word in words.split()]
-    words = [str(tmp_path / "nowhere2") if word == "nowhere/" else word for word in words]
-    done = commands.run("predict", *words, folder=tmp_path)
-    assert done.code == code
-    assert re.search(message, done.stderr), done.stderr
-    assert "Traceback" not in done.stderr
-    assert not (tmp_path / "predictions.csv").exists()

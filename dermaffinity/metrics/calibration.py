@@ -76,9 +76,15 @@ def fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> float:
         Between 0.05 and 20: few images, or only right answers, must not make every answer certain or void.
     """
     from scipy.optimize import minimize_scalar
+    from scipy.special import logsumexp
+
+    logits = _logits(probabilities)
+    own = np.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
 
     def loss(log_temperature: float) -> float:
-        return float(negative_log_likelihood(labels, with_temperature(probabilities, np.exp(log_temperature))))
+        # Without a floor under the likelihood, which would make it flat, and so falsely best, for what is surest.
+        temperature = np.exp(log_temperature)
+        return float(np.mean(logsumexp(logits / temperature, axis=1) - own / temperature))
 
     return float(np.exp(minimize_scalar(loss, bounds=(-_WIDEST, _WIDEST), method="bounded").x))
 
@@ -90,8 +96,7 @@ def with_temperature(probabilities: np.ndarray, temperature: float | np.ndarray)
         probabilities: (N, C), rows sum to 1.
         temperature: T, positive; one number, or (N, 1) with one for each image.
     """
-    # What a float32 softmax rounds to 0 is at most its smallest number.
-    logits = np.log(np.maximum(probabilities, np.finfo(np.float32).tiny, dtype=float)) / temperature
+    logits = _logits(probabilities) / temperature
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     return powers / powers.sum(axis=1, keepdims=True)
 
@@ -113,6 +118,11 @@ def reliability_bins(labels: np.ndarray, probabilities: np.ndarray) -> pd.DataFr
         {"low": edges[:-1], "high": edges[1:], "images": rows.size().reindex(range(BINS), fill_value=0)}
     )
     return table.join(rows.mean())
+
+
+def _logits(probabilities: np.ndarray) -> np.ndarray:
+    # What a float32 softmax rounds to 0 is at most its smallest number.
+    return np.log(np.maximum(probabilities, np.finfo(np.float32).tiny, dtype=float))
 
 
 def _top_label(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dermaffinity.heads import AffinityHead, ScoreKind
+from dermaffinity.heads import AffinityHead, Head, ScoreKind
 
 
 def head_at(centers: torch.Tensor, **hyper_parameters) -> AffinityHead:
@@ -179,3 +179,16 @@ def test_it_gives_similarities():
 def test_impossible_hyper_parameters_are_refused(hyper_parameters, message):
     with pytest.raises(ValueError, match=message):
         AffinityHead(8, 2, **hyper_parameters)
+
+
+@pytest.mark.parametrize("distance", ["l2", "l1"])
+def test_the_center_distance_is_that_behind_the_similarity(distance):
+    head = AffinityHead(4, 3, centers_per_class=2, sigma=0.7, distance=distance)
+    output = head(torch.randn(5, 4))
+    assert torch.allclose((-head.center_distance(output) / 0.7).exp(), output.scores)
+
+
+def test_a_head_that_says_nothing_else_measures_euclidean_distance():
+    head = AffinityHead(4, 3, centers_per_class=2)
+    output = head(torch.randn(5, 4))
+    assert torch.allclose(Head.center_distance(head, output).square(), head.center_distance(output), rtol=1e-4)

@@ -36,3 +36,11 @@ def test_huge_logits_still_give_probabilities():
 def test_a_head_without_dimensions_or_a_second_class_is_refused(embedding_dim, num_classes):
     with pytest.raises(ValueError, match=f"at least 1 embedding dimension and 2 classes.*num_classes={num_classes}"):
         LinearHead(embedding_dim, num_classes)
+
+
+def test_the_center_distance_is_one_minus_the_cosine_to_each_class_vector():
+    head = LinearHead(2, 3)
+    head.linear.weight.data = torch.tensor([[2.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
+    output = head(torch.tensor([[5.0, 0.0], [1.0, 1.0]]))
+    expected = [[0.0, 1.0, 2.0], [1 - 0.5**0.5, 1 - 0.5**0.5, 1 + 0.5**0.5]]
+    assert torch.allclose(head.center_distance(output), torch.tensor(expected), atol=1e-6)

@@ -7,8 +7,10 @@ from dermaffinity.metrics.calibration import (
     BINS,
     brier_score,
     expected_calibration_error,
+    fit_temperature,
     negative_log_likelihood,
     reliability_bins,
+    with_temperature,
 )
 
 
@@ -68,3 +70,43 @@ def test_columns_of_weights_are_measured_each_on_its_own():
 def test_the_edge_of_a_bin_belongs_to_the_bin_below():
     bins = reliability_bins(np.array([0]), np.array([[0.8, 0.2]]))  # 0.8 = 12/15
     assert bins["images"].to_numpy().nonzero()[0].tolist() == [11]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_temperature_is_the_one_scikit_learn_finds(seed):
+    from sklearn.calibration import CalibratedClassifierCV
+    from sklearn.frozen import FrozenEstimator
+    from sklearn.linear_model import LogisticRegression
+
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(3, size=300)
+    features = rng.normal(size=(300, 4)) + labels[:, None]
+    model = LogisticRegression(C=100).fit(features[:30], labels[:30])
+    features, labels = features[30:], labels[30:]
+    theirs = CalibratedClassifierCV(FrozenEstimator(model), method="temperature").fit(features, labels)
+    raw = model.predict_proba(features)
+    temperature = fit_temperature(labels, raw)
+    assert temperature == pytest.approx(1 / theirs.calibrated_classifiers_[0].calibrators[0].beta_, rel=1e-3)
+    assert with_temperature(raw, temperature) == pytest.approx(theirs.predict_proba(features), abs=1e-4)
+
+
+def test_a_temperature_works_on_probabilities_as_on_the_logits_behind_them():
+    logits = np.random.default_rng(0).normal(size=(20, 4), scale=3)
+    raw = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    cooled = np.exp(logits / 2.5) / np.exp(logits / 2.5).sum(axis=1, keepdims=True)
+    assert with_temperature(raw, 2.5) == pytest.approx(cooled)
+    assert with_temperature(raw, 1.0) == pytest.approx(raw)
+    each = with_temperature(raw, np.full((20, 1), 2.5))
+    assert np.array_equal(each, with_temperature(raw, 2.5))
+
+
+def test_fitting_a_temperature_undoes_one_and_never_leaves_its_bounds():
+    rng = np.random.default_rng(0)
+    probabilities = rng.dirichlet([1.0] * 3, size=20_000)
+    labels = (probabilities.cumsum(axis=1) < rng.random((20_000, 1))).sum(axis=1)  # drawn as the probabilities say
+    assert fit_temperature(labels, probabilities) == pytest.approx(1, abs=0.03)
+    assert fit_temperature(labels, with_temperature(probabilities, 1 / 3)) == pytest.approx(3, rel=0.03)
+    sure = np.eye(3)[[0, 1, 2]]
+    assert 0.05 <= fit_temperature(np.array([0, 1, 2]), sure * 0.97 + 0.01) < 0.2  # only right answers
+    assert 19 < fit_temperature(np.array([1, 2, 0]), sure) <= 20  # only wrong ones, and certain
+    assert np.isfinite(with_temperature(sure.astype(np.float32), 0.05)).all()

@@ -1,0 +1,114 @@
+"""The predict verb: a row for every image, a line for every file that is none, and memory that stays flat."""
+
+import io
+import re
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dermaffinity import LesionClassifier, predict_files
+
+PICTURES = [np.random.default_rng(seed).integers(0, 256, (40, 50, 3), dtype=np.uint8) for seed in range(4)]
+
+
+def png(array) -> bytes:
+    content = io.BytesIO()
+    Image.fromarray(array).save(content, format="PNG")
+    return content.getvalue()
+
+
+def table_of(path) -> list[list[str]]:
+    return [line.split(",") for line in path.read_text().splitlines()]
+
+
+def test_predict_writes_one_row_an_image_of_files_folders_and_zips(commands, toy_model, tmp_path):
+    inside = tmp_path / "photos/deep"
+    inside.mkdir(parents=True)
+    (tmp_path / "photos/a.png").write_bytes(png(PICTURES[0]))
+    (inside / "b.PNG").write_bytes(png(PICTURES[1]))
+    (inside / "notes.txt").write_text("no image")
+    (tmp_path / "photos/._a.png").write_text("clutter")
+    with zipfile.ZipFile(tmp_path / "more.zip", "w") as archive:
+        archive.writestr("c.png", png(PICTURES[2]))
+    (tmp_path / "single").write_bytes(png(PICTURES[3]))  # named itself, so its name does not matter
+    words = ("predict", str(toy_model), "photos", "more.zip", "single", "--out", "out/table.csv")
+    done = commands.run(*words, folder=tmp_path)
+    assert done.code == 0, done.stderr
+    classifier = LesionClassifier.load(toy_model)
+    header, *rows = table_of(tmp_path / "out/table.csv")
+    assert header == ["image", "predicted", "p.AK", "p.BCC", "p.ML", "doubt", "set"]
+    assert [row[0] for row in rows] == ["photos/a.png", "photos/deep/b.PNG", "more.zip/c.png", "single"]
+    assert [row[1] for row in rows] == classifier.predict(PICTURES[:4]).tolist()
+    assert np.array([row[2:5] for row in rows], float) == pytest.approx(
+        classifier.predict_proba(PICTURES[:4]), abs=1e-5
+    )
+    assert np.array([row[5] for row in rows], float) == pytest.approx(classifier.doubt(PICTURES[:4]), abs=1e-4)
+    assert [tuple(row[6].split(";")) for row in rows] == classifier.predict_sets(PICTURES[:4])
+    assert "out/table.csv: 4 images, 0 skipped; Research use only" in done.stdout
+    assert "In every set, for want of inner validation images: BCC, ML." in done.stdout
+    assert "Sets were asked to hold 90 % of each class, and hold at least 80 %." in done.stdout
+
+
+def test_predict_reports_and_skips_what_is_bad_and_ends_with_one(commands, toy_model, tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "empty").mkdir()
+    for number in range(3):
+        (tmp_path / f"photos/{number}.png").write_bytes(png(PICTURES[number]) if number != 1 else b"broken")
+    (tmp_path / "bad.zip").write_text("no archive")
+    words = ("predict", str(toy_model), "bad.zip", "photos", "nowhere.jpg", "empty", "lost/x.png")
+    done = commands.run(*words, folder=tmp_path)
+    assert done.code == 1
+    assert [row[0] for row in table_of(tmp_path / "predictions.csv")[1:]] == ["photos/0.png", "photos/2.png"]
+    assert "predictions.csv: 2 images, 5 skipped" in done.stdout
+    for problem in (
+        "skipped: bad.zip: not a readable zip archive",
+        "skipped: photos/1.png: not an image",
+        "skipped: nowhere.jpg: no such file",
+        "skipped: empty: holds no images; looked for .bmp",
+        "skipped: lost: expected the folder or .zip archive",
+    ):
+        assert problem in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        ("nowhere photo.png", 1, "nowhere: expected the folder of a trained classifier"),
+        ("{model} nowhere/", 1, "there are no images to predict\n  - "),
+        ("{model}", 2, "Missing argument 'IMAGES"),
+        ("{model} x.png --coverage 2", 2, "--coverage"),
+    ],
+)
+def test_predict_refuses_what_cannot_work(commands, toy_model, tmp_path, words, code, message):
+    (tmp_path / "nowhere2").mkdir()
+    words = [word.format(model=toy_model) for word in words.split()]
+    words = [str(tmp_path / "nowhere2") if word == "nowhere/" else word for word in words]
+    done = commands.run("predict", *words, folder=tmp_path)
+    assert done.code == code
+    assert re.search(message, done.stderr), done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "predictions.csv").exists()
+
+
+def test_only_a_batch_of_images_is_read_before_its_rows_are_written(toy_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(predict_files, "BATCH_SIZE", 2)
+    for number, array in enumerate(PICTURES[:3]):
+        (tmp_path / f"{number}.png").write_bytes(png(array))
+    classifier = LesionClassifier.load(toy_model)
+    batches, steps = [], []
+    assess = classifier.assess_prepared
+    monkeypatch.setattr(
+        classifier, "assess_prepared", lambda tensors: (batches.append(len(tensors)), assess(tensors))[1]
+    )
+    files = predict_files.find_images([tmp_path], pytest.fail)
+    rows = predict_files.predict_files(
+        classifier,
+        files,
+        tmp_path / "out.csv",
+        on_problem=pytest.fail,
+        on_progress=lambda done, total: steps.append((done, total)),
+    )
+    assert (rows, batches, steps) == (3, [2, 1], [(2, 3), (3, 3)])
