@@ -39,8 +39,8 @@ class LesionClassifier:
     these, one of which is read at a time; every size and color mode is converted as in training. Gray and alpha are
     accepted; arrays are uint8, uint16, or floats in [0, 1]. One image counts as a list of one.
 
-    **Several members**, the networks of several folds, are averaged: their calibrated probabilities, doubt and
-    p-values. Each was calibrated on inner validation images that it did not learn from.
+    **Several members**, the networks of several folds, are averaged: their probabilities, which are then calibrated,
+    their doubt and their p-values.
 
     **Cropping**: a classifier that was trained on crops around the lesion's mask gets no mask here, takes every image
     whole, and warns when it is loaded. Hand it images cut around the lesion.
@@ -97,7 +97,7 @@ class LesionClassifier:
 
         Args:
             images: See the class.
-            abstain: Answer None where the doubt is above that of 95 % of the inner validation images.
+            abstain: Answer None where the doubt is above `doubt_limit`.
         """
         assessed = self.assess(images)
         predicted = self.classes_[assessed.probabilities.argmax(axis=1)]
@@ -111,7 +111,8 @@ class LesionClassifier:
 
         Args:
             images: See the class.
-            calibrated: Whether at each member's own temperature; those of the out-of-fold tables are as trained.
+            calibrated: Whether at the temperature of ``classifier.json``; without it one fold gives the numbers of the
+                out-of-fold table.
         """
         return self._assess(images, calibrated).probabilities
 
@@ -132,7 +133,10 @@ class LesionClassifier:
 
     @property
     def doubt_limit(self) -> float:
-        """The doubt that 95 % of the inner validation images stay below, mean over members."""
+        """The doubt that 95 % of each member's inner validation images stay below, mean over members.
+
+        Fewer than 5 % of new images like those are above it when members are averaged, which evens out their doubts.
+        """
         limits = [member.calibration.doubt_limit for member in self.description.members]
         return sum(limits) / len(limits)
 
@@ -206,12 +210,14 @@ class LesionClassifier:
             output, raw = predict_batch(network, images)
             own = with_temperature(raw.numpy(), known.temperature)
             distance = network.head.center_distance(output).amin(dim=1).numpy().astype(float)
-            probabilities.append(own if calibrated else raw.numpy())
+            probabilities.append(raw.numpy())
             doubt.append((distance - known.distance_mean) / known.distance_sd)
             usual.append(p_values([np.asarray(known.scores[name]) for name in self.description.classes], own))
             embeddings.append(output.embedding.numpy())
         mean = np.mean(probabilities, axis=0)
-        others = np.array([own.argmax(axis=1) for own in probabilities]) != mean.argmax(axis=1)  # (K, N)
+        others = np.argmax(probabilities, axis=2) != mean.argmax(axis=1)  # (K, N)
+        if calibrated:
+            mean = with_temperature(mean, self.description.temperature)
         return Assessment(
             mean,
             np.mean(doubt, axis=0),

@@ -32,12 +32,15 @@ from dermaffinity.results import (
     write_table,
 )
 from dermaffinity.tracking.base import NullTracker, Run, Tracker
+from dermaffinity.training.calibration import ensemble_temperature
 from dermaffinity.training.cross_validation import Images, Job, Scored, ended_when_stopped, identity, speaks_for_all
 from dermaffinity.training.launchers import Launcher, launch
 from dermaffinity.training.progress import RunProgress
 
 # Seconds to wait while another process opens or measures the same experiment.
 _PATIENCE = 600.0
+
+Temperatures = dict[tuple[int, int], float]  # by fold and seed
 
 
 @dataclass(frozen=True)
@@ -231,65 +234,67 @@ def _pool_held(folder: ExperimentFolder, run: Run) -> Outcome:
     ]
     if missing:
         return Outcome(folder, None, None)
-    calibrated = None
+    classes, single, joint = facts["classes"], None, None
     if facts["identity"]["scored"] == "inner":
-        table = as_separate_images(table)  # the images that the temperatures were fitted on
+        table = as_separate_images(table)  # the images that temperatures are fitted on
     else:
-        calibrated = _calibrated(folder, table, facts["classes"])
-    summary = _measure(folder, run, table, calibrated, facts, "out_of_fold")
+        single, joint = _single_temperatures(folder), _joint_temperatures(folder, table, classes)
+    summary = _measure(folder, run, table, single, facts, "out_of_fold")
     external = None
     if all((job.path / "external.csv").exists() for job in folder.jobs()):
-        seen, classes = folder.predictions("external"), facts["classes"]
-        ensemble = average_models(seen, classes)
-        external = _measure(
-            folder, run, ensemble, average_models(_calibrated(folder, seen, classes), classes), facts, "external"
-        )
-    first_seed = table["seed"].min()
-    join_models([folder.job(fold, first_seed).path for fold in range(facts["folds"])], folder.classifier)
+        ensemble = average_models(folder.predictions("external"), classes)
+        external = _measure(folder, run, ensemble, joint, facts, "external")
+    if joint is not None:
+        seed = min(joint)[1]
+        jobs = [folder.job(fold, seed).path for fold in range(facts["folds"])]
+        join_models(jobs, folder.classifier, joint[0, seed])
     run.finish("FINISHED")
     return Outcome(folder, summary, external)
 
 
-def _calibrated(folder: ExperimentFolder, table: pd.DataFrame, classes: list[str]) -> pd.DataFrame:
-    """The table with the probabilities that each model gives at its own temperature."""
-    temperatures = {
-        (member.fold, member.seed): member.calibration.temperature
-        for job in folder.jobs()
-        if job.finished
-        for member in read_description(job.path).members
+def _single_temperatures(folder: ExperimentFolder) -> Temperatures:
+    """Of each fold's model alone."""
+    descriptions = [read_description(job.path) for job in folder.jobs() if job.finished]
+    return {(m.fold, m.seed): m.calibration.temperature for description in descriptions for m in description.members}
+
+
+def _joint_temperatures(folder: ExperimentFolder, table: pd.DataFrame, classes: list[str]) -> Temperatures:
+    """Of the mean of all folds' models, which `average_models` calls fold 0."""
+    validation = folder.predictions("validation")
+    return {
+        (0, seed): ensemble_temperature(table[table["seed"] == seed], validation[validation["seed"] == seed], classes)
+        for seed in map(int, table["seed"].unique())
     }
-    own = np.array([temperatures[model] for model in zip(table["fold"], table["seed"], strict=True)])[:, None]
-    columns = [f"p.{name}" for name in classes]
-    return table.assign(**dict(zip(columns, with_temperature(table[columns].to_numpy(), own).T, strict=True)))
 
 
 def _measure(
     folder: ExperimentFolder,
     run: Run,
     table: pd.DataFrame,
-    calibrated: pd.DataFrame | None,
+    temperatures: Temperatures | None,
     facts: dict[str, Any],
     part: str,
 ) -> pd.DataFrame:
-    """Writes and tracks one pooled table with its summary and figures."""
+    """Writes and tracks one pooled table with its summary and figures, and how calibrated it is at temperatures."""
     classes = facts["classes"]
+    columns = [f"p.{name}" for name in classes]
     summary = summarize(table, classes, minority=minority_classes(facts["class_counts"]), malignant=facts["malignant"])
     tables = {"as trained": table}
-    if calibrated is not None:
-        tables["calibrated"] = calibrated
-        summary = pd.concat([summary, summarize_calibration(calibrated, classes).rename("{}.calibrated".format)])
+    if temperatures is not None:
+        own = np.array([temperatures[model] for model in zip(table["fold"], table["seed"], strict=True)])
+        tables["calibrated"] = table.copy()
+        tables["calibrated"][columns] = with_temperature(table[columns].to_numpy(), own[:, None])
+        calibrated = summarize_calibration(tables["calibrated"], classes)
+        summary = pd.concat([summary, calibrated.rename("{}.calibrated".format)])
     write_table(table, folder.path / f"{part}.csv")
     write_table(summary.reset_index(), folder.path / f"{part}_summary.csv")
     prefix = "" if part == "out_of_fold" else f"{part}."
     run.log_metrics({f"{prefix}{name}": value for name, value in with_bounds(summary).items()})
     run.log_table(table, f"{part}.csv")
     run.log_table(summary.reset_index(), f"{part}_summary.csv")
-    labels, columns = class_indices(table["label"], classes), [f"p.{name}" for name in classes]
+    labels = class_indices(table["label"], classes)
     matrix = confusion_matrix(labels, table[columns].to_numpy().argmax(axis=1), len(classes))
-    bins = {
-        name: reliability_bins(class_indices(scored["label"], classes), scored[columns].to_numpy())
-        for name, scored in tables.items()
-    }
+    bins = {name: reliability_bins(labels, scored[columns].to_numpy()) for name, scored in tables.items()}
     run.log_json({"classes": classes, "matrix": matrix.tolist()}, f"{part}_confusion.json")
     title = f"{facts['name']}, {part.replace('_', ' ')}"
     figures = {

@@ -51,7 +51,7 @@ class Data(Section):
 class Calibration(Section):
     """What a member's probabilities and distances mean, from its inner validation images."""
 
-    temperature: float = Field(gt=0)
+    temperature: float = Field(gt=0)  # of this member alone
     scores: dict[str, tuple[float, ...]]  # by class, sorted; see `dermaffinity.metrics.conformal`
     distance_mean: float  # of the distance to the nearest center
     distance_sd: float = Field(gt=0)
@@ -87,6 +87,7 @@ class Description(Facts):
     format: Literal[1]
     intended_use: str
     versions: dict[str, str]
+    temperature: float = Field(gt=0)  # of the mean of the members' probabilities
     members: tuple[Member, ...]
     digest: str  # SHA-256 over all other entries
 
@@ -110,11 +111,17 @@ def save_model(
     with atomic_write(folder / file, "wb") as opened:
         opened.write(content)
     digest = hashlib.sha256(content).hexdigest()
-    _describe(folder, facts, [Member(file=file, sha256=digest, fold=fold, seed=seed, calibration=calibration)])
+    member = Member(file=file, sha256=digest, fold=fold, seed=seed, calibration=calibration)
+    _describe(folder, facts, [member], calibration.temperature)
 
 
-def join_models(folders: Sequence[Path], target: Path) -> None:
+def join_models(folders: Sequence[Path], target: Path, temperature: float) -> None:
     """Writes one model folder with the members of several that share their facts.
+
+    Args:
+        folders: Model folders.
+        target: Where to; made if need be.
+        temperature: Of the mean of all members' probabilities.
 
     Raises:
         DataError: When one of them cannot be read.
@@ -126,7 +133,7 @@ def join_models(folders: Sequence[Path], target: Path) -> None:
             with atomic_write(target / member.file, "wb") as opened:
                 opened.write(_weights(folder, member))
     facts = Facts.model_validate(descriptions[0].model_dump(by_alias=True, include=set(Facts.model_fields)))
-    _describe(target, facts, [member for description in descriptions for member in description.members])
+    _describe(target, facts, [member for description in descriptions for member in description.members], temperature)
 
 
 def read_description(folder: Path) -> Description:
@@ -221,12 +228,13 @@ def build_network(sections: dict[str, Any], num_classes: int, *, pretrained: boo
     return LesionNetwork(backbone, neck, head)
 
 
-def _describe(folder: Path, facts: Facts, members: Sequence[Member]) -> None:
+def _describe(folder: Path, facts: Facts, members: Sequence[Member], temperature: float) -> None:
     values = {
         "format": _FORMAT,
         "intended_use": _INTENDED_USE,
         **json.loads(facts.model_dump_json(by_alias=True)),
         "versions": {"dermaffinity": dermaffinity.__version__, **{name: metadata.version(name) for name in _PACKAGES}},
+        "temperature": temperature,
         "members": [json.loads(member.model_dump_json()) for member in members],
     }
     # Weights that training started from lie on this machine, and are replaced anyway.

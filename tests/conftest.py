@@ -165,5 +165,5 @@ def toy_model(tmp_path_factory) -> Path:
             temperature=temperature, scores=scores, distance_mean=0.5 + fold, distance_sd=0.25, doubt_limit=1.0 + fold
         )
         save_model(root / f"fold-{fold}", network, facts, fold=fold, seed=0, calibration=calibration)
-    join_models([root / "fold-0", root / "fold-1"], root / "classifier")
+    join_models([root / "fold-0", root / "fold-1"], root / "classifier", temperature=1.5)
     return root

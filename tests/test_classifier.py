@@ -91,11 +91,13 @@ def test_each_fold_gives_its_out_of_fold_probabilities_from_the_image_files(unin
         assert found == pytest.approx(expected, abs=1e-5)
 
 
-def test_an_experiment_is_the_mean_of_its_calibrated_folds(uninterrupted):
+def test_an_experiment_is_the_mean_of_its_folds_calibrated_as_a_whole(uninterrupted):
     together = LesionClassifier.load(uninterrupted / "runs/tiny")
     folds = [LesionClassifier.load(uninterrupted / f"runs/tiny/fold-{fold}_seed-0") for fold in range(3)]
-    mean = np.mean([fold.predict_proba(PICTURES) for fold in folds], axis=0)
-    assert together.predict_proba(PICTURES) == pytest.approx(mean, abs=1e-7)
+    mean = np.mean([fold.predict_proba(PICTURES, calibrated=False) for fold in folds], axis=0)
+    assert together.predict_proba(PICTURES, calibrated=False) == pytest.approx(mean, abs=1e-7)
+    calibrated = with_temperature(mean, together.description.temperature)
+    assert together.predict_proba(PICTURES) == pytest.approx(calibrated, abs=1e-6)
     assert together.doubt(PICTURES) == pytest.approx(np.mean([fold.doubt(PICTURES) for fold in folds], axis=0))
     members = together.description.members
     assert [(member.fold, member.seed) for member in members] == [(0, 0), (1, 0), (2, 0)]
@@ -194,10 +196,12 @@ def test_a_classifier_of_lesion_crops_warns_that_it_gets_no_mask(folder, tmp_pat
         LesionClassifier.load(tmp_path)
 
 
-def test_members_are_calibrated_each_at_its_own_temperature_and_then_averaged(classifier, folder):
+def test_members_are_averaged_and_their_mean_is_calibrated(classifier, folder):
     singles = [LesionClassifier.load(folder / f"fold-{fold}") for fold in (0, 1)]
     raw = [single.predict_proba(PICTURES, calibrated=False) for single in singles]
-    expected = (with_temperature(raw[0], 0.5) + with_temperature(raw[1], 2.0)) / 2
+    for single, own, temperature in zip(singles, raw, (0.5, 2.0), strict=True):
+        assert single.predict_proba(PICTURES) == pytest.approx(with_temperature(own, temperature))
+    expected = with_temperature((raw[0] + raw[1]) / 2, 1.5)
     assert classifier.predict_proba(PICTURES) == pytest.approx(expected)
     assert classifier.predict_proba(PICTURES).sum(axis=1) == pytest.approx(np.ones(5))
     assert classifier.predict(PICTURES).tolist() == [CLASSES[c] for c in expected.argmax(axis=1)]

@@ -126,7 +126,9 @@ def test_the_path_of_pretrained_weights_stays_on_its_machine(tmp_path):
 def test_joined_models_are_the_single_ones_side_by_side(saved, tmp_path):
     facts = Facts.model_validate(FACTS)
     save_model(tmp_path / "other", trained_network(3), facts, fold=0, seed=5, calibration=CALIBRATION)
-    join_models([tmp_path / "other", saved], tmp_path / "joined")
+    join_models([tmp_path / "other", saved], tmp_path / "joined", temperature=1.5)
+    assert read_description(saved).temperature == 1.25  # of its one member
+    assert read_description(tmp_path / "joined").temperature == 1.5
     description, networks = load(tmp_path / "joined")
     assert [member.fold for member in description.members] == [0, 1]
     for network, seed in zip(networks, (3, 0), strict=True):

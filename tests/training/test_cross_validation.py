@@ -10,13 +10,16 @@ import pandas as pd
 import pytest
 import torch
 
+from dermaffinity import LesionClassifier
 from dermaffinity.config import read_page
 from dermaffinity.data.dataset import ManifestDataset
+from dermaffinity.data.library import ImageLibrary
 from dermaffinity.data.manifest import read_manifest, write_manifest
 from dermaffinity.data.transforms import EvaluationStage
+from dermaffinity.metrics.calibration import brier_score
 from dermaffinity.model_folder import load_networks, read_description
 from dermaffinity.prediction import predict
-from dermaffinity.results import read_table
+from dermaffinity.results import class_indices, read_table
 from dermaffinity.tracking.mlflow_tracker import MlflowTracker
 from dermaffinity.training.cross_validation import Images
 
@@ -205,6 +208,11 @@ def test_the_external_images_are_scored_once(commands, fresh_folder, tiny_page, 
     table = read_table(folder / "runs/tiny/external.csv")
     assert sorted(table["image"]) == sorted(rows.loc[rows["fold"].isna(), "image"])
     assert not set(table["image"]) & set(read_table(folder / "runs/tiny/out_of_fold.csv")["image"])
+    summary = pd.read_csv(folder / "runs/tiny/external_summary.csv", index_col="metric")["value"]
+    classifier = LesionClassifier.load(folder / "runs/tiny")
+    library, labels = ImageLibrary(manifest.root), class_indices(table["label"], classifier.classes_)
+    calibrated = classifier.predict_proba([library.read(path) for path in table["image"]])
+    assert summary["brier.calibrated"] == pytest.approx(brier_score(labels, calibrated), abs=1e-5)
 
     again = commands.run(*options, "--resume", folder=folder, signals=[(moment[0], 1, "before", KILL)])
     assert again.code == 0, again.stderr
