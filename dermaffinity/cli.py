@@ -239,7 +239,7 @@ def predict(
     guarantees = classifier.set_guarantees(coverage)
     always = guarantees.index[guarantees["always"]]
     print(f"{out}: {rows:,} images, {len(problems):,} skipped; {classifier.description.intended_use}")
-    print(f"Doubt above {classifier.doubt_limit:.2f} is that of the most unusual 5 % of the inner validation images.")
+    print(f"Doubt above {classifier.doubt_limit:.2f}: at most about 5 % of images like those of the training have it.")
     if len(always) < len(guarantees):
         promised = guarantees.loc[~guarantees["always"], "coverage"].min()
         print(f"Sets were asked to hold {100 * coverage:g} % of each class, and hold at least {100 * promised:.0f} %.")
