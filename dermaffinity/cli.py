@@ -29,21 +29,27 @@ Uri = Annotated[str | None, typer.Option("--tracking-uri", help="MLflow store; d
 
 
 def main() -> None:
-    """Runs the command and turns every user's mistake into one clear message."""
-    console = Console(stderr=True)
+    """Runs the command."""
+    guarded(app)
+
+
+def guarded(program: Callable[[], object]) -> None:
+    """Runs a program and turns every user's mistake, and Ctrl-C, into one clear message and an exit code."""
     try:
-        app(standalone_mode=True)
-    except ConfigError as error:
-        console.print(f"dermaffinity: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(2)
+        program()
     except DermaffinityError as error:
-        console.print(f"dermaffinity: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(1)
-    except SystemExit as stop:
-        if stop.code == 130:  # what typer makes of Ctrl-C
-            text = "dermaffinity: stopped. What is finished is kept; run the same command with --resume to go on."
-            console.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
-        raise
+        _say(str(error))
+        sys.exit(2 if isinstance(error, ConfigError) else 1)
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if isinstance(stop, SystemExit) and stop.code != 130:  # 130 is what typer makes of Ctrl-C
+            raise
+        _say("stopped. What is finished is kept; the same command, with --resume for crossval, goes on from there.")
+        sys.exit(130)
+
+
+def _say(text: str) -> None:
+    console = Console(stderr=True, style="red")
+    console.print(f"dermaffinity: {text}", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()

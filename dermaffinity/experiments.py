@@ -4,6 +4,7 @@ import os
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from dermaffinity.files import atomic_write, hold, sweep_partial, write_json
 from dermaffinity.metrics.calibration import reliability_bins
 from dermaffinity.metrics.classification import confusion_matrix, minority_classes
 from dermaffinity.metrics.summary import summarize
-from dermaffinity.reports.figures import confusion_figure, reliability_figure, save_figure
+from dermaffinity.reports.figures import METHOD_COLORS, confusion_figure, reliability_figure, save_figure
 from dermaffinity.results import (
     ExperimentFolder,
     as_separate_images,
@@ -99,7 +100,10 @@ def run_experiments(
     if speaks_for_all():
         for page, manifest, folder in asked:
             _check_request(page, manifest, folder, folds, seeds, resume, external, scored)
-        opened = [_open(page, manifest, folder, tracker, scored) for page, manifest, folder in asked]
+        opened = [
+            _open(page, manifest, folder, tracker, scored, color)
+            for (page, manifest, folder), color in zip(asked, cycle(METHOD_COLORS), strict=False)
+        ]
     else:
         tracker, console = NullTracker(), Console(quiet=True)
         opened = [tracker.parent("", page.name, run_id=None, tags={}, description="") for page in pages]
@@ -160,15 +164,19 @@ def _check_request(
         )
 
 
-def _open(page: Page, manifest: Manifest, folder: ExperimentFolder, tracker: Tracker, scored: Scored) -> Run:
+def _open(
+    page: Page, manifest: Manifest, folder: ExperimentFolder, tracker: Tracker, scored: Scored, color: str
+) -> Run:
     """Makes or reopens the folder and the tracking run of a page."""
     # Held, so that processes that start together on different folds share one tracking run.
     with hold(folder.path, _PATIENCE):
         sweep_partial(folder.path)
-        return _open_held(page, manifest, folder, tracker, scored)
+        return _open_held(page, manifest, folder, tracker, scored, color)
 
 
-def _open_held(page: Page, manifest: Manifest, folder: ExperimentFolder, tracker: Tracker, scored: Scored) -> Run:
+def _open_held(
+    page: Page, manifest: Manifest, folder: ExperimentFolder, tracker: Tracker, scored: Scored, color: str
+) -> Run:
     ran = versions()
     run = tracker.parent(
         manifest.name,
@@ -181,6 +189,8 @@ def _open_held(page: Page, manifest: Manifest, folder: ExperimentFolder, tracker
             "split_hash": manifest.split_hash,
             "protocol": manifest.protocol,
             "scored": scored,
+            "mlflow.runColor": color,
+            "mlflow.source.git.commit": ran.get("git_commit", ""),
             **ran,
         },
         description=f"{manifest.folds}-fold cross-validation of {page.name} on {manifest.name}, "
@@ -188,7 +198,7 @@ def _open_held(page: Page, manifest: Manifest, folder: ExperimentFolder, tracker
     )
     resolved, counts = page.resolved(), manifest.class_counts()
     run.log_params(identity(page))
-    run.log_text(yaml.safe_dump(resolved, sort_keys=False), "page.yaml")
+    run.log_text(yaml.safe_dump(page.portable(), sort_keys=False), "page.yaml")
     profile = {"num_rows": sum(counts.values()), **counts}
     run.log_dataset(manifest.name, manifest.split_hash, manifest.source, "cross-validation", profile)
     write_json(
@@ -228,6 +238,7 @@ def _pool_held(folder: ExperimentFolder, run: Run) -> Outcome:
         if not folder.job(fold, seed).finished
     ]
     if missing:
+        run.finish("FINISHED")
         return Outcome(folder, None, None)
     if facts["identity"]["scored"] == "inner":
         table = as_separate_images(table)

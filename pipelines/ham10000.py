@@ -14,12 +14,12 @@ from pathlib import Path
 
 from rich.console import Console
 
+from dermaffinity.cli import guarded
 from dermaffinity.compare import compare_experiments
 from dermaffinity.config import read_page
 from dermaffinity.data.adapters.ham10000 import Ham10000Adapter
-from dermaffinity.data.manifest import write_manifest
+from dermaffinity.data.manifest import Manifest, write_manifest
 from dermaffinity.data.verify import verify_manifest
-from dermaffinity.errors import DermaffinityError
 from dermaffinity.experiments import run_experiments
 from dermaffinity.reports.tables import console_table, markdown_table, results_table
 from dermaffinity.tracking.mlflow_tracker import MlflowTracker
@@ -74,14 +74,11 @@ def main() -> None:
     results.print(f"{folder}: tables and figures; next: dermaffinity ui", markup=False)
 
 
-def external_counts(manifest) -> dict[str, int]:
+def external_counts(manifest: Manifest) -> dict[str, int]:
     """External images of each class, in class order."""
     counts = manifest.external()["label"].value_counts()
     return {name: int(counts.get(name, 0)) for name in manifest.classes}
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except DermaffinityError as error:
-        sys.exit(f"{error}")
+    guarded(main)

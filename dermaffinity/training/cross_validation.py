@@ -146,7 +146,7 @@ def run_job(job: Job, images: Images, progress: JobProgress) -> None:
 
 def identity(page: Page) -> dict[str, Any]:
     """What makes two pages the same experiment: all but where files lie and how many processes read them."""
-    resolved = page.resolved()
+    resolved = page.portable()
     for section, key in (("data", "root"), ("data", "manifest"), ("training", "workers")):
         resolved[section].pop(key, None)
     return resolved
@@ -254,7 +254,7 @@ def _keep(
     job: Job, manifest: Manifest, trainer: Trainer, tables: dict[str, pd.DataFrame], run: Run, progress: JobProgress
 ) -> None:
     """Writes and tracks what a job found."""
-    folder, classes, page = job.files.path, manifest.classes, job.page.resolved()
+    folder, classes, page = job.files.path, manifest.classes, job.page.portable()
     sections = {section: page[section] for section in ("backbone", "neck", "head", "data")}
     split = {"split_hash": manifest.split_hash, "fold": job.fold, "seed": job.seed}
     save_network(folder, trainer.network, {"classes": list(classes), **sections, **split})
