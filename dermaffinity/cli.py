@@ -125,7 +125,10 @@ def verify(
     print("\n".join([*verification.lines(), verification.statement()]))
     if not verification.ok():
         raise typer.Exit(1)
-    print("Next: a page that names this manifest, then dermaffinity crossval PAGE (see dermaffinity crossval --help)")
+    print(
+        "Next: dermaffinity crossval library_softmax library_cosen library_affinity "
+        f"--set data.manifest={manifest} --runs runs/{read.name}"
+    )
 
 
 @app.command()

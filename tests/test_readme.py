@@ -1,0 +1,55 @@
+"""What README shows works as it stands."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from torch.nn import functional as F
+from typer.main import get_command
+
+from dermaffinity.cli import app
+from dermaffinity.config import read_page
+from dermaffinity.heads import HeadOutput
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def block(language: str) -> str:
+    """The one code block of a language."""
+    (found,) = re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+    return found
+
+
+def test_the_loss_shown_is_one_file_and_its_page_another(tmp_path, monkeypatch):
+    (tmp_path / "focal.py").write_text(block("python"))
+    page = yaml.safe_load(block("yaml"))
+    assert page["loss"]["class"] == "dermaffinity.losses.focal.FocalLoss"
+    page["loss"] |= {"class": "focal.FocalLoss", "gamma": 0}
+    (tmp_path / "focal.yaml").write_text(yaml.safe_dump({**page, "plugins": ["focal"]}))
+    (tmp_path / "hamfit7.yaml").write_text((ROOT / "configs" / "hamfit7.yaml").read_text())
+    monkeypatch.syspath_prepend(tmp_path)
+
+    loss = read_page(tmp_path / "focal.yaml").loss.build(torch.ones(3), 4)
+
+    logits, labels = torch.randn(5, 3), torch.tensor([0, 1, 2, 0, 1])
+    output = HeadOutput(logits, torch.zeros(5, 4), torch.zeros(3, 1, 4))
+    torch.testing.assert_close(loss(output, labels)["focal"], F.cross_entropy(logits, labels))
+    del sys.modules["focal"]
+
+
+def test_every_command_shown_exists_with_its_options():
+    verbs = get_command(app).commands  # type: ignore[attr-defined]
+    shown = re.findall(r"^dermaffinity (\w+)(.*)$", README, flags=re.MULTILINE)
+    assert len(shown) >= 4
+    for verb, rest in shown:
+        options = {name for parameter in verbs[verb].params for name in parameter.opts}
+        assert set(re.findall(r"(?<= )--[a-z-]+", rest.split("#")[0])) <= options, verb
+
+
+@pytest.mark.parametrize("link", re.findall(r"\]\((?!http)([^)#]+)\)", README))
+def test_every_file_that_is_linked_exists(link):
+    assert (ROOT / link).exists()
