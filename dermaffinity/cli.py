@@ -248,13 +248,16 @@ def _show(outcomes: "list[Outcome]") -> None:
 
     console = Console(highlight=False)
     facts = {outcome.folder.path: outcome.folder.description() for outcome in outcomes}
-    for part, title in (("summary", "out-of-fold images"), ("external", "external images, mean of the folds' models")):
-        for dataset in dict.fromkeys(facts[outcome.folder.path]["dataset"] for outcome in outcomes):
+    for dataset in dict.fromkeys(fact["dataset"] for fact in facts.values()):
+        for part in ("summary", "external"):
             here = [o for o in outcomes if facts[o.folder.path]["dataset"] == dataset and getattr(o, part) is not None]
             if here:
+                first = here[0].folder
+                images = first.scored_images() if part == "summary" else "external images, mean of the folds' models"
                 summaries = {outcome.folder.path.name: getattr(outcome, part) for outcome in here}
-                table = results_table(summaries, facts[here[0].folder.path]["class_counts"])
-                console.print(console_table(table, f"{dataset}: {title}, percent [95 % interval]", console.width))
+                counts = facts[first.path]["class_counts"] if part == "summary" else here[0].external_counts
+                table = results_table(summaries, counts)
+                console.print(console_table(table, f"{dataset}, {images}: percent [95 % interval]", console.width))
     for outcome in outcomes:
         state = "figures, tables and models" if outcome.summary is not None else "some folds are still to be run"
         print(f"{outcome.folder.path}: {state}")

@@ -47,11 +47,13 @@ class Outcome:
         folder: Where everything lies.
         summary: A row a metric with ``value``, ``low``, ``high``; None while folds are missing.
         external: The same for the external images, where they were scored.
+        external_counts: External images of each class.
     """
 
     folder: ExperimentFolder
     summary: pd.DataFrame | None
     external: pd.DataFrame | None
+    external_counts: dict[str, int]
 
 
 def run_experiments(
@@ -239,16 +241,18 @@ def _pool_held(folder: ExperimentFolder, run: Run) -> Outcome:
     ]
     if missing:
         run.finish("FINISHED")
-        return Outcome(folder, None, None)
+        return Outcome(folder, None, None, {})
     if facts["identity"]["scored"] == "inner":
         table = as_separate_images(table)
     summary = _measure(folder, run, table, facts, "out_of_fold")
-    external = None
+    external, counts = None, {}
     if all((job.path / "external.csv").exists() for job in folder.jobs()):
         ensemble = average_models(folder.predictions("external"), facts["classes"])
         external = _measure(folder, run, ensemble, facts, "external")
+        labels = ensemble.drop_duplicates("image")["label"]
+        counts = {name: int((labels == name).sum()) for name in facts["classes"]}
     run.finish("FINISHED")
-    return Outcome(folder, summary, external)
+    return Outcome(folder, summary, external, counts)
 
 
 def _measure(folder: ExperimentFolder, run: Run, table: pd.DataFrame, facts: dict[str, Any], part: str) -> pd.DataFrame:
