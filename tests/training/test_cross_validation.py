@@ -115,7 +115,8 @@ def test_ctrl_c_in_mid_epoch_gives_one_line_and_is_gone_on_with(commands, fresh_
     stopped = commands.run("crossval", str(tiny_page), folder=folder, signals=[moment])
     assert stopped.code == 130
     assert stopped.stderr.splitlines()[-1] == (
-        "dermaffinity: stopped. What is finished is kept; the same command, with --resume for crossval, goes on from there."
+        "dermaffinity: stopped. What is finished is kept; "
+        "the same command, with --resume for crossval, goes on from there."
     )
     assert "Traceback" not in stopped.stderr
     assert {name: run[0] for name, run in tracked(folder).items()} == {"tiny": "KILLED", "tiny fold-0 seed-0": "KILLED"}
