@@ -29,21 +29,27 @@ Uri = Annotated[str | None, typer.Option("--tracking-uri", help="MLflow store; d
 
 
 def main() -> None:
-    """Runs the command and turns every user's mistake into one clear message."""
-    console = Console(stderr=True)
+    """Runs the command."""
+    guarded(app)
+
+
+def guarded(program: Callable[[], object]) -> None:
+    """Runs a program and turns every user's mistake, and Ctrl-C, into one clear message and an exit code."""
     try:
-        app(standalone_mode=True)
-    except ConfigError as error:
-        console.print(f"dermaffinity: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(2)
+        program()
     except DermaffinityError as error:
-        console.print(f"dermaffinity: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(1)
-    except SystemExit as stop:
-        if stop.code == 130:  # what typer makes of Ctrl-C
-            text = "dermaffinity: stopped. What is finished is kept; run the same command with --resume to go on."
-            console.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
-        raise
+        _say(str(error))
+        sys.exit(2 if isinstance(error, ConfigError) else 1)
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if isinstance(stop, SystemExit) and stop.code != 130:  # 130 is what typer makes of Ctrl-C
+            raise
+        _say("stopped. What is finished is kept; the same command, with --resume for crossval, goes on from there.")
+        sys.exit(130)
+
+
+def _say(text: str) -> None:
+    console = Console(stderr=True, style="red")
+    console.print(f"dermaffinity: {text}", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -119,7 +125,10 @@ def verify(
     print("\n".join([*verification.lines(), verification.statement()]))
     if not verification.ok():
         raise typer.Exit(1)
-    print("Next: a page that names this manifest, then dermaffinity crossval PAGE (see dermaffinity crossval --help)")
+    print(
+        "Next: dermaffinity crossval library_softmax library_cosen library_affinity "
+        f"--set data.manifest={manifest} --runs runs/{read.name}"
+    )
 
 
 @app.command()
@@ -284,13 +293,16 @@ def _show(outcomes: "list[Outcome]") -> None:
 
     console = Console(highlight=False)
     facts = {outcome.folder.path: outcome.folder.description() for outcome in outcomes}
-    for part, title in (("summary", "out-of-fold images"), ("external", "external images, mean of the folds' models")):
-        for dataset in dict.fromkeys(facts[outcome.folder.path]["dataset"] for outcome in outcomes):
+    for dataset in dict.fromkeys(fact["dataset"] for fact in facts.values()):
+        for part in ("summary", "external"):
             here = [o for o in outcomes if facts[o.folder.path]["dataset"] == dataset and getattr(o, part) is not None]
             if here:
+                first = here[0].folder
+                images = first.scored_images() if part == "summary" else "external images, mean of the folds' models"
                 summaries = {outcome.folder.path.name: getattr(outcome, part) for outcome in here}
-                table = results_table(summaries, facts[here[0].folder.path]["class_counts"])
-                console.print(console_table(table, f"{dataset}: {title}, percent [95 % interval]", console.width))
+                counts = facts[first.path]["class_counts"] if part == "summary" else here[0].external_counts
+                table = results_table(summaries, counts)
+                console.print(console_table(table, f"{dataset}, {images}: percent [95 % interval]", console.width))
     for outcome in outcomes:
         state = "figures, tables and models" if outcome.summary is not None else "some folds are still to be run"
         print(f"{outcome.folder.path}: {state}")

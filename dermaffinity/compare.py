@@ -23,6 +23,7 @@ class ComparedExperiments:
     """Measures of every experiment, and its comparison with the baseline, by name."""
 
     baseline: str
+    images: str  # which images, in words
     class_counts: dict[str, int]
     summaries: dict[str, pd.DataFrame]
     comparisons: dict[str, Comparison]  # without the baseline
@@ -40,7 +41,7 @@ class ComparedExperiments:
     def tables(self) -> dict[str, pd.DataFrame]:
         """What to show, by title."""
         return {
-            "Out-of-fold images: percent [95 % interval]": results_table(self.summaries, self.class_counts),
+            f"{self.images.capitalize()}: percent [95 % interval]": results_table(self.summaries, self.class_counts),
             f"Gain over {self.baseline}: percentage points [95 % interval]": gains_table(self.gains, self.class_counts),
             f"p against {self.baseline}, adjusted for the number of methods": p_value_table(self.tests),
         }
@@ -102,7 +103,7 @@ def compare_experiments(sources: Sequence[str], *, baseline: str, runs: Path, tr
     summaries = {name: summarize(table, **measured) for name, table in tables.items()}
     for name, comparison in comparisons.items():
         _track_gains(tracker, descriptions[name], comparison, base)
-    return ComparedExperiments(base, facts["class_counts"], summaries, comparisons)
+    return ComparedExperiments(base, folders[base].scored_images(), facts["class_counts"], summaries, comparisons)
 
 
 def _baseline(text: str, names: list[str]) -> str:

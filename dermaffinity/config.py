@@ -100,6 +100,15 @@ class Page(Section):
             page[section] = json.loads(json.dumps({"class": component.class_path, **defaults, **component.model_extra}))
         return page
 
+    def portable(self) -> dict[str, Any]:
+        """``resolved`` without the folders of this machine: files by their names."""
+        page = self.resolved()
+        page["data"] |= {"manifest": self.data.manifest.name, "root": None}
+        weights = page["backbone"].get("weights")
+        if isinstance(weights, str):
+            page["backbone"]["weights"] = Path(weights).name
+        return page
+
 
 def shipped_pages() -> dict[str, Path]:
     """The pages that come with the package, by name without ``.yaml``."""

@@ -21,7 +21,8 @@ _NEXT = """\
 These images are synthetic: the numbers show that the tool works, not which method is better on skin.
 
 Look at the runs:         {dermaffinity} ui --tracking-uri {store}
-Your own library:         {dermaffinity} prepare image_folder FOLDER_WITH_ONE_FOLDER_PER_CLASS
+Your own library:         {dermaffinity} prepare image_folder FOLDER --out data_manifests/library.csv
+                          (FOLDER holds one folder of images for each class)
 The Dermofit library:     {dermaffinity} prepare dermofit FOLDER --experiment 5-class
 """
 

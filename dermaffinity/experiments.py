@@ -4,6 +4,7 @@ import os
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from dermaffinity.metrics.calibration import reliability_bins, with_temperature
 from dermaffinity.metrics.classification import confusion_matrix, minority_classes
 from dermaffinity.metrics.summary import summarize, summarize_calibration
 from dermaffinity.model_folder import join_models, read_description
-from dermaffinity.reports.figures import confusion_figure, reliability_figure, save_figure
+from dermaffinity.reports.figures import METHOD_COLORS, confusion_figure, reliability_figure, save_figure
 from dermaffinity.results import (
     ExperimentFolder,
     as_separate_images,
@@ -51,11 +52,13 @@ class Outcome:
         folder: Where everything lies.
         summary: A row a metric with ``value``, ``low``, ``high``; None while folds are missing.
         external: The same for the external images, where they were scored.
+        external_counts: External images of each class.
     """
 
     folder: ExperimentFolder
     summary: pd.DataFrame | None
     external: pd.DataFrame | None
+    external_counts: dict[str, int]
 
 
 def run_experiments(
@@ -104,7 +107,10 @@ def run_experiments(
     if speaks_for_all():
         for page, manifest, folder in asked:
             _check_request(page, manifest, folder, folds, seeds, resume, external, scored)
-        opened = [_open(page, manifest, folder, tracker, scored) for page, manifest, folder in asked]
+        opened = [
+            _open(page, manifest, folder, tracker, scored, color)
+            for (page, manifest, folder), color in zip(asked, cycle(METHOD_COLORS), strict=False)
+        ]
     else:
         tracker, console = NullTracker(), Console(quiet=True)
         opened = [tracker.parent("", page.name, run_id=None, tags={}, description="") for page in pages]
@@ -165,15 +171,19 @@ def _check_request(
         )
 
 
-def _open(page: Page, manifest: Manifest, folder: ExperimentFolder, tracker: Tracker, scored: Scored) -> Run:
+def _open(
+    page: Page, manifest: Manifest, folder: ExperimentFolder, tracker: Tracker, scored: Scored, color: str
+) -> Run:
     """Makes or reopens the folder and the tracking run of a page."""
     # Held, so that processes that start together on different folds share one tracking run.
     with hold(folder.path, _PATIENCE):
         sweep_partial(folder.path)
-        return _open_held(page, manifest, folder, tracker, scored)
+        return _open_held(page, manifest, folder, tracker, scored, color)
 
 
-def _open_held(page: Page, manifest: Manifest, folder: ExperimentFolder, tracker: Tracker, scored: Scored) -> Run:
+def _open_held(
+    page: Page, manifest: Manifest, folder: ExperimentFolder, tracker: Tracker, scored: Scored, color: str
+) -> Run:
     ran = versions()
     run = tracker.parent(
         manifest.name,
@@ -186,6 +196,8 @@ def _open_held(page: Page, manifest: Manifest, folder: ExperimentFolder, tracker
             "split_hash": manifest.split_hash,
             "protocol": manifest.protocol,
             "scored": scored,
+            "mlflow.runColor": color,
+            "mlflow.source.git.commit": ran.get("git_commit", ""),
             **ran,
         },
         description=f"{manifest.folds}-fold cross-validation of {page.name} on {manifest.name}, "
@@ -193,7 +205,7 @@ def _open_held(page: Page, manifest: Manifest, folder: ExperimentFolder, tracker
     )
     resolved, counts = page.resolved(), manifest.class_counts()
     run.log_params(identity(page))
-    run.log_text(yaml.safe_dump(resolved, sort_keys=False), "page.yaml")
+    run.log_text(yaml.safe_dump(page.portable(), sort_keys=False), "page.yaml")
     profile = {"num_rows": sum(counts.values()), **counts}
     run.log_dataset(manifest.name, manifest.split_hash, manifest.source, "cross-validation", profile)
     write_json(
@@ -233,23 +245,26 @@ def _pool_held(folder: ExperimentFolder, run: Run) -> Outcome:
         if not folder.job(fold, seed).finished
     ]
     if missing:
-        return Outcome(folder, None, None)
+        run.finish("FINISHED")
+        return Outcome(folder, None, None, {})
     classes, single, joint = facts["classes"], None, None
     if facts["identity"]["scored"] == "inner":
         table = as_separate_images(table)  # the images that temperatures are fitted on
     else:
         single, joint = _single_temperatures(folder), _joint_temperatures(folder, table, classes)
     summary = _measure(folder, run, table, single, facts, "out_of_fold")
-    external = None
+    external, counts = None, {}
     if all((job.path / "external.csv").exists() for job in folder.jobs()):
         ensemble = average_models(folder.predictions("external"), classes)
         external = _measure(folder, run, ensemble, joint, facts, "external")
+        labels = ensemble.drop_duplicates("image")["label"]
+        counts = {name: int((labels == name).sum()) for name in classes}
     if joint is not None:
         seed = min(joint)[1]
         jobs = [folder.job(fold, seed).path for fold in range(facts["folds"])]
         join_models(jobs, folder.classifier, joint[0, seed])
     run.finish("FINISHED")
-    return Outcome(folder, summary, external)
+    return Outcome(folder, summary, external, counts)
 
 
 def _single_temperatures(folder: ExperimentFolder) -> Temperatures:

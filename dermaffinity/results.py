@@ -77,6 +77,11 @@ class ExperimentFolder:
                 f"{self.path}: no readable experiment.json ({error}); this is not an experiment's folder"
             ) from error
 
+    def scored_images(self) -> str:
+        """What the predictions are for, in words: ``"out-of-fold images"``, or the inner validation images."""
+        scored = self.description()["identity"]["scored"]
+        return "out-of-fold images" if scored == "test" else "inner validation images (for choosing, not for reporting)"
+
     def predictions(self, part: str) -> pd.DataFrame:
         """The joined prediction tables of all finished jobs.
 

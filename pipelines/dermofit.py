@@ -13,12 +13,12 @@ from pathlib import Path
 
 from rich.console import Console
 
+from dermaffinity.cli import guarded
 from dermaffinity.compare import compare_experiments
 from dermaffinity.config import read_page
 from dermaffinity.data.adapters.dermofit import DermofitAdapter
 from dermaffinity.data.manifest import write_manifest
 from dermaffinity.data.verify import verify_manifest
-from dermaffinity.errors import DermaffinityError
 from dermaffinity.experiments import run_experiments
 from dermaffinity.reports.tables import console_table
 from dermaffinity.tracking.mlflow_tracker import MlflowTracker
@@ -79,7 +79,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except DermaffinityError as error:
-        sys.exit(f"{error}")
+    guarded(main)

@@ -14,12 +14,12 @@ from pathlib import Path
 
 from rich.console import Console
 
+from dermaffinity.cli import guarded
 from dermaffinity.compare import compare_experiments
 from dermaffinity.config import read_page
 from dermaffinity.data.adapters.ham10000 import Ham10000Adapter
 from dermaffinity.data.manifest import write_manifest
 from dermaffinity.data.verify import verify_manifest
-from dermaffinity.errors import DermaffinityError
 from dermaffinity.experiments import run_experiments
 from dermaffinity.reports.tables import console_table, markdown_table, results_table
 from dermaffinity.tracking.mlflow_tracker import MlflowTracker
@@ -62,9 +62,7 @@ def main() -> None:
         console=progress,
     )
     compared = compare_experiments(names, baseline="cosen", runs=arguments.runs, tracker=tracker)
-    external = results_table(
-        {o.folder.path.name: o.external for o in outcomes if o.external is not None}, external_counts(manifest)
-    )
+    external = results_table({o.folder.path.name: o.external for o in outcomes}, outcomes[0].external_counts)
     tables = {**compared.tables(), "External images, mean of the folds' models: percent [95 % interval]": external}
     for title, table in tables.items():
         results.print(console_table(table, title, results.width))
@@ -74,14 +72,5 @@ def main() -> None:
     results.print(f"{folder}: tables and figures; next: dermaffinity ui", markup=False)
 
 
-def external_counts(manifest) -> dict[str, int]:
-    """External images of each class, in class order."""
-    counts = manifest.external()["label"].value_counts()
-    return {name: int(counts.get(name, 0)) for name in manifest.classes}
-
-
 if __name__ == "__main__":
-    try:
-        main()
-    except DermaffinityError as error:
-        sys.exit(f"{error}")
+    guarded(main)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Okabe and Ito's palette, which readers with any kind of color vision can tell apart; black and yellow left out.
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+METHOD_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 _LINES = ("-", "--", ":")
 _GREY = "#666666"
@@ -116,11 +116,11 @@ def reliability_figure(bins: Mapping[str, pd.DataFrame], title: str) -> "Figure"
     axes, histogram = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     axes.plot([0, 1], [0, 1], color=_GREY, linestyle="--", linewidth=1, label="perfectly calibrated")
     for index, (name, curve) in enumerate(bins.items()):
-        filled = curve[curve["images"] > 0]
-        axes.plot(filled["confidence"], filled["accuracy"], marker=_MARKERS[index], color=_COLORS[index], label=name)
+        color, filled = METHOD_COLORS[index], curve[curve["images"] > 0]
+        axes.plot(filled["confidence"], filled["accuracy"], marker=_MARKERS[index], color=color, label=name)
         share = (curve["high"] - curve["low"]) * 0.9 / len(bins)  # the curves' bars stand side by side
         left = curve["low"] + 0.05 * (curve["high"] - curve["low"]) + index * share
-        histogram.bar(left, curve["images"], width=share, align="edge", color=_COLORS[index])
+        histogram.bar(left, curve["images"], width=share, align="edge", color=color)
     axes.set(ylabel="share that is right", xlim=(0, 1), ylim=(0, 1))
     histogram.set(xlabel="confidence: probability of the predicted class", ylabel="images")
     histogram.spines[["top", "right"]].set_visible(False)
@@ -159,8 +159,8 @@ def history_figure(history: pd.DataFrame, title: str) -> "Figure":
                 part[name],
                 label=label,
                 marker=marker,
-                color=_COLORS[index % len(_COLORS)],
-                linestyle=_LINES[index // len(_COLORS) % len(_LINES)],
+                color=METHOD_COLORS[index % len(METHOD_COLORS)],
+                linestyle=_LINES[index // len(METHOD_COLORS) % len(_LINES)],
                 linewidth=1.2,
             )
         axes.set_title(str(name).replace("_", " "), loc="left", fontsize=10)
@@ -194,7 +194,7 @@ def _figure(width: float, height: float) -> "Figure":
 
 
 def _intervals(axes: "Axes", rows: pd.DataFrame, positions: np.ndarray, index: int, label: str) -> None:
-    color, marker = _COLORS[index % len(_COLORS)], _MARKERS[index % len(_MARKERS)]
+    color, marker = METHOD_COLORS[index % len(METHOD_COLORS)], _MARKERS[index % len(_MARKERS)]
     axes.hlines(positions, rows["low"], rows["high"], color=color, linewidth=2)
     axes.plot(rows["value"], positions, linestyle="none", marker=marker, markersize=6, color=color, label=label)
 

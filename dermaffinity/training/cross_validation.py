@@ -148,7 +148,7 @@ def run_job(job: Job, images: Images, progress: JobProgress) -> None:
 
 def identity(page: Page) -> dict[str, Any]:
     """What makes two pages the same experiment: all but where files lie and how many processes read them."""
-    resolved = page.resolved()
+    resolved = page.portable()
     for section, key in (("data", "root"), ("data", "manifest"), ("training", "workers")):
         resolved[section].pop(key, None)
     return resolved

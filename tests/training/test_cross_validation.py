@@ -41,7 +41,7 @@ def killed_often(commands, fresh_folder, tiny_page):
         ((f"{trainer}._check_finite", 4, "before", KILL), []),  # in the middle of the second epoch
         ((f"{trainer}.save_checkpoint", 1, "after", KILL), []),  # the second epoch is saved and not yet logged
         ((f"{trainer}.save_checkpoint", 1, "before", KILL), ["--set", "training.workers=2"]),  # learned, not saved
-        ((f"{jobs}.save_model", 1, "after", KILL), []),  # results half written
+        (("dermaffinity.files._keep_mode", 4, "before", KILL), []),  # in the middle of classifier.json
         ((f"{jobs}.write_json", 1, "after", KILL), []),  # results written, the tracking run still open
         # fold 1
         ((f"{trainer}.save_checkpoint", 2, "after", KILL), []),
@@ -120,7 +120,8 @@ def test_ctrl_c_in_mid_epoch_gives_one_line_and_is_gone_on_with(commands, fresh_
     stopped = commands.run("crossval", str(tiny_page), folder=folder, signals=[moment])
     assert stopped.code == 130
     assert stopped.stderr.splitlines()[-1] == (
-        "dermaffinity: stopped. What is finished is kept; run the same command with --resume to go on."
+        "dermaffinity: stopped. What is finished is kept; "
+        "the same command, with --resume for crossval, goes on from there."
     )
     assert "Traceback" not in stopped.stderr
     assert {name: run[0] for name, run in tracked(folder).items()} == {"tiny": "KILLED", "tiny fold-0 seed-0": "KILLED"}
@@ -141,6 +142,19 @@ def test_ctrl_c_in_mid_epoch_gives_one_line_and_is_gone_on_with(commands, fresh_
     summary = "runs/tiny/out_of_fold_summary.csv"
     assert (folder / summary).read_bytes() == (uninterrupted / summary).read_bytes()
     assert {run[0] for run in tracked(folder).values()} == {"FINISHED"}
+
+
+def test_processes_that_start_at_once_on_different_folds_share_one_experiment(
+    commands, fresh_folder, uninterrupted, tiny_page
+):
+    folder = fresh_folder("shared")
+    started = [commands.start("crossval", str(tiny_page), "--folds", folds, folder=folder) for folds in ("0", "1,2")]
+    for pid in started:
+        finished = commands.wait(pid, folder)
+        assert finished.code == 0, finished.stderr
+    summary = "runs/tiny/out_of_fold_summary.csv"
+    assert (folder / summary).read_bytes() == (uninterrupted / summary).read_bytes()
+    assert {name: run[0] for name, run in tracked(folder).items()} == dict.fromkeys(tracked(uninterrupted), "FINISHED")
 
 
 def test_two_processes_that_train_together_give_one_set_of_results(commands, fresh_folder, tiny_page):

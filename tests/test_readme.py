@@ -1,0 +1,68 @@
+"""What README shows works as it stands."""
+
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from torch.nn import functional as F
+from typer.main import get_command
+
+from dermaffinity.cli import app
+from dermaffinity.config import read_page
+from dermaffinity.heads import HeadOutput
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def block(language: str, word: str) -> str:
+    """The one code block of a language that has the word in it."""
+    (found,) = [text for text in re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL) if word in text]
+    return found
+
+
+def test_the_loss_shown_is_one_file_and_its_page_another(tmp_path, monkeypatch):
+    (tmp_path / "focal.py").write_text(block("python", "FocalLoss"))
+    page = yaml.safe_load(block("yaml", "FocalLoss"))
+    assert page["loss"]["class"] == "dermaffinity.losses.focal.FocalLoss"
+    page["loss"] |= {"class": "focal.FocalLoss", "gamma": 0}
+    (tmp_path / "focal.yaml").write_text(yaml.safe_dump({**page, "plugins": ["focal"]}))
+    (tmp_path / "hamfit7.yaml").write_text((ROOT / "configs" / "hamfit7.yaml").read_text())
+    monkeypatch.syspath_prepend(tmp_path)
+
+    loss = read_page(tmp_path / "focal.yaml").loss.build(torch.ones(3), 4)
+
+    logits, labels = torch.randn(5, 3), torch.tensor([0, 1, 2, 0, 1])
+    output = HeadOutput(logits, torch.zeros(5, 4), torch.zeros(3, 1, 4))
+    torch.testing.assert_close(loss(output, labels)["focal"], F.cross_entropy(logits, labels))
+    del sys.modules["focal"]
+
+
+def test_the_classifier_is_used_as_shown(toy_model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    images = [np.full((40, 50, 3), value, np.uint8) for value in (0, 255)]
+    Image.fromarray(images[0]).save("lesion.jpg")
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/hamfit7_affinity").symlink_to(toy_model)
+    shown = {"images": images}
+    exec(block("python", "LesionClassifier"), shown)
+    assert shown["classifier"].predict("lesion.jpg")[0] in shown["classifier"].classes_
+
+
+def test_every_command_shown_exists_with_its_options():
+    verbs = get_command(app).commands  # type: ignore[attr-defined]
+    shown = re.findall(r"^dermaffinity (\w+)(.*)$", README, flags=re.MULTILINE)
+    assert len(shown) >= 4
+    for verb, rest in shown:
+        options = {name for parameter in verbs[verb].params for name in parameter.opts}
+        assert set(re.findall(r"(?<= )--[a-z-]+", rest.split("#")[0])) <= options, verb
+
+
+@pytest.mark.parametrize("link", re.findall(r"\]\((?!http)([^)#]+)\)", README))
+def test_every_file_that_is_linked_exists(link):
+    assert (ROOT / link).exists()
