@@ -79,6 +79,7 @@ def compare_experiments(sources: Sequence[str], *, baseline: str, runs: Path, tr
     """
     folders = {folder.path.name: folder for folder in (find_experiment(source, runs) for source in sources)}
     base = _baseline(baseline, list(folders))
+    folders = {base: folders.pop(base), **folders}  # first, so that every figure gives a method the same color
     descriptions = {name: folder.description() for name, folder in folders.items()}
     _check_comparable(descriptions)
     facts = descriptions[base]

@@ -82,7 +82,7 @@ class RunProgress:
     def start(self, label: str, images: int) -> None:
         """A job begins that will pass ``images`` images through the network."""
         self.label = label
-        self.bars.reset(self.current, total=images, description=label, note="", visible=True)
+        self.bars.reset(self.current, total=images, description=label, note="", unit="images/s", visible=True)
 
     def images(self, count: int) -> None:
         """``count`` more images have passed."""
