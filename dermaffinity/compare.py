@@ -137,7 +137,11 @@ def _check_comparable(descriptions: dict[str, dict[str, Any]]) -> None:
 
 def _track_gains(tracker: Tracker, facts: dict[str, Any], comparison: Comparison, baseline: str) -> None:
     run = tracker.parent(
-        facts["dataset"], facts["name"], run_id=facts["run_id"], tags={"baseline": baseline}, description=""
+        facts["dataset"],
+        facts["name"],
+        run_id=facts["run_id"],
+        tags={"baseline": baseline},
+        description=facts["description"],
     )
     run.log_metrics(with_bounds(comparison.gains))
     run.log_table(comparison.tests, f"tests_against_{baseline}.csv")

@@ -185,6 +185,9 @@ def _open_held(
     page: Page, manifest: Manifest, folder: ExperimentFolder, tracker: Tracker, scored: Scored, color: str
 ) -> Run:
     ran = versions()
+    description = (
+        f"{manifest.folds}-fold cross-validation of {page.name} on {manifest.name}, {manifest.protocol} protocol"
+    )
     run = tracker.parent(
         manifest.name,
         page.name,
@@ -200,8 +203,7 @@ def _open_held(
             "mlflow.source.git.commit": ran.get("git_commit", ""),
             **ran,
         },
-        description=f"{manifest.folds}-fold cross-validation of {page.name} on {manifest.name}, "
-        f"{manifest.protocol} protocol",
+        description=description,
     )
     resolved, counts = page.resolved(), manifest.class_counts()
     run.log_params(identity(page))
@@ -214,6 +216,7 @@ def _open_held(
             "identity": _identity(page, manifest, scored),
             "run_id": run.id,
             "name": page.name,
+            "description": description,
             "dataset": manifest.name,
             "protocol": manifest.protocol,
             "folds": manifest.folds,
@@ -303,7 +306,7 @@ def _measure(
         summary = pd.concat([summary, calibrated.rename("{}.calibrated".format)])
     write_table(table, folder.path / f"{part}.csv")
     write_table(summary.reset_index(), folder.path / f"{part}_summary.csv")
-    prefix = "" if part == "out_of_fold" else f"{part}."
+    prefix = "" if part == "out_of_fold" else f"{part}/"
     run.log_metrics({f"{prefix}{name}": value for name, value in with_bounds(summary).items()})
     run.log_table(table, f"{part}.csv")
     run.log_table(summary.reset_index(), f"{part}_summary.csv")

@@ -157,14 +157,14 @@ def average_models(table: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
 
 
 def with_bounds(table: pd.DataFrame) -> dict[str, float]:
-    """A summary or gains as flat metrics: ``name``, ``name.low`` and ``name.high``."""
-    ends = {"value": "", "low": ".low", "high": ".high"}
-    values = table[list(ends)].to_numpy(float)
-    return {
-        f"{name}{end}": float(v)
-        for name, row in zip(table.index, values, strict=True)
-        for v, end in zip(row, ends.values(), strict=True)
-    }
+    """A summary or gains as flat metrics: ``name``, ``interval/name.low`` and ``interval/name.high``.
+
+    MLflow folds what shares the part before a slash into one section, which keeps the bounds out of the way.
+    """
+    metrics = {}
+    for name, (value, low, high) in zip(table.index, table[["value", "low", "high"]].to_numpy(float), strict=True):
+        metrics |= {name: float(value), f"interval/{name}.low": float(low), f"interval/{name}.high": float(high)}
+    return metrics
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:

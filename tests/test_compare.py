@@ -38,6 +38,7 @@ def write_experiment(runs, name: str, wrong: set[int], *, split: str = "a" * 64,
     description = {
         "identity": {"split_hash": split, "scored": scored},
         "run_id": f"run-{name}",
+        "description": f"{name} in words",
         "name": name,
         "dataset": "trial",
         "folds": 3,
@@ -88,7 +89,7 @@ def test_gains_of_a_worked_example_are_recorded_and_tracked(runs):
     assert (compared.comparisons["trial_affinity"].gained, compared.comparisons["trial_affinity"].lost) == (3, 4)
     assert recorder.opened == [("trial", "trial_affinity", "run-trial_affinity", {"baseline": "trial_cosen"})]
     assert recorder.metrics["gain.AK"] == pytest.approx(2 / 6)
-    assert recorder.metrics["gain.AK.low"] <= 2 / 6 <= recorder.metrics["gain.AK.high"]
+    assert recorder.metrics["interval/gain.AK.low"] <= 2 / 6 <= recorder.metrics["interval/gain.AK.high"]
     assert (recorder.tables, recorder.status) == (["tests_against_trial_cosen.csv"], "FINISHED")
 
 

@@ -95,11 +95,11 @@ def test_bounds_become_metrics_of_their_own():
     )
     assert with_bounds(table) == {
         "recall.AK": 0.5,
-        "recall.AK.low": 0.4,
-        "recall.AK.high": 0.6,
+        "interval/recall.AK.low": 0.4,
+        "interval/recall.AK.high": 0.6,
         "gain.AK": 0.1,
-        "gain.AK.low": -0.1,
-        "gain.AK.high": 0.2,
+        "interval/gain.AK.low": -0.1,
+        "interval/gain.AK.high": 0.2,
     }
 
 
