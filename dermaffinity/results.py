@@ -161,7 +161,7 @@ def with_bounds(table: pd.DataFrame) -> dict[str, float]:
 
     MLflow folds what shares the part before a slash into one section, which keeps the bounds out of the way.
     """
-    metrics = {}
+    metrics: dict[str, float] = {}
     for name, (value, low, high) in zip(table.index, table[["value", "low", "high"]].to_numpy(float), strict=True):
         metrics |= {name: float(value), f"interval/{name}.low": float(low), f"interval/{name}.high": float(high)}
     return metrics
