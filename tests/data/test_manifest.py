@@ -176,7 +176,7 @@ def test_all_problems_are_reported_at_once(path):
         (",200,150,2,", ",wide,150,two,"),
         ("part.zip/1.png", "part.zip/0.png"),
         ("masks/1.png", "../1.png"),
-        ("part.zip/6.png", "/root/6.png"),
+        ("part.zip/6.png", "/elsewhere/6.png"),
         ("\npart.zip/3.png,", "\npart.zip/3.png,spare,"),
     ):
         edited(path, old, new)
@@ -192,7 +192,7 @@ def test_all_problems_are_reported_at_once(path):
         "fold that is neither a fold number nor empty: 'two' of part.zip/5.png",
         "listed more than once: part.zip/0.png",
         "mask path that is not relative, with '/' and without '..': part.zip/0.png",
-        "image path that is not relative, with '/' and without '..': /root/6.png",
+        "image path that is not relative, with '/' and without '..': /elsewhere/6.png",
         "rows that do not have 12 cells: part.zip/3.png",
         "fold 1 has no NA",
         "fold 2 has no MEL",
