@@ -180,12 +180,12 @@ def crossval(
     )
     if not outcomes:  # torchrun has started this process to help another
         return
-    _show(outcomes)
-    names = [page.name for page in read]
-    if len(names) > 1 and any(baseline in name for name in names) and all(o.summary is not None for o in outcomes):
-        compare(names, baseline, runs, tracking_uri)
-    else:
-        print(f"Next: dermaffinity compare {' '.join(names)} OTHER... --baseline NAME, or dermaffinity ui")
+    comparable = _comparable(outcomes, baseline)
+    _show(outcomes, already={name for names in comparable.values() for name in names})
+    for base, names in comparable.items():
+        compare(names, base, runs, tracking_uri, out=runs / f"compare-with-{base}")
+    if not comparable:
+        print("Next: dermaffinity compare EXPERIMENT... --baseline NAME, or dermaffinity ui")
 
 
 @app.command()
@@ -287,22 +287,43 @@ def ui(
     serve_ui(tracking_uri, port=port)
 
 
-def _show(outcomes: "list[Outcome]") -> None:
-    """Prints the measures of experiments, those on one dataset side by side, and where the rest lies."""
+def _comparable(outcomes: "list[Outcome]", baseline: str) -> dict[str, list[str]]:
+    """The finished experiments on one split, by the one of them that is the baseline; without splits that have none."""
+    by_split: dict[str, list[str]] = {}
+    for outcome in outcomes:
+        if outcome.summary is not None:
+            split = outcome.folder.description()["identity"]["split_hash"]
+            by_split.setdefault(split, []).append(outcome.folder.path.name)
+    comparable = {}
+    for names in by_split.values():
+        fitting = [baseline] if baseline in names else [name for name in names if baseline in name]
+        if len(fitting) == 1 and len(names) > 1:
+            comparable[fitting[0]] = names
+    return comparable
+
+
+def _show(outcomes: "list[Outcome]", already: set[str]) -> None:
+    """Prints the measures of experiments, those on one dataset side by side, and where the rest lies.
+
+    ``already`` names those whose out-of-fold measures a comparison is about to print.
+    """
     from dermaffinity.reports.tables import console_table, results_table
 
     console = Console(highlight=False)
-    facts = {outcome.folder.path: outcome.folder.description() for outcome in outcomes}
+    facts = {outcome.folder.path.name: outcome.folder.description() for outcome in outcomes}
     for dataset in dict.fromkeys(fact["dataset"] for fact in facts.values()):
-        for part in ("summary", "external"):
-            here = [o for o in outcomes if facts[o.folder.path]["dataset"] == dataset and getattr(o, part) is not None]
-            if here:
-                first = here[0].folder
-                images = first.scored_images() if part == "summary" else "external images, mean of the folds' models"
-                summaries = {outcome.folder.path.name: getattr(outcome, part) for outcome in here}
-                counts = facts[first.path]["class_counts"] if part == "summary" else here[0].external_counts
-                table = results_table(summaries, counts)
-                console.print(console_table(table, f"{dataset}, {images}: percent [95 % interval]", console.width))
+        here = {o.folder.path.name: o for o in outcomes if facts[o.folder.path.name]["dataset"] == dataset}
+        measured = {name: o.summary for name, o in here.items() if o.summary is not None and name not in already}
+        if measured:
+            first = here[next(iter(measured))].folder
+            table = results_table(measured, facts[first.path.name]["class_counts"])
+            title = f"{dataset}, {first.scored_images()}: percent [95 % interval]"
+            console.print(console_table(table, title, console.width))
+        external = {name: outcome.external for name, outcome in here.items() if outcome.external is not None}
+        if external:
+            table = results_table(external, here[next(iter(external))].external_counts)
+            title = f"{dataset}, external images, mean of the folds' models: percent [95 % interval]"
+            console.print(console_table(table, title, console.width))
     for outcome in outcomes:
         state = "figures, tables and models" if outcome.summary is not None else "some folds are still to be run"
         print(f"{outcome.folder.path}: {state}")

@@ -140,7 +140,8 @@ def test_a_library_is_prepared_verified_trained_on_and_compared(compared):
     folder, trained = compared
     assert "Gain over my_cosen" in trained.stdout
     assert trained.stdout.splitlines()[-1].startswith("Next: dermaffinity ui")
-    written = {path.name for path in (folder / "runs/compare").iterdir()}
+    assert trained.stdout.count("Balanced accuracy ") == 2  # the measures once, the gains once
+    written = {path.name for path in (folder / "runs/compare-with-my_cosen").iterdir()}
     assert written == {"comparison.md", "measures.csv", "gains.csv", "tests.csv", "recall.png", "gain.png"}
 
 
@@ -167,6 +168,23 @@ def test_compare_refuses_what_cannot_be_paired(commands, compared):
     assert "  - other: " in differing.stderr
     for done in (missing, alone, unknown, differing):
         assert "Traceback" not in done.stderr
+
+
+def test_two_libraries_in_one_command_are_each_compared_on_their_own(commands, compared):
+    folder, _ = compared
+    manifest = next((folder / "data_manifests").glob("*.csv"))
+    library = manifest.with_suffix(".root").read_text().strip()
+    again = ["prepare", "phantom", library, "--experiment", "5-class", "--protocol", "image", "--out", "image.csv"]
+    assert commands.run(*again, folder=folder).code == 0
+    for name in ("my_cosen", "my_softmax"):
+        page = yaml.safe_load((folder / f"{name}.yaml").read_text())
+        page["data"]["manifest"] = "image.csv"
+        (folder / f"image_{name}.yaml").write_text(yaml.safe_dump({**page, "name": f"image_{name}"}))
+    pages = ["my_cosen.yaml", "my_softmax.yaml", "image_my_cosen.yaml", "image_my_softmax.yaml"]
+    done = commands.run("crossval", *pages, "--resume", "--quiet", folder=folder)
+    assert done.code == 0, done.stderr
+    assert "Gain over my_cosen" in done.stdout
+    assert "Gain over image_my_cosen" in done.stdout
 
 
 def test_verify_ends_with_one_when_something_would_spoil_a_run(commands, desk):
