@@ -1,0 +1,39 @@
+"""The demo, on fewer images and one epoch a fold."""
+
+import io
+
+from rich.console import Console
+
+from dermaffinity import demo
+from dermaffinity.config import read_page
+from dermaffinity.data.adapters.phantom import write_phantom
+
+
+def test_the_demo_ends_with_tables_figures_and_the_next_commands_and_can_be_repeated(tmp_path, monkeypatch):
+    def smaller(folder, **_):
+        write_phantom(folder, fraction=0.03, image_size=40)
+
+    def shorter(name, overrides):
+        return read_page(name, [*overrides, "training.epochs=1", "training.batch_size=8", "data.image_size=32"])
+
+    monkeypatch.setattr(demo, "write_phantom", smaller)
+    monkeypatch.setattr(demo, "read_page", shorter)
+    said = []
+    for _ in range(2):
+        progress, results = io.StringIO(), io.StringIO()
+        demo.run_demo(tmp_path / "demo", Console(file=progress, width=200), Console(file=results, width=100))
+        said.append((progress.getvalue(), results.getvalue()))
+
+    (first_progress, first), (second_progress, second) = said
+    assert first_progress.count(" test images") == 9  # three methods, three folds
+    assert second_progress.count(": finished before") == 9
+    assert "Drawing" not in second_progress
+    assert first == second
+    assert "Protocol 'group' (used here): no test image has another image of its group in training." in first
+    for method in ("demo_softmax", "demo_cosen", "demo_affinity"):
+        assert method in first
+        assert (tmp_path / "demo" / "runs" / method / "classifier" / "classifier.json").exists()
+    assert "Gain over demo_cosen" in first
+    assert (tmp_path / "demo" / "compare" / "recall.png").stat().st_size > 10_000
+    assert "prepare image_folder FOLDER --out data_manifests/library.csv" in first
+    assert "synthetic: the numbers show that the tool works" in first
