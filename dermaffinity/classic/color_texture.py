@@ -36,8 +36,8 @@ class ColorTexture(Features):
     against it is NaN, as are textures at distances that the lesion does not span.
 
     Source: Ballerini, Fisher, Aldridge, Rees, "A Color and Texture Based Hierarchical K-NN Approach to the
-    Classification of Non-melanoma Skin Lesions", 2013, https://doi.org/10.1007/978-94-007-5389-1_4. The color space, the
-    choice of measures and the band are ours.
+    Classification of Non-melanoma Skin Lesions", 2013, https://doi.org/10.1007/978-94-007-5389-1_4. The color space,
+    the choice of measures and the band are ours.
 
     Args:
         levels: Levels that a channel's 256 are reduced to for the co-occurrence matrices; 2 to 256.

@@ -66,12 +66,13 @@ class Decision:
             warnings.filterwarnings("ignore", message="y_pred contains classes not in y_true")
             splits = list(splitter.split(scaled, labels, groups))
             # A Gaussian cannot be drawn through one image; where no split has two of every class, all are as good.
-            splits = [split for split in splits if np.bincount(labels[split[0]])[np.unique(labels)].min() > 1] or splits
-            candidates = np.arange(scaled.shape[1])
-            if len(candidates) > max(_CANDIDATES, self.num_features):
-                filtered = SelectKBest(k=max(_CANDIDATES, self.num_features)).fit(scaled, labels)
-                candidates = np.flatnonzero(filtered.get_support())
-            if len(candidates) == self.num_features:
+            splits = [split for split in splits if _fewest_images(labels[split[0]], labels) > 1] or splits
+            candidates = np.flatnonzero(scaled.std(axis=0))  # one that never changes tells nothing
+            most = max(_CANDIDATES, self.num_features)
+            if len(candidates) > most:
+                filtered = SelectKBest(k=most).fit(scaled[:, candidates], labels)
+                candidates = candidates[filtered.get_support()]
+            if len(candidates) <= self.num_features:
                 return candidates
             fewest = min(len(training) for training, _ in splits)
             selector = SequentialFeatureSelector(
@@ -96,3 +97,8 @@ def _few_enough_neighbors(classifier: Any, rows: int) -> Any:
     """A nearest-neighbor classifier that asks for no more neighbors than there are rows; others as they are."""
     wanted = classifier.get_params().get("n_neighbors")
     return classifier if wanted is None or wanted <= rows else classifier.set_params(n_neighbors=rows)
+
+
+def _fewest_images(part: np.ndarray, labels: np.ndarray) -> int:
+    """Of any class of ``labels``, in a part of them."""
+    return min(int((part == label).sum()) for label in np.unique(labels))

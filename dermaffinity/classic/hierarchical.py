@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from sklearn.base import BaseEstimator
+from sklearn.covariance import empirical_covariance
 
 from dermaffinity.classic.base import Estimator
 from dermaffinity.classic.decision import Decision, nearest_neighbors
@@ -108,6 +110,18 @@ class HierarchicalKNN(Estimator):
         return self.tree.selected
 
 
+class _ShrunkToUnit(BaseEstimator):
+    """A covariance of standardized features that has full rank even where a class never changes in one of them."""
+
+    def __init__(self, shrinkage: float) -> None:
+        self.shrinkage = shrinkage
+
+    def fit(self, rows: np.ndarray) -> "_ShrunkToUnit":
+        unit = np.eye(rows.shape[1])
+        self.covariance_ = (1 - self.shrinkage) * empirical_covariance(rows) + self.shrinkage * unit
+        return self
+
+
 class HierarchicalBayes(Estimator):
     """Bayes' rule with a Gaussian for each class, first among groups of classes, then among the classes of a group.
 
@@ -121,7 +135,8 @@ class HierarchicalBayes(Estimator):
         classes: See `Estimator`.
         seed: See `Estimator`.
         groups: Class codes, group by group; a class that none names is a group of its own.
-        shrinkage: Of a covariance towards a ball of the same mean variance; 0 (not at all) to 1.
+        shrinkage: Of a covariance towards the unit matrix, on features that are standardized over all classes; above 0,
+            which would leave a class with fewer images than features without a Gaussian, to 1.
         num_features: How many features forward selection keeps for each decision.
     """
 
@@ -137,9 +152,9 @@ class HierarchicalBayes(Estimator):
         from sklearn.discriminant_analysis import QuadraticDiscriminantAnalysis
 
         super().__init__(classes, seed)
-        if not 0 <= shrinkage <= 1:
-            raise ValueError(f"shrinkage must be from 0 to 1, got {shrinkage}")
-        gaussians = QuadraticDiscriminantAnalysis(solver="eigen", shrinkage=shrinkage)
+        if not 0 < shrinkage <= 1:
+            raise ValueError(f"shrinkage must be above 0 and at most 1, got {shrinkage}")
+        gaussians = QuadraticDiscriminantAnalysis(solver="eigen", covariance_estimator=_ShrunkToUnit(shrinkage))
         self.tree = Tree(classes, groups, lambda: Decision(gaussians, num_features, seed))
 
     def fit(self, features: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> None:
