@@ -121,7 +121,7 @@ def test_selection_keeps_groups_whole():
 
 
 def test_probabilities_of_the_hierarchy_are_products_along_its_branches():
-    table, labels, groups = rows(noise=2.0)
+    table, labels, _ = rows(noise=2.0)
     estimator = fitted(HierarchicalKNN(CLASSES, 0, groups=GROUPS, neighbors=9, num_features=15), table)
     keratinocytes = np.isin(labels, (0, 1))
 
