@@ -25,7 +25,7 @@ from dermaffinity.tracking.mlflow_tracker import MlflowTracker
 
 CLASSIC = ("knn", "hierarchical_knn", "hierarchical_bayes")
 NETWORKS = ("cosen", "softmax", "affinity")
-# "Performance" in percent in 5 and 10 classes of Dermofit, over three folds split by image: Table 2 of Hayat et al., 2019.
+# "Performance" in percent in 5 and 10 classes of Dermofit, three folds split by image: Table 2 of Hayat et al., 2019.
 PUBLISHED = {
     "hierarchical_bayes": ("69.6 ± 0.4", "63.1 ± 0.6"),
     "knn": ("69.8 ± 1.6", "64.0 ± 1.3"),
