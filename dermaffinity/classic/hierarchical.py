@@ -10,6 +10,7 @@ from dermaffinity.classic.base import Estimator
 from dermaffinity.classic.decision import Decision, nearest_neighbors
 
 _TOP = "groups"
+_FEWEST_IMAGES = 3  # of a class with a Gaussian: two to draw it through, and one to see how good it is
 
 
 class Tree:
@@ -158,7 +159,13 @@ class HierarchicalBayes(Estimator):
         self.tree = Tree(classes, groups, lambda: Decision(gaussians, num_features, seed))
 
     def fit(self, features: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> None:
-        """See :meth:`Estimator.fit`."""
+        """See :meth:`Estimator.fit`; raises ValueError for a class with too few images."""
+        counts = np.bincount(labels, minlength=len(self.classes))
+        rare = [f"{name} {count}" for name, count in zip(self.classes, counts, strict=True) if count < _FEWEST_IMAGES]
+        if rare:
+            raise ValueError(
+                f"a Gaussian needs {_FEWEST_IMAGES} images of every class, but there are {', '.join(rare)}"
+            )
         self.tree.fit(features, labels, groups)
 
     def predict_proba(self, features: np.ndarray) -> np.ndarray:
