@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -25,6 +25,11 @@ app = typer.Typer(
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; results only.")]
 Runs = Annotated[Path, typer.Option("--runs", help="Folder of all experiments' results.")]
+Views = Annotated[
+    Literal["1", "2", "4", "8"],
+    typer.Option(help="Look at each image turned and mirrored in so many ways, and average; takes that much longer."),
+]
+Device = Annotated[Literal["cpu", "cuda", "auto"], typer.Option(help="auto: a GPU where there is one.")]
 Uri = Annotated[str | None, typer.Option("--tracking-uri", help="MLflow store; default: mlflow.db in this folder.")]
 
 
@@ -223,6 +228,8 @@ def predict(
     coverage: Annotated[
         float, typer.Option(min=0.5, max=0.999, help="Share of images whose set shall hold their class.")
     ] = 0.9,
+    views: Views = "1",
+    device: Device = "cpu",
     quiet: Quiet = False,
 ) -> None:
     """Predict images with a trained classifier; exit code 1 if any file could not be used. For research only.
@@ -239,7 +246,7 @@ def predict(
         problems.append(problem)
         console.print(f"skipped: {problem}", markup=False, soft_wrap=True)
 
-    classifier = LesionClassifier.load(model)
+    classifier = LesionClassifier.load(model, views=int(views), device=device)  # type: ignore[arg-type]
     files = find_images(images, report)
     if not files:
         raise DataError("there are no images to predict", problems)
@@ -256,6 +263,38 @@ def predict(
         print(f"In every set, for want of inner validation images: {', '.join(always)}.")
     if problems:
         raise typer.Exit(1)
+
+
+@app.command()
+def explain(
+    model: Annotated[
+        str, typer.Argument(help="Folder of an experiment, a fold or a classifier, or models:/NAME@ALIAS.")
+    ],
+    image: Annotated[Path, typer.Argument(help="The image file.")],
+    out: Annotated[Path, typer.Option(help="The sheet, a PNG.")] = Path("sheet.png"),
+    library: Annotated[
+        Path | None,
+        typer.Option(help="Folder, zip archive or manifest of the training images, to show the nearest ones."),
+    ] = None,
+    views: Views = "1",
+    device: Device = "cpu",
+) -> None:
+    """Show on one page why a classifier says what it says about an image. For research only.
+
+    Example: dermaffinity explain runs/hamfit7_affinity lesion.jpg --out sheet.png --library HAM10000/
+    """
+    from dermaffinity.classifier import LesionClassifier
+
+    classifier = LesionClassifier.load(model, views=int(views), device=device)  # type: ignore[arg-type]
+    explanation = classifier.explain(image)
+    explanation.save(out, library)
+    print(f"{out}: {explanation.predicted} with {100 * explanation.probabilities.max():.1f} %")
+    print(f"{100 * explanation.coverage:g} % set: {', '.join(explanation.prediction_set) or 'empty'}")
+    state = "above" if explanation.doubtful else "below"
+    print(f"Doubt {explanation.doubt:.2f}, {state} its limit of {explanation.doubt_limit:.2f}")
+    if explanation.examples is None:
+        print("This model was saved without training examples.")
+    print(explanation.intended_use)
 
 
 @app.command()
