@@ -220,9 +220,7 @@ def _statement(manifest: Manifest, leaks: dict[str, Leak]) -> str:
         sentences.append(f"{external:,} further images are set aside as an external test.")
     for protocol, leak in leaks.items():
         used = protocol == manifest.protocol
-        sentences.append(
-            f"Protocol '{protocol}' ({'used here' if used else 'not used here'}): {leak_sentence(leak)}"
-        )
+        sentences.append(f"Protocol '{protocol}' ({'used here' if used else 'not used here'}): {leak_sentence(leak)}")
     if leaks[manifest.protocol].share > 0:
         sentences.append(
             "A network can know such test images by the person or the lesion instead of the disease, so the "

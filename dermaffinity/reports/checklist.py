@@ -36,10 +36,10 @@ def checklist(
          "here, see the source."),
         ("Preprocessing", "9", "7", "What was run; the page under How to reproduce."),
         ("De-identification, ethical approval", "12", "17", _ASK),
-        ("Missing data", "13", "11", "Every image of the manifest is scored; missing entries are rows 'not recorded' in "
-         "Subgroups." if subgroups else "Every image of the manifest is scored; it holds nothing else."),
-        ("Reference standard and annotators", "14–18", "8a–8c", "Labels are those of the source. How they were made, by "
-         "whom, and how far readers agree: not reported here, see the source."),
+        ("Missing data", "13", "11", "Every image of the manifest is scored; missing entries are rows 'not recorded' "
+         "in Subgroups." if subgroups else "Every image of the manifest is scored; it holds nothing else."),
+        ("Reference standard and annotators", "14–18", "8a–8c", "Labels are those of the source. How they were made, "
+         "by whom, and how far readers agree: not reported here, see the source."),
         ("Sample size", "19", "10", "Counts: see Data and split. No sample size was calculated; intervals show what "
          "the number of images allows."),
         ("Partitions, and the level at which they are disjoint", "20–21", "12a", "Leak statement"
@@ -56,8 +56,8 @@ def checklist(
         ("Explanation of predictions", "31", "–", "Embedding map." if doubt else "Not reported."),
         ("External validation", "32", "16, 20c", "See External images." if external else "Not reported: no external "
          "images were scored."),
-        ("Flow of participants", "33", "20a", "Counts by class, fold and set: see Data and split. Exclusions before the "
-         "manifest: not reported."),
+        ("Flow of participants", "33", "20a", "Counts by class, fold and set: see Data and split. Exclusions before "
+         "the manifest: not reported."),
         ("Demographics", "34", "20b", who),
         ("Performance with precision", "35–36", "23a", "Results, Discrimination, Calibration, with 95 % intervals."),
         ("Fairness, results in subgroups", "–", "14, 23b", who + " Skin tone: see Model card."),
