@@ -47,6 +47,8 @@ class Evidence:
         try:
             for job in folder.jobs():
                 model = read_description(job.path)
+                if list(model.classes) != facts["classes"]:
+                    raise DataError(f"{job.path}: its model has other classes than the experiment")
                 members |= {(member.fold, member.seed): member for member in model.members}
         except DataError as error:
             model, members = None, {}

@@ -107,8 +107,10 @@ def write_report(
     evidence = Evidence.of(subject, find_manifest(subject, manifest, notes), notes)
     compared = compare_with_baseline(subject, others, baseline, notes)
     seen = _revisit(evidence, notes, on_progress)
+    # A page that is passed on does not tell where things lie on this machine.
+    notes = [note.replace(f"{subject.path.parent}/", "") for note in notes]
     content = _content(evidence, compared, seen, notes, pictures)
-    path = out or subject.path / "report.html"
+    path = out or find_experiment(sources[0], runs).path / "report.html"
     with atomic_write(path) as file:
         file.write(render(content))
     shown = sum(case.thumbnail is not None for group in content.case_groups for case in group.cases)
