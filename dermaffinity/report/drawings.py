@@ -96,18 +96,22 @@ def _map(evidence: Evidence, seen: SeenFold) -> Picture:
 
     # Linear: centers fall where the same map puts them, distances shrink but never grow, and there is nothing to tune.
     # t-SNE would draw tighter clusters, whose sizes and distances mean nothing, and has no place for centers.
-    plane = PCA(n_components=2, svd_solver="full").fit(seen.embedding)
+    embedding = seen.embedding
+    if not seen.centers_are_places:  # a linear head tells classes by the angle; lengths would fill the map with fans
+        embedding = embedding / np.maximum(np.linalg.norm(embedding, axis=1, keepdims=True), 1e-12)
+    plane = PCA(n_components=2, svd_solver="full").fit(embedding)
     if seen.centers_are_places:
         centers, meaning = seen.centers, "large markers are the centers that the head learned"
     else:
-        means = [seen.embedding[seen.labels == label].mean(axis=0) for label in range(len(evidence.classes))]
+        means = [embedding[seen.labels == label].mean(axis=0) for label in range(len(evidence.classes))]
         centers = np.stack(means)[:, None]
         meaning = (
-            "large markers are the means of the classes (the class vectors of a linear head are directions, not places)"
+            "large markers are the means of the classes, and all lengths are one, because the class vectors of a linear "
+            "head are directions, not places"
         )
     flat = plane.transform(centers.reshape(-1, centers.shape[-1]))
     figure = figures.embedding_figure(
-        plane.transform(seen.embedding),
+        plane.transform(embedding),
         seen.labels,
         seen.predicted == seen.labels,
         flat.reshape(*centers.shape[:2], 2),
