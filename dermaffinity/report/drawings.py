@@ -106,8 +106,8 @@ def _map(evidence: Evidence, seen: SeenFold) -> Picture:
         means = [embedding[seen.labels == label].mean(axis=0) for label in range(len(evidence.classes))]
         centers = np.stack(means)[:, None]
         meaning = (
-            "large markers are the means of the classes, and all lengths are one, because the class vectors of a linear "
-            "head are directions, not places"
+            "large markers are the means of the classes, and all lengths are one, because the class vectors of a "
+            "linear head are directions, not places"
         )
     flat = plane.transform(centers.reshape(-1, centers.shape[-1]))
     figure = figures.embedding_figure(
