@@ -191,6 +191,8 @@ def crossval(
         compare(names, base, runs, tracking_uri, out=runs / f"compare-with-{base}")
     if not comparable:
         print("Next: dermaffinity compare EXPERIMENT... --baseline NAME, or dermaffinity ui")
+        if outcomes[0].summary is not None and not inner:
+            print(f"One page to read and pass on: dermaffinity report {outcomes[0].folder.path}")
 
 
 @app.command()
@@ -207,6 +209,7 @@ def compare(
     """
     from dermaffinity.compare import compare_experiments
     from dermaffinity.reports.tables import console_table
+    from dermaffinity.results import find_experiment
     from dermaffinity.tracking.mlflow_tracker import MlflowTracker
 
     compared = compare_experiments(sources, baseline=baseline, runs=runs, tracker=MlflowTracker(tracking_uri))
@@ -215,6 +218,11 @@ def compare(
         console.print(console_table(table, title, console.width))
     for path in compared.write(out or runs / "compare"):
         print(path)
+    candidate = next(
+        find_experiment(s, runs) for s in sources if find_experiment(s, runs).path.name != compared.baseline
+    )
+    if candidate.description()["identity"]["scored"] == "test":
+        print(f"One page to read and pass on: dermaffinity report {candidate.path} --baseline {compared.baseline}")
     print("Next: dermaffinity ui, to sort and chart the runs by recall.<CLASS> and gain.<CLASS>")
 
 
@@ -295,6 +303,47 @@ def explain(
     if explanation.examples is None:
         print("This model was saved without training examples.")
     print(explanation.intended_use)
+
+
+@app.command()
+def report(
+    sources: Annotated[
+        list[str],
+        typer.Argument(help="The experiment, then others to show beside it: folders or page names.", metavar="RUN..."),
+    ],
+    baseline: Annotated[
+        str | None, typer.Option(help="What gains are measured against; default: cosen, if it was run on this split.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The page; default: report.html in the experiment's folder.")] = None,
+    images: Annotated[bool, typer.Option("--images/--no-images", help="Show images of the library.")] = True,
+    manifest: Annotated[Path | None, typer.Option(help="The experiment's manifest, if it has moved.")] = None,
+    runs: Runs = Path("runs"),
+    quiet: Quiet = False,
+) -> None:
+    """Write one HTML page about an experiment, to read, print and pass on: results, limits, checklists, cases.
+
+    Example: dermaffinity report hamfit7_affinity --baseline cosen --no-images
+    """
+    from dermaffinity.report.page import write_report
+
+    with _counting("looking at test images", quiet) as on_progress:
+        written = write_report(
+            sources,
+            runs=runs,
+            baseline=baseline,
+            out=out,
+            pictures=images,
+            manifest=manifest,
+            on_progress=on_progress,
+        )
+    print(f"{written.path}: one file, needs no network; open it in a browser, print it to PDF from there")
+    for note in written.notes:
+        print(note)
+    if written.thumbnails:
+        print(
+            f"It shows {written.thumbnails} images of the library, whose licence is {written.licence}: pass it on only "
+            "as that allows, or write it with --no-images."
+        )
 
 
 @app.command()

@@ -35,8 +35,10 @@ MAY_IMPORT = {
     "training": TRAINING,
     "experiments": TRAINING | {"training"},
     "compare": {"errors", "files", "metrics", "reports", "results", "tracking"},
+    "report": {"compare", "data", "errors", "files", "heads", "metrics", "model_folder", "prediction", "reports"}
+    | {"results", "tracking"},
     "demo": TRAINING | {"experiments", "compare"},
-    "cli": TRAINING | {"training", "experiments", "compare", "demo", "classifier", "predict_files"},
+    "cli": TRAINING | {"training", "experiments", "compare", "demo", "classifier", "predict_files", "report"},
 }
 
 

@@ -50,31 +50,12 @@ class Verification:
 
     def statement(self) -> str:
         """The size of the library, and how much either way to split it leaks, in sentences for a clinician."""
-        rows = self.manifest.development()
-        counts = self.manifest.class_counts()
-        rarest, *_, commonest = sorted(counts, key=counts.__getitem__)
-        sizes = rows["group"].value_counts()
-        shared = int(sizes[sizes > 1].sum())
-        mixed = int((rows.groupby("group")["label"].nunique() > 1).sum())
-        sentences = [
-            f"{len(rows):,} images of {len(sizes):,} groups (patients or lesions) in {len(counts)} classes, from "
-            f"{counts[rarest]:,} images ({rarest}) to {counts[commonest]:,} ({commonest}).",
-            f"{shared:,} images ({_percent(shared, len(rows))}) share their group with another image; "
-            f"{mixed:,} groups hold more than one class.",
-        ]
-        if external := len(self.manifest.external()):
-            sentences.append(f"{external:,} further images are set aside as an external test.")
-        for protocol, leak in self.leak.items():
-            used = protocol == self.manifest.protocol
-            sentences.append(
-                f"Protocol '{protocol}' ({'used here' if used else 'not used here'}): {_leak_sentence(leak)}"
-            )
-        if self.leak[self.manifest.protocol].share > 0:
-            sentences.append(
-                "A network can know such test images by the person or the lesion instead of the disease, so the "
-                "results are better than those to expect on new patients."
-            )
-        return "\n".join(sentences)
+        return _statement(self.manifest, self.leak)
+
+
+def leak_statement(manifest: Manifest) -> str:
+    """What `Verification.statement` says, without looking at the images."""
+    return _statement(manifest, _leaks(manifest))
 
 
 def verify_manifest(manifest: Manifest, *, on_progress: Callable[[int, int], None] | None = None) -> Verification:
@@ -222,6 +203,32 @@ def _place(rows: pd.DataFrame, index: int) -> str:
     return f"{label}, group {group}, " + ("external" if pd.isna(fold) else f"fold {fold}")
 
 
+def _statement(manifest: Manifest, leaks: dict[str, Leak]) -> str:
+    rows = manifest.development()
+    counts = manifest.class_counts()
+    rarest, *_, commonest = sorted(counts, key=counts.__getitem__)
+    sizes = rows["group"].value_counts()
+    shared = int(sizes[sizes > 1].sum())
+    mixed = int((rows.groupby("group")["label"].nunique() > 1).sum())
+    sentences = [
+        f"{len(rows):,} images of {len(sizes):,} groups (patients or lesions) in {len(counts)} classes, from "
+        f"{counts[rarest]:,} images ({rarest}) to {counts[commonest]:,} ({commonest}).",
+        f"{shared:,} images ({_percent(shared, len(rows))}) share their group with another image; "
+        f"{mixed:,} groups hold more than one class.",
+    ]
+    if external := len(manifest.external()):
+        sentences.append(f"{external:,} further images are set aside as an external test.")
+    for protocol, leak in leaks.items():
+        used = protocol == manifest.protocol
+        sentences.append(f"Protocol '{protocol}' ({'used here' if used else 'not used here'}): {leak_sentence(leak)}")
+    if leaks[manifest.protocol].share > 0:
+        sentences.append(
+            "A network can know such test images by the person or the lesion instead of the disease, so the "
+            "results are better than those to expect on new patients."
+        )
+    return "\n".join(sentences)
+
+
 def _leaks(manifest: Manifest) -> dict[str, Leak]:
     rows = manifest.development()
     labels, groups = rows["label"].tolist(), rows["group"].tolist()
@@ -236,7 +243,8 @@ def _leaks(manifest: Manifest) -> dict[str, Leak]:
     return leaks
 
 
-def _leak_sentence(leak: Leak) -> str:
+def leak_sentence(leak: Leak) -> str:
+    """How many test images have relatives in training, in one sentence."""
     images, mates, same = (sum(counts.values()) for counts in (leak.images, leak.group_mates, leak.same_label))
     if not mates:
         return "no test image has another image of its group in training."

@@ -125,7 +125,9 @@ def reliability_figure(bins: Mapping[str, pd.DataFrame], title: str) -> "Figure"
     histogram.set(xlabel="confidence: probability of the predicted class", ylabel="images")
     histogram.spines[["top", "right"]].set_visible(False)
     _frame(figure, axes, title)
-    axes.legend(loc="upper left", frameon=False)
+    # Below: inside it would lie on the curve of a model that is unsure and right.
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
     return figure
 
 
@@ -202,7 +204,7 @@ def roc_figure(
                 curve["false_positive_rate"], curve["true_positive_rate"], color=color, linestyle=line, label=method,
                 linewidth=1.6, zorder=order,
             )  # fmt: skip
-        value, low, high = summary.loc[f"auc.{name}", ["value", "low", "high"]]
+        value, low, high = summary.loc[f"auc.{name}", ["value", "low", "high"]].to_numpy(float)
         text = "no images" if np.isnan(value) else f"AUC {100 * value:.1f}\n[{100 * low:.1f}, {100 * high:.1f}]"
         axes.text(0.97, 0.05, text, ha="right", va="bottom", fontsize=9)
         axes.set_title(f"{name}\nn = {class_counts[name]}", loc="left", fontsize=9)
@@ -211,6 +213,8 @@ def roc_figure(
         axes.tick_params(labelsize=9)
     for axes in grid.flat[len(classes) :]:
         axes.set_visible(False)
+    for axes in grid.flat[max(0, len(classes) - columns) : len(classes)]:
+        axes.tick_params(labelbottom=True)  # the lowest of its column, even where the last row is not full
     figure.supxlabel("1 − specificity", fontsize=10)
     figure.supylabel("sensitivity", fontsize=10)
     if len(curves) > 1:
@@ -269,10 +273,13 @@ def embedding_figure(
         # Another marker in the second round of colors.
         marker = _MARKERS[(index + index // len(METHOD_COLORS)) % len(_MARKERS)]
         for chosen, face in (((labels == index) & right, color), ((labels == index) & ~right, "none")):
-            axes.scatter(*points[chosen].T, s=16, marker=marker, facecolors=face, edgecolors=color, linewidths=0.9)
+            axes.scatter(
+                points[chosen, 0], points[chosen, 1], s=16, marker=marker, facecolors=face, edgecolors=color,
+                linewidths=0.9,
+            )  # fmt: skip
         axes.scatter(
-            *centers[index].T, s=120, marker=marker, facecolors=color, edgecolors="black", linewidths=1.8, label=name,
-            zorder=3,
+            centers[index, :, 0], centers[index, :, 1], s=120, marker=marker, facecolors=color, edgecolors="black",
+            linewidths=1.8, label=name, zorder=3,
         )  # fmt: skip
     axes.set(xticks=(), yticks=())
     axes.set_xlabel(f"first main direction, {100 * shares[0]:.0f} % of the variance")
