@@ -22,9 +22,10 @@ from dermaffinity.explanation import Explanation
 
 NOTICE = "**Research use only. Not a medical device:** nothing here is fit to decide about a patient."
 # On a phone the sheet is wider than the page and slides in its box.
-STYLE = (
-    "#why img { max-width: none; width: max(100%, 680px) } #why .matplotlib { justify-content: start; overflow: auto }"
-)
+STYLE = """
+#why [data-testid=matplotlib] { justify-content: safe center; align-items: safe center; overflow-x: auto }
+#why img { width: clamp(640px, 100%, 900px); max-width: none; max-height: none }
+"""
 
 
 def build_app(classifier: LesionClassifier, samples: Path | None = None, library: Path | None = None) -> gr.Blocks:
@@ -56,7 +57,7 @@ def build_app(classifier: LesionClassifier, samples: Path | None = None, library
                     gr.Examples(sample_images(samples), upload, label="Synthetic samples")
             with gr.Column():
                 words, classes = gr.Markdown(show(None)[0]), gr.Label(label="Calibrated probabilities")
-        reasons = gr.Plot(label="Why", elem_id="why")
+        reasons = gr.Plot(show_label=False, elem_id="why")
         # Not preprocessed: the classifier reads the file as in training, and says what is wrong with it.
         upload.change(show, upload, [words, classes, reasons], preprocess=False)
     return app
@@ -93,7 +94,11 @@ def main() -> None:
     )
     asked = parser.parse_args()
     theme = gr.themes.Default(primary_hue="sky", font=("system-ui", "sans-serif"), font_mono=("monospace",))
-    build_app(LesionClassifier.load(asked.model), asked.samples, asked.library).launch(
+    classifier = LesionClassifier.load(asked.model)
+    classifier.explain(
+        Image.new("RGB", (64, 64))
+    )  # imports what it needs, so that the first image does not wait for it
+    build_app(classifier, asked.samples, asked.library).launch(
         server_name="127.0.0.1", server_port=asked.port, share=False, run_history=False, footer_links=[],
         max_file_size="50mb", theme=theme, css=STYLE,
     )  # fmt: skip
