@@ -95,13 +95,15 @@ def main() -> None:
     asked = parser.parse_args()
     theme = gr.themes.Default(primary_hue="sky", font=("system-ui", "sans-serif"), font_mono=("monospace",))
     classifier = LesionClassifier.load(asked.model)
-    classifier.explain(
-        Image.new("RGB", (64, 64))
-    )  # imports what it needs, so that the first image does not wait for it
-    build_app(classifier, asked.samples, asked.library).launch(
-        server_name="127.0.0.1", server_port=asked.port, share=False, run_history=False, footer_links=[],
-        max_file_size="50mb", theme=theme, css=STYLE,
-    )  # fmt: skip
+    # Shows now whether the library can be read, and imports what the first image would have to wait for.
+    classifier.explain(Image.new("RGB", (64, 64))).figure(asked.library)
+    try:
+        build_app(classifier, asked.samples, asked.library).launch(
+            server_name="127.0.0.1", server_port=asked.port, share=False, run_history=False, footer_links=[],
+            max_file_size="50mb", theme=theme, css=STYLE,
+        )  # fmt: skip
+    except OSError:
+        parser.error(f"port {asked.port} is taken; choose another with --port")
 
 
 if __name__ == "__main__":
