@@ -3,6 +3,7 @@
 Axes: C classes, M centers per class, D embedding dimensions, K members, n training images.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -83,9 +84,12 @@ def occlusion_map(probabilities: Callable[[Tensor], Tensor], image: Tensor, labe
     occlusion = OcclusionSensitivity(
         asked, mask_size=image.shape[1] // 4, n_batch=BATCH_SIZE, verbose=False, activate=False
     )
-    covered, _ = occlusion(image[None])  # (1, 1, S, S)
-    lost = asked(image[None]) - covered[0, 0]
-    return lost.clamp(0, 1).numpy()
+    with warnings.catch_warnings():
+        # MONAI indexes with lists where torch wants tuples; nothing that a user could mend.
+        warnings.filterwarnings("ignore", "Using a non-tuple sequence for multidimensional indexing")
+        covered, _ = occlusion(image[None])  # (1, 1, S, S)
+    lost = asked(image[None])[0, 0] - covered[0, 0]
+    return np.asarray(lost.clamp(0, 1), dtype=np.float32)  # of MONAI's own kind of tensor
 
 
 class _Module(nn.Module):

@@ -105,11 +105,9 @@ class Explanation:
 
         if self.examples is None:
             return []
-        root: Path | None = source
-        if source.suffix.lower() == ".csv":
-            root = read_manifest(source).root
-            if root is None:
-                raise DataError(f"{source}: the folder of its images is not known here; give that folder instead")
+        root = read_manifest(source).root if source.suffix.lower() == ".csv" else source
+        if root is None:
+            raise DataError(f"{source}: the folder of its images is not known here; give that folder instead")
         library = ImageLibrary(root)
         side = len(self.image)
         resize, square = ResizeShortSide(side), CentralSquare(side)

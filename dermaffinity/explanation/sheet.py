@@ -1,5 +1,6 @@
 """One page about one image, for a reader who knows skin and not networks."""
 
+import re
 import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -7,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
     from dermaffinity.explanation.explanation import Explanation
@@ -27,14 +27,24 @@ def explanation_sheet(explanation: "Explanation", thumbnails: Sequence[np.ndarra
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+    title, lines = _headline(explanation)
+    top = 0.35 + 0.3 * (title.count("\n") + 1) + 0.3 * explanation.doubtful + 0.18 * (lines.count("\n") + 1)
     bars = 1.0 + 0.3 * len(explanation.classes)
-    last = 2.3 if thumbnails else 0.55 + 0.2 * (0 if explanation.examples is None else len(explanation.examples))
-    heights = [1.05, 4.3, bars, 1.35, last, 0.4]
-    figure = Figure(figsize=(_WIDTH, sum(heights)), dpi=120, layout="constrained", facecolor="white")
+    last = 2.7 if thumbnails else 0.5 + 0.165 * (0 if explanation.examples is None else len(explanation.examples))
+    heights = [top, 4.1, bars, 1.35, last, 0.4]
+    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.06)
+    figure = Figure(figsize=(_WIDTH, sum(heights)), dpi=120, layout=layout, facecolor="white")
     FigureCanvasAgg(figure)
-    head, images, classes, doubt, examples, foot = figure.subfigures(6, 1, height_ratios=heights)
-    _headline(head, explanation)
+    head, images, classes, doubt, examples, foot = figure.subfigures(6, 1, squeeze=False, height_ratios=heights)[:, 0]
+    head.text(0.02, 1 - 0.12 / top, title, va="top", fontsize=17, weight="bold")
+    head.text(0.98, 1 - 0.12 / top, _wrapped(explanation.name, 30), va="top", ha="right", fontsize=9, color=_GREY)
+    head.text(0.02, 0.08 / top, lines, va="bottom", fontsize=10)
+    if explanation.doubtful:
+        words = "In doubt: this image is unlike those that the classifier learned from."
+        height = 0.2 + 0.18 * (lines.count("\n") + 1)
+        head.text(0.02, height / top, words, va="bottom", fontsize=11, weight="bold", color=_ALARM)
     _images(images, explanation)
     _classes(classes, explanation)
     _doubt(doubt, explanation)
@@ -43,18 +53,20 @@ def explanation_sheet(explanation: "Explanation", thumbnails: Sequence[np.ndarra
     return figure
 
 
-def _headline(part: "SubFigure", explanation: "Explanation") -> None:
-    share = explanation.probabilities.max()
-    inside = ", ".join(explanation.prediction_set) or "none: it is unlike all of them"
-    part.text(0.02, 0.93, f"{explanation.predicted}, {_percent(share)}", va="top", fontsize=17, weight="bold")
+def _headline(explanation: "Explanation") -> tuple[str, str]:
+    """What is said above all else: in large letters, and below them in small ones."""
+    title = f"{explanation.predicted}, {_percent(explanation.probabilities.max())}"
+    inside = ", ".join(explanation.prediction_set) or "none, it is unlike all of them"
     lines = [f"Classes it may well be ({100 * explanation.coverage:g} % set): {inside}"]
     if explanation.disagreement > 0:
         lines.append(f"{_percent(explanation.disagreement)} of the classifier's networks name another class.")
-    part.text(0.02, 0.5, "\n".join(_wrapped(line, 105) for line in lines), va="top", fontsize=10)
-    part.text(0.98, 0.93, _wrapped(explanation.name, 30), va="top", ha="right", fontsize=9, color=_GREY)
+    return _wrapped(title, 45), "\n".join(_wrapped(line, 100) for line in lines)
 
 
 def _images(part: "SubFigure", explanation: "Explanation") -> None:
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
     plain, overlay = part.subplots(1, 2)
     plain.imshow(explanation.image)
     plain.set_title("What the classifier sees", loc="left", fontsize=11)
@@ -62,9 +74,6 @@ def _images(part: "SubFigure", explanation: "Explanation") -> None:
     grey = explanation.image.mean(axis=2)
     overlay.imshow(grey, cmap="gray", vmin=0, vmax=255)
     overlay.imshow(lost, cmap="inferno", vmin=0, vmax=top, alpha=0.75 * lost / top)
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
-
     overlay.set_title("Where it looks", loc="left", fontsize=11)
     colors = ScalarMappable(Normalize(0, 100 * top), cmap="inferno")
     bar = part.colorbar(colors, ax=overlay, shrink=0.8)
@@ -76,8 +85,6 @@ def _images(part: "SubFigure", explanation: "Explanation") -> None:
 
 
 def _classes(part: "SubFigure", explanation: "Explanation") -> None:
-    from matplotlib.patches import Patch
-
     order = np.argsort(-explanation.probabilities, kind="stable")
     names = [explanation.classes[index] for index in order]
     bars, near = part.subplots(1, 2, sharey=True)
@@ -86,11 +93,11 @@ def _classes(part: "SubFigure", explanation: "Explanation") -> None:
     bars.barh(range(len(names)), percents, color=colors, height=0.7)
     for row, percent in enumerate(percents):
         bars.text(percent + 1.5, row, _percent(percent / 100), va="center", fontsize=9)
-    bars.set(xlim=(0, 118), xticks=range(0, 101, 25), xlabel="probability, %")
+        if names[row] in explanation.prediction_set:
+            bars.text(140, row, "in the set", va="center", ha="right", fontsize=9, color=_IN_SET)
+    bars.set(xlim=(0, 140), xticks=range(0, 101, 25), xlabel="probability, %")
     bars.set_yticks(range(len(names)), [_wrapped(name, 28) for name in names])
     bars.set_ylim(len(names) - 0.5, -0.5)
-    key = [Patch(color=_IN_SET, label="in the set"), Patch(color=_OUT_OF_SET, label="not in it")]
-    bars.legend(handles=key, loc="lower right", fontsize=8, frameon=False)
     bars.set_title("How likely each class is", loc="left", fontsize=11)
 
     centers = explanation.centers
@@ -98,8 +105,9 @@ def _classes(part: "SubFigure", explanation: "Explanation") -> None:
     row_of = {name: row for row, name in enumerate(names)}
     near.plot(centers["doubt"], centers["class"].map(row_of), "o", color=_IN_SET, alpha=0.35, markersize=5)
     near.plot(mean, [row_of[name] for name in mean.index], "|", color="black", markersize=13, markeredgewidth=2)
-    near.set_xlabel("doubt if it were this class (dots: networks; bar: mean)")
-    near.set_title("How far its nearest center is", loc="left", fontsize=11)
+    near.axvline(explanation.doubt_limit, color=_ALARM, linewidth=1.2, linestyle="--")
+    near.set_xlabel("distance in units of doubt, dashed: its limit\n(dots: single networks; bar: their mean)")
+    near.set_title("How far each class's nearest center is", loc="left", fontsize=11)
     for axes in (bars, near):
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(axis="y", length=0)
@@ -118,7 +126,7 @@ def _doubt(part: "SubFigure", explanation: "Explanation") -> None:
     axes.set(xlim=(low, high), ylim=(-0.5, 1), yticks=[], xlabel=f"doubt {doubt:.2f}, limit {limit:.2f}")
     axes.spines[["top", "right", "left"]].set_visible(False)
     words = (
-        "Doubt is above its limit: the image is unlike what the classifier learned from. Do not rely on its classes."
+        "Doubt is above its limit: do not rely on the classes above."
         if explanation.doubtful
         else "Doubt is below its limit: the image looks like those that the classifier learned from."
     )
@@ -129,24 +137,21 @@ def _examples(part: "SubFigure", explanation: "Explanation", thumbnails: Sequenc
     if explanation.examples is None:
         part.text(0.02, 0.7, "This classifier was saved without training examples.", fontsize=10, color=_GREY)
         return
-    part.suptitle(
-        "Training images that look most alike to it (0: the same, 1: median training image)",
-        x=0.02, ha="left", fontsize=11,
-    )  # fmt: skip
-    rows = list(explanation.examples.itertuples(index=False))
+    title = "Training images most alike to the networks (0: the same; 1: as far as the median training image)"
+    part.suptitle(title, x=0.02, ha="left", fontsize=11)
+    # Columns by themselves: pandas knows no types of the rows of a table.
+    columns = (explanation.examples[name].tolist() for name in ("image", "label", "distance"))
+    rows = [(f"{distance:.2f}", str(label), str(image)) for image, label, distance in zip(*columns, strict=True)]
     if not thumbnails:
-        lines = [f"{row.distance:.2f}   {row.label}   {row.image}" for row in rows]
-        part.text(0.02, 0.75, "\n".join(lines), va="top", fontsize=9)
+        part.text(0.02, 0.05, "\n".join("    ".join(row) for row in rows), va="bottom", fontsize=9)
         return
     grid = part.subplots(1, len(rows), squeeze=False)[0]
-    for axes, row, picture in zip(grid, rows, thumbnails, strict=True):
+    for axes, (distance, label, image), picture in zip(grid, rows, thumbnails, strict=True):
         axes.imshow(picture)
-        axes.set_axis_off()
-        _caption(axes, f"{_wrapped(row.label, 22)}\n{row.distance:.2f}\n{_wrapped(row.image, 24)}")
-
-
-def _caption(axes: "Axes", text: str) -> None:
-    axes.text(0.5, -0.04, text, transform=axes.transAxes, ha="center", va="top", fontsize=7)
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
+        axes.set_title(f"{_wrapped(label, 20)}\n{distance}", fontsize=8.5)
+        axes.set_xlabel(_wrapped(image, 24), fontsize=6.5, color=_GREY)
 
 
 def _percent(share: float) -> str:
@@ -154,4 +159,6 @@ def _percent(share: float) -> str:
 
 
 def _wrapped(text: str, width: int) -> str:
-    return textwrap.fill(text, width)
+    """In lines that may also end where a part of a name or path does."""
+    lines = textwrap.wrap(re.sub(r"([_/])(?=\S)", r"\1 ", text), width)
+    return "\n".join(re.sub("([_/]) ", r"\1", line) for line in lines)
