@@ -66,6 +66,7 @@ def training_loader(dataset: ManifestDataset, sampler: EpochSampler, batch_size:
         num_workers=workers,
         persistent_workers=workers > 0,
         generator=torch.Generator(),
+        collate_fn=_as_it_is,
     )
 
 
@@ -74,4 +75,9 @@ def evaluation_loader(
 ) -> DataLoader:
     """Every image once, in order; process ``rank`` of ``world_size`` sees each ``world_size``-th, none is repeated."""
     draws = [Draw(0, row) for row in range(rank, len(dataset), world_size)]
-    return DataLoader(dataset, batch_size, sampler=draws, num_workers=workers)
+    return DataLoader(dataset, batch_size, sampler=draws, num_workers=workers, collate_fn=_as_it_is)
+
+
+def _as_it_is(batch: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The dataset gives whole batches."""
+    return batch
