@@ -1,8 +1,8 @@
 """The training loop where a step is cheap: images per second of ``Trainer.fit`` and of a bare loop on digits.
 
-Both train the digit network of the paper on the same 28 × 28 images, in bfloat16, in turns. The bare loop has its images
-as one tensor from the start; no order, no validation, no checkpoint. On a GPU or a CPU alike the work around the step
-counts more here than for photographs.
+Both train the digit network of the paper on the same 28 × 28 images, in bfloat16, in turns. The bare loop has its
+images as one tensor from the start; no order, no validation, no checkpoint. The work around the step counts more here
+than for photographs.
 """
 
 import tempfile

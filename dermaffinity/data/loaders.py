@@ -1,6 +1,7 @@
 """In which order images reach the network."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Sampler
@@ -78,6 +79,6 @@ def evaluation_loader(
     return DataLoader(dataset, batch_size, sampler=draws, num_workers=workers, collate_fn=_as_it_is)
 
 
-def _as_it_is(batch: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+def _as_it_is(batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """The dataset gives whole batches."""
     return batch
