@@ -6,7 +6,7 @@ MNIST_FOLDER is where torchvision puts MNIST: torchvision.datasets.MNIST("MNIST_
 MNIST's own, complete and clean; a twentieth of the training images is held out for choices. Every command writes a CSV
 of each seed's measures, a Markdown table of the paper beside this run, and a figure, under RUNS/reproduction, and
 tracks its trainings in MLflow. A training that several items share is done once, and a second call goes on where the
-first one stopped. Of the paper's numbers only those in PAPER are at hand; the ranges that its text finds best are shaded.
+first one stopped. Of the paper's numbers only those in PAPER are at hand; ranges that its text finds best are shaded.
 """
 
 import argparse

@@ -56,5 +56,4 @@ class CenterLoss(Loss):
     def _follow(self, difference: Tensor, labels: Tensor) -> None:
         pull = torch.zeros_like(self.centers).index_add_(0, labels, difference)  # (C, D)
         number = torch.bincount(labels, minlength=len(self.centers))  # (C,)
-        # A new tensor: the terms of this batch still need the old centers for their gradient.
-        self.centers = self.centers + self.center_rate * pull / (1 + number)[:, None]
+        self.centers += self.center_rate * pull / (1 + number)[:, None]
