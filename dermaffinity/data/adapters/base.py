@@ -149,7 +149,7 @@ class DatasetAdapter(ABC):
             raise ConfigError(f"{self.name} brings no test set of its own; use the protocol group or image")
         if (protocol == "presplit") != (folds == 1):
             raise ConfigError(
-                f"{folds} folds under the protocol {protocol}: a dataset's own split has 1 fold, its test set; "
+                f"folds={folds} with the protocol {protocol}: a dataset's own split has 1 fold, its test set; "
                 "cross-validation (group or image) has at least 2"
             )
 

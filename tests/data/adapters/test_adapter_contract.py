@@ -118,9 +118,9 @@ def test_the_datasets_own_split_is_the_default_where_there_is_one_and_refused_el
     manifest = adapter.prepare()
     assert (manifest.folds, manifest.protocol) == (1, "presplit")
     assert sorted(manifest.rows["fold"].unique()) == [-1, 0]
-    with pytest.raises(ConfigError, match="2 folds under the protocol presplit: a dataset's own split has 1 fold"):
+    with pytest.raises(ConfigError, match="folds=2 with the protocol presplit: a dataset's own split has 1 fold"):
         adapter.prepare(folds=2)
-    with pytest.raises(ConfigError, match="1 folds under the protocol group"):
+    with pytest.raises(ConfigError, match="folds=1 with the protocol group"):
         adapter.prepare(folds=1, protocol="group")
 
 
