@@ -59,13 +59,17 @@ def _say(text: str) -> None:
 
 @app.command()
 def prepare(
-    adapter: Annotated[str, typer.Argument(help="dermofit, ham10000, image_folder or phantom.")],
+    adapter: Annotated[str, typer.Argument(help="dermofit, ham10000, image_folder, mnist or phantom.")],
     source: Annotated[Path, typer.Argument(help="The library's folder or zip archive.")],
     experiment: Annotated[str | None, typer.Option(help="Such as 5-class (dermofit) or hamfit-7 (ham10000).")] = None,
     protocol: Annotated[
-        str, typer.Option(help="group: no patient or lesion crosses a fold; image: the paper's.")
-    ] = "group",
-    folds: Annotated[int, typer.Option(min=2, help="Number of folds.")] = 3,
+        str | None,
+        typer.Option(
+            help="group: no patient or lesion crosses a fold; image: the paper's; presplit: the dataset's own test "
+            "set, the default where there is one (mnist); else group is."
+        ),
+    ] = None,
+    folds: Annotated[int | None, typer.Option(min=1, help="Number of folds; default: 3, presplit: 1.")] = None,
     seed: Annotated[int, typer.Option(help="Of the split, and of the draw where the adapter draws.")] = 0,
     out: Annotated[Path | None, typer.Option(help="The manifest; default: data_manifests/NAME.csv.")] = None,
     partial: Annotated[bool, typer.Option("--partial", help="Accept a library with missing images.")] = False,
@@ -83,8 +87,8 @@ def prepare(
     from dermaffinity.data.adapters.base import adapter_class
     from dermaffinity.data.manifest import write_manifest
 
-    if protocol not in ("group", "image"):
-        raise ConfigError(f"--protocol {protocol}: allowed are group and image")
+    if protocol not in (None, "group", "image", "presplit"):
+        raise ConfigError(f"--protocol {protocol}: allowed are group, image and presplit")
     found = adapter_class(adapter)
     arguments = dict(_setting(option) for option in options or ())
     if experiment is not None:
@@ -103,9 +107,14 @@ def prepare(
     path = out or Path("data_manifests") / f"{manifest.name}.csv"
     write_manifest(manifest, path)
     counts = ", ".join(f"{name} {count}" for name, count in manifest.class_counts().items())
-    development = manifest.development()
-    print(f"{path}: {len(development):,} images in {folds} folds ({counts}), {len(manifest.external()):,} external")
-    print(f"{development['group'].nunique():,} groups, protocol {protocol}, split {manifest.split_hash[:12]}")
+    development, trained = manifest.development(), len(manifest.trained_on())
+    parts = (
+        f"{trained:,} images to train on ({counts}), {len(development) - trained:,} to test"
+        if manifest.protocol == "presplit"
+        else f"{len(development):,} images in {manifest.folds} folds ({counts})"
+    )
+    print(f"{path}: {parts}, {len(manifest.external()):,} external")
+    print(f"{development['group'].nunique():,} groups, protocol {manifest.protocol}, split {manifest.split_hash[:12]}")
     print(f"Next: dermaffinity verify {path}")
 
 
@@ -404,7 +413,7 @@ def _show(outcomes: "list[Outcome]", already: set[str]) -> None:
         measured = {name: o.summary for name, o in here.items() if o.summary is not None and name not in already}
         if measured:
             first = here[next(iter(measured))].folder
-            table = results_table(measured, facts[first.path.name]["class_counts"])
+            table = results_table(measured, first.scored_counts())
             title = f"{dataset}, {first.scored_images()}: percent [95 % interval]"
             console.print(console_table(table, title, console.width))
         external = {name: outcome.external for name, outcome in here.items() if outcome.external is not None}

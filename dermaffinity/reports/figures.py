@@ -289,6 +289,96 @@ def embedding_figure(
     return figure
 
 
+def curve_figure(
+    curves: Mapping[str, pd.DataFrame],
+    *,
+    x_label: str,
+    y_label: str,
+    title: str,
+    published: tuple[float, float] | None = None,
+) -> "Figure":
+    """A measure against a setting, one curve a method, each with a band.
+
+    Args:
+        curves: For each method the columns `x`, `value`, `low`, `high`; rows with a missing value leave a gap.
+        x_label: The setting.
+        y_label: The measure.
+        title: Shown above.
+        published: The range of the setting that a publication finds best, to be shaded.
+    """
+    figure = _figure(7, 4.6)
+    axes = figure.add_subplot()
+    for index, (name, curve) in enumerate(curves.items()):
+        curve, color = curve.sort_values("x"), METHOD_COLORS[index % len(METHOD_COLORS)]
+        axes.plot(curve["x"], curve["value"], marker=_MARKERS[index % len(_MARKERS)], color=color, label=name)
+        axes.fill_between(curve["x"], curve["low"], curve["high"], color=color, alpha=0.2, linewidth=0)
+    if published is not None:
+        axes.axvspan(*published, color="#dddddd", zorder=0, label="best in the publication")
+    values = np.unique(np.concatenate([curve["x"].to_numpy(float) for curve in curves.values()]))
+    # A ratio of settings, such as 0.1 to 50, is read as steps only on a logarithmic scale.
+    if values.min() > 0 and values.max() / values.min() > 10:
+        axes.set_xscale("log")
+    axes.set_xticks(values, [f"{value:g}" for value in values])
+    axes.minorticks_off()
+    axes.set(xlabel=x_label, ylabel=y_label)
+    _frame(figure, axes, title)
+    axes.grid(axis="y", color="#eeeeee")
+    figure.legend(loc="outside lower center", ncols=len(curves) + 1, frameon=False)
+    return figure
+
+
+def rows_figure(measured: Mapping[str, pd.DataFrame], *, x_label: str, title: str) -> "Figure":
+    """A measure in several rows, such as those of a table, with its range; methods side by side.
+
+    Args:
+        measured: For each method the columns `value`, `low`, `high`; the same index, the rows' names, for each.
+        x_label: The measure.
+        title: Shown above.
+    """
+    names = list(next(iter(measured.values())).index)
+    figure = _figure(8, 1.6 + len(names) * (0.22 + 0.15 * len(measured)))
+    axes = figure.add_subplot()
+    for index, (method, rows) in enumerate(measured.items()):
+        offset = 0.7 * ((index + 0.5) / len(measured) - 0.5)
+        _intervals(axes, rows, np.arange(len(names)) + offset, index, method)
+    axes.set_xlabel(x_label)
+    _rows(axes, names)
+    _frame(figure, axes, title)
+    _legend_below(figure, list(measured))
+    return figure
+
+
+def plane_figure(
+    embeddings: Mapping[str, tuple[np.ndarray, np.ndarray]], classes: Sequence[str], rare: Sequence[str], title: str
+) -> "Figure":
+    """Two-dimensional embeddings, one panel a method, one color a class, each class named at its mean.
+
+    Args:
+        embeddings: For each method the points (N, 2) and their class indices (N,).
+        classes: The C class codes.
+        rare: Those whose points are drawn as triangles.
+        title: Shown above.
+    """
+    from matplotlib import colormaps
+
+    figure = _figure(4.2 * len(embeddings), 4.8)
+    for axes, (method, (points, labels)) in zip(
+        figure.subplots(1, len(embeddings), squeeze=False).flat, embeddings.items(), strict=True
+    ):
+        for index, name in enumerate(classes):
+            own = points[labels == index]
+            marker = "^" if name in rare else "."
+            axes.scatter(*own.T, s=6, marker=marker, color=colormaps["tab10"](index % 10), alpha=0.5, linewidth=0)
+        for index, name in enumerate(classes):
+            box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "alpha": 0.8, "linewidth": 0}
+            axes.annotate(name, points[labels == index].mean(axis=0), ha="center", va="center", bbox=box)
+        axes.set_title(method, loc="left")
+        axes.set_aspect("equal", adjustable="datalim")
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(title, x=0.01, ha="left")
+    return figure
+
+
 def save_figure(figure: "Figure", path: Path) -> None:
     """Write a figure as PNG, atomically; the folder is made if need be."""
     with atomic_write(path, "wb") as file:

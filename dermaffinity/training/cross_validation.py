@@ -192,7 +192,8 @@ def _train_and_score(job: Job, images: Images, fabric: Fabric, run: Run, progres
     trainer = Trainer(network, loss, settings, seed=derive_seed("training", job.seed, job.fold), fabric=fabric)
 
     fixed = EvaluationStage(page.data.image_size)
-    augmented = training_transform(page.augmentation.build(page.data.image_size))
+    augmentation = page.augmentation.build(page.data.image_size)
+    augmented = training_transform(augmentation) if augmentation.random else fixed
 
     def dataset(which: np.ndarray, transform: Callable[[np.ndarray], torch.Tensor]) -> ManifestDataset:
         return ManifestDataset([decoded[i] for i in which], labels[which], transform, seed=trainer.seed)

@@ -9,12 +9,15 @@ from dermaffinity.metrics.curves import coverage_curve, roc_curve
 from dermaffinity.reports.figures import (
     confusion_figure,
     coverage_figure,
+    curve_figure,
     embedding_figure,
     gain_figure,
     history_figure,
+    plane_figure,
     recall_figure,
     reliability_figure,
     roc_figure,
+    rows_figure,
 )
 
 COUNTS = {
@@ -221,3 +224,47 @@ def test_drawing_leaves_the_global_state_alone():
         draw()
     assert dict(mpl.rcParams) == before
     assert plt.get_fignums() == []
+
+
+def test_a_curve_shows_its_values_its_band_and_the_published_range():
+    curve = pd.DataFrame(
+        {"x": [10.0, 0.1, 1.0], "value": [3.0, 1.0, 2.0], "low": [2.5, 0.5, 2.0], "high": [3.5, 1.5, 2.0]}
+    )
+    figure = curve_figure(
+        {"one": curve, "other": curve + 1}, x_label="sigma", y_label="accuracy", title="t", published=(5, 20)
+    )
+    (axes,) = figure.axes
+    assert axes.get_xscale() == "log"
+    assert axes.lines[0].get_xydata().tolist() == [[0.1, 1], [1, 2], [10, 3]]
+    band = axes.collections[0].get_paths()[0].vertices
+    assert (band[:, 1].min(), band[:, 1].max()) == (0.5, 3.5)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["one", "other", "best in the publication"]
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["0.1", "1", "1.1", "2", "10", "11"]
+
+
+def test_a_curve_that_starts_at_zero_is_linear_and_a_missing_value_leaves_a_gap():
+    curve = pd.DataFrame(
+        {"x": [0.0, 0.5, 50], "value": [1.0, np.nan, 2.0], "low": [1.0, np.nan, 2.0], "high": [1.0, np.nan, 2.0]}
+    )
+    (axes,) = curve_figure({"one": curve}, x_label="x", y_label="y", title="t").axes
+    assert axes.get_xscale() == "linear"
+    assert np.isnan(axes.lines[0].get_ydata()[1])
+
+
+def test_rows_stand_in_their_order_with_a_mark_for_each_method():
+    rows = pd.DataFrame({"value": [98.0, 99.0], "low": [97.0, 99.0], "high": [98.5, 99.0]}, index=["first", "second"])
+    figure = rows_figure({"a": rows, "b": rows}, x_label="accuracy", title="t")
+    (axes,) = figure.axes
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["first", "second"]
+    marks = [line.get_xydata() for line in axes.lines if line.get_linestyle() == "None"]
+    assert [mark[:, 0].tolist() for mark in marks] == [[98, 99], [98, 99]]
+    assert (marks[0][:, 1] < marks[1][:, 1]).all()
+
+
+def test_an_embedding_has_a_panel_a_method_and_names_each_class_at_its_mean():
+    points, labels = np.array([[0.0, 0.0], [2.0, 2.0], [5.0, 5.0]]), np.array([0, 0, 1])
+    figure = plane_figure({"softmax": (points, labels), "center": (points + 1, labels)}, ["a", "b"], ["b"], "t")
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["softmax", "center"]
+    second = figure.axes[1]
+    assert [(text.get_text(), tuple(text.xy)) for text in second.texts] == [("a", (2, 2)), ("b", (6, 6))]
+    assert [len(drawn.get_offsets()) for drawn in second.collections] == [2, 1]
