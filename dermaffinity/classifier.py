@@ -3,15 +3,16 @@
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from dermaffinity.errors import DataError
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
-    from torch import Tensor
+    from torch import Tensor, device
 
+    from dermaffinity.explanation import Explanation
     from dermaffinity.model_folder import Description
     from dermaffinity.models import LesionNetwork
 
@@ -45,6 +46,12 @@ class LesionClassifier:
     **Cropping**: a classifier that was trained on crops around the lesion's mask gets no mask here, takes every image
     whole, and warns when it is loaded. Hand it images cut around the lesion.
 
+    **Views** (test-time augmentation): a skin image has no up and no left, so that a classifier may look at each one
+    turned and mirrored as well. Each member's probabilities are averaged over the views before anything else is done,
+    its doubt and its p-values as well; the embedding is that of the untouched image. The calibration was fitted on
+    single views: a mean is less sure than its parts, so that probabilities come out somewhat too low for the likeliest
+    class, and `set_guarantees` states what a mean of p-values promises. The time is that many times longer.
+
     Every method raises DataError, naming the image, for one that cannot be used, and ValueError for no images at all.
     Methods may be called from several threads. Use `load` instead of the constructor.
 
@@ -53,35 +60,63 @@ class LesionClassifier:
         description: Everything in ``classifier.json``: data, licence, split, versions, intended use, members.
     """
 
-    def __init__(self, description: "Description", networks: "Sequence[LesionNetwork]") -> None:
+    def __init__(
+        self,
+        description: "Description",
+        networks: "Sequence[LesionNetwork]",
+        folder: Path,
+        *,
+        views: int = 1,
+        device: "device | str" = "cpu",
+    ) -> None:
         import numpy as np
 
         from dermaffinity.data.transforms import EvaluationStage, FixedStage
 
         self.description = description
-        self.networks = list(networks)
+        self.networks = [network.to(device) for network in networks]
+        self.folder = folder
+        self.views = views
+        self.device = device
         self.classes_ = np.array(description.classes)
         laid = description.preprocessing
         self._fixed_stage = FixedStage(laid.image_size, laid.lesion_crop)
         self._evaluation_stage = EvaluationStage(laid.image_size)
 
     @classmethod
-    def load(cls, source: str | Path, *, plugins: Sequence[str] = ()) -> "LesionClassifier":
+    def load(
+        cls,
+        source: str | Path,
+        *,
+        views: Literal[1, 2, 4, 8] = 1,
+        device: Literal["cpu", "cuda", "auto"] = "cpu",
+        plugins: Sequence[str] = (),
+    ) -> "LesionClassifier":
         """Reads a classifier; no code of the source is run.
 
         Args:
             source: An experiment's folder (all its folds), a job's folder (one fold), a model folder, or an MLflow URI
                 such as ``models:/dermofit10@champion``, whose store is the one MLflow is set to.
+            views: In how many ways to look at each image, see the class: as it is, 2 with its mirror image, 4 with both
+                mirrored by 180 degrees, or 8, all symmetries of the square. A result is then the same for an image and
+                the turned and mirrored ones among its views.
+            device: Where the networks run; ``"auto"`` is a GPU where there is one. Results are NumPy arrays anyway.
             plugins: Modules outside dermaffinity that parts of the network come from; they are imported.
 
         Raises:
-            DataError: When there is none, or it is damaged, changed, of a newer format, or contradicts itself.
+            DataError: When there is none, or it is damaged, changed, of a newer format, or contradicts itself; or when
+                there is no such device.
+            ValueError: For other views or devices.
         """
         from dermaffinity.model_folder import load_networks, read_description
+        from dermaffinity.prediction import VIEWS
 
+        if views not in VIEWS:
+            raise ValueError(f"views must be one of {', '.join(map(str, VIEWS))}, got {views!r}")
+        found = _device(device)
         folder = _find(source)
         description = read_description(folder)
-        classifier = cls(description, load_networks(folder, description, plugins))
+        classifier = cls(description, load_networks(folder, description, plugins), folder, views=views, device=found)
         if description.preprocessing.lesion_crop is not None:
             import warnings
 
@@ -157,8 +192,8 @@ class LesionClassifier:
         """What `predict_sets` promises for each class.
 
         The promise is for images that are exchangeable with the inner validation images of their class: the same
-        clinic, camera and choice of lesions. With several members the mean of their p-values promises twice the error,
-        and as a rule errs no more than asked for.
+        clinic, camera and choice of lesions, and, with several views, no habit of which side is up. With several
+        members or views the mean of their p-values promises twice the error, and as a rule errs no more than asked for.
 
         Args:
             coverage: As for `predict_sets`.
@@ -175,7 +210,7 @@ class LesionClassifier:
         rows = {}
         for name in self.description.classes:
             images = [len(member.calibration.scores[name]) for member in self.description.members]
-            promised = promised_coverage(coverage, images)
+            promised = promised_coverage(coverage, images * self.views)
             rows[name] = (sum(images), promised, promised == 1)
         return pd.DataFrame.from_dict(rows, orient="index", columns=["images", "coverage", "always"]).rename_axis(
             "class"
@@ -192,7 +227,7 @@ class LesionClassifier:
             image: One image, see the class.
             name: What errors call it.
         """
-        return self._evaluation_stage(self._fixed_stage((_pixels(image, name), None)))
+        return self._evaluation_stage.normalize(self._seen(image, name))
 
     def assess_prepared(self, tensors: "Sequence[Tensor]", *, calibrated: bool = True) -> Assessment:
         """What `assess` says about images that `prepare` made ready, all in one pass; at least one."""
@@ -201,19 +236,21 @@ class LesionClassifier:
 
         from dermaffinity.metrics.calibration import with_temperature
         from dermaffinity.metrics.conformal import p_values
-        from dermaffinity.prediction import predict_batch
+        from dermaffinity.prediction import predict_batch, views_of
 
-        images = torch.stack(list(tensors))
+        images = torch.stack(list(tensors)).to(self.device)
         probabilities, doubt, usual, embeddings = [], [], [], []
         for network, member in zip(self.networks, self.description.members, strict=True):
             known = member.calibration
-            output, raw = predict_batch(network, images)
-            own = with_temperature(raw.numpy(), known.temperature)
-            distance = network.head.center_distance(output).amin(dim=1).numpy().astype(float)
-            probabilities.append(raw.numpy())
-            doubt.append((distance - known.distance_mean) / known.distance_sd)
-            usual.append(p_values([np.asarray(known.scores[name]) for name in self.description.classes], own))
-            embeddings.append(output.embedding.numpy())
+            scores = [np.asarray(known.scores[name]) for name in self.description.classes]
+            outputs = [predict_batch(network, view) for view in views_of(images, self.views)]
+            raw = np.stack([of_view.numpy() for _, of_view in outputs])  # (V, N, C)
+            distance = np.stack([network.head.center_distance(output).amin(dim=1).numpy() for output, _ in outputs])
+            own = with_temperature(raw.reshape(-1, raw.shape[2]), known.temperature)
+            probabilities.append(raw.mean(axis=0))
+            doubt.append(((distance.astype(float) - known.distance_mean) / known.distance_sd).mean(axis=0))
+            usual.append(p_values(scores, own).reshape(raw.shape).mean(axis=0))
+            embeddings.append(outputs[0][0].embedding.numpy())
         mean = np.mean(probabilities, axis=0)
         others = np.argmax(probabilities, axis=2) != mean.argmax(axis=1)  # (K, N)
         if calibrated:
@@ -233,6 +270,47 @@ class LesionClassifier:
         inside = in_set(assessment.p_values, coverage)
         order = (-assessment.probabilities).argsort(axis=1, kind="stable")
         return [tuple(str(self.classes_[c]) for c in row if own[c]) for row, own in zip(order, inside, strict=True)]
+
+    def explain(self, image: Any, *, coverage: float = 0.9) -> "Explanation":
+        """Why this classifier says what it says about one image; takes about a hundred predictions' time.
+
+        Args:
+            image: One image, see the class.
+            coverage: Of the prediction set, as for `predict_sets`.
+
+        Raises:
+            DataError: As for every method, or when the training examples of the model cannot be read.
+        """
+        from dermaffinity.explanation import Explanation, nearest_centers, nearest_examples, occlusion_map
+        from dermaffinity.model_folder import load_examples
+        from dermaffinity.prediction import predict_batch
+
+        _check_coverage(coverage)
+        named = list(islice(_named(image), 2))
+        if len(named) != 1:
+            raise ValueError(f"explain takes one image at a time, got {'several' if named else 'none'}")
+        seen = self._seen(*named[0])
+        tensor = self._evaluation_stage.normalize(seen)
+        assessed = self.assess_prepared([tensor])
+        batch = tensor[None].to(self.device)
+        outputs = [predict_batch(network, batch)[0] for network in self.networks]
+        heads = [network.head for network in self.networks]
+        examples = [load_examples(self.folder, self.description, member) for member in self.description.members]
+        return Explanation(
+            name=self.description.name,
+            intended_use=self.description.intended_use,
+            classes=self.description.classes,
+            image=seen,
+            probabilities=assessed.probabilities[0],
+            prediction_set=self.sets(assessed, coverage)[0],
+            coverage=coverage,
+            doubt=float(assessed.doubt[0]),
+            doubt_limit=self.doubt_limit,
+            disagreement=float(assessed.disagreement[0]),
+            centers=nearest_centers(heads, outputs, self.description),
+            examples=nearest_examples(heads, outputs, examples),
+            saliency=occlusion_map(self._single_view, tensor, int(assessed.probabilities[0].argmax())),
+        )
 
     def fit(self, images: Any, labels: Any = None) -> "LesionClassifier":
         """Does nothing, so that a Pipeline can be fitted around this classifier, which is fitted already."""
@@ -273,6 +351,22 @@ class LesionClassifier:
             f"{members} member{'s' if members > 1 else ''}>"
         )
 
+    def _seen(self, image: Any, name: str) -> "np.ndarray":
+        """The pixels (S, S, 3) uint8 that the networks see."""
+        return self._evaluation_stage.square(self._fixed_stage((_pixels(image, name), None)))
+
+    def _single_view(self, images: "Tensor") -> "Tensor":
+        """Calibrated probabilities (N, C) of normalized images (N, 3, S, S) as they are."""
+        import numpy as np
+        import torch
+
+        from dermaffinity.metrics.calibration import with_temperature
+        from dermaffinity.prediction import predict_batch
+
+        images = images.to(self.device)
+        mean = np.mean([predict_batch(network, images)[1].numpy() for network in self.networks], axis=0)
+        return torch.from_numpy(with_temperature(mean, self.description.temperature))
+
     def _assess(self, images: Any, calibrated: bool) -> Assessment:
         import numpy as np
 
@@ -285,6 +379,16 @@ class LesionClassifier:
         if not parts:
             raise ValueError("there are no images to predict: the list is empty")
         return Assessment(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def _device(word: str) -> "device":
+    import torch
+
+    if word not in ("cpu", "cuda", "auto"):
+        raise ValueError(f"device must be 'cpu', 'cuda' or 'auto', got {word!r}")
+    if word == "cuda" and not torch.cuda.is_available():
+        raise DataError("device 'cuda': torch finds no GPU that it can use on this machine; use 'cpu' or 'auto'")
+    return torch.device("cuda" if word != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def _find(source: str | Path) -> Path:

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -25,6 +25,11 @@ app = typer.Typer(
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; results only.")]
 Runs = Annotated[Path, typer.Option("--runs", help="Folder of all experiments' results.")]
+Views = Annotated[
+    Literal["1", "2", "4", "8"],
+    typer.Option(help="Look at each image turned and mirrored in so many ways, and average; takes that much longer."),
+]
+Device = Annotated[Literal["cpu", "cuda", "auto"], typer.Option(help="auto: a GPU where there is one.")]
 Uri = Annotated[str | None, typer.Option("--tracking-uri", help="MLflow store; default: mlflow.db in this folder.")]
 
 
@@ -54,13 +59,17 @@ def _say(text: str) -> None:
 
 @app.command()
 def prepare(
-    adapter: Annotated[str, typer.Argument(help="dermofit, ham10000, image_folder or phantom.")],
+    adapter: Annotated[str, typer.Argument(help="dermofit, ham10000, image_folder, mnist or phantom.")],
     source: Annotated[Path, typer.Argument(help="The library's folder or zip archive.")],
     experiment: Annotated[str | None, typer.Option(help="Such as 5-class (dermofit) or hamfit-7 (ham10000).")] = None,
     protocol: Annotated[
-        str, typer.Option(help="group: no patient or lesion crosses a fold; image: the paper's.")
-    ] = "group",
-    folds: Annotated[int, typer.Option(min=2, help="Number of folds.")] = 3,
+        str | None,
+        typer.Option(
+            help="group: no patient or lesion crosses a fold; image: the paper's; presplit: the dataset's own test "
+            "set, the default where there is one (mnist); else group is."
+        ),
+    ] = None,
+    folds: Annotated[int | None, typer.Option(min=1, help="Number of folds; default: 3, presplit: 1.")] = None,
     seed: Annotated[int, typer.Option(help="Of the split, and of the draw where the adapter draws.")] = 0,
     out: Annotated[Path | None, typer.Option(help="The manifest; default: data_manifests/NAME.csv.")] = None,
     partial: Annotated[bool, typer.Option("--partial", help="Accept a library with missing images.")] = False,
@@ -78,8 +87,8 @@ def prepare(
     from dermaffinity.data.adapters.base import adapter_class
     from dermaffinity.data.manifest import write_manifest
 
-    if protocol not in ("group", "image"):
-        raise ConfigError(f"--protocol {protocol}: allowed are group and image")
+    if protocol not in (None, "group", "image", "presplit"):
+        raise ConfigError(f"--protocol {protocol}: allowed are group, image and presplit")
     found = adapter_class(adapter)
     arguments = dict(_setting(option) for option in options or ())
     if experiment is not None:
@@ -98,9 +107,14 @@ def prepare(
     path = out or Path("data_manifests") / f"{manifest.name}.csv"
     write_manifest(manifest, path)
     counts = ", ".join(f"{name} {count}" for name, count in manifest.class_counts().items())
-    development = manifest.development()
-    print(f"{path}: {len(development):,} images in {folds} folds ({counts}), {len(manifest.external()):,} external")
-    print(f"{development['group'].nunique():,} groups, protocol {protocol}, split {manifest.split_hash[:12]}")
+    development, trained = manifest.development(), len(manifest.trained_on())
+    parts = (
+        f"{trained:,} images to train on ({counts}), {len(development) - trained:,} to test"
+        if manifest.protocol == "presplit"
+        else f"{len(development):,} images in {manifest.folds} folds ({counts})"
+    )
+    print(f"{path}: {parts}, {len(manifest.external()):,} external")
+    print(f"{development['group'].nunique():,} groups, protocol {manifest.protocol}, split {manifest.split_hash[:12]}")
     print(f"Next: dermaffinity verify {path}")
 
 
@@ -186,6 +200,8 @@ def crossval(
         compare(names, base, runs, tracking_uri, out=runs / f"compare-with-{base}")
     if not comparable:
         print("Next: dermaffinity compare EXPERIMENT... --baseline NAME, or dermaffinity ui")
+        if outcomes[0].summary is not None and not inner:
+            print(f"One page to read and pass on: dermaffinity report {outcomes[0].folder.path}")
 
 
 @app.command()
@@ -202,6 +218,7 @@ def compare(
     """
     from dermaffinity.compare import compare_experiments
     from dermaffinity.reports.tables import console_table
+    from dermaffinity.results import find_experiment
     from dermaffinity.tracking.mlflow_tracker import MlflowTracker
 
     compared = compare_experiments(sources, baseline=baseline, runs=runs, tracker=MlflowTracker(tracking_uri))
@@ -210,6 +227,11 @@ def compare(
         console.print(console_table(table, title, console.width))
     for path in compared.write(out or runs / "compare"):
         print(path)
+    candidate = next(
+        find_experiment(s, runs) for s in sources if find_experiment(s, runs).path.name != compared.baseline
+    )
+    if candidate.description()["identity"]["scored"] == "test":
+        print(f"One page to read and pass on: dermaffinity report {candidate.path} --baseline {compared.baseline}")
     print("Next: dermaffinity ui, to sort and chart the runs by recall.<CLASS> and gain.<CLASS>")
 
 
@@ -223,6 +245,8 @@ def predict(
     coverage: Annotated[
         float, typer.Option(min=0.5, max=0.999, help="Share of images whose set shall hold their class.")
     ] = 0.9,
+    views: Views = "1",
+    device: Device = "cpu",
     quiet: Quiet = False,
 ) -> None:
     """Predict images with a trained classifier; exit code 1 if any file could not be used. For research only.
@@ -239,7 +263,7 @@ def predict(
         problems.append(problem)
         console.print(f"skipped: {problem}", markup=False, soft_wrap=True)
 
-    classifier = LesionClassifier.load(model)
+    classifier = LesionClassifier.load(model, views=int(views), device=device)  # type: ignore[arg-type]
     files = find_images(images, report)
     if not files:
         raise DataError("there are no images to predict", problems)
@@ -256,6 +280,79 @@ def predict(
         print(f"In every set, for want of inner validation images: {', '.join(always)}.")
     if problems:
         raise typer.Exit(1)
+
+
+@app.command()
+def explain(
+    model: Annotated[
+        str, typer.Argument(help="Folder of an experiment, a fold or a classifier, or models:/NAME@ALIAS.")
+    ],
+    image: Annotated[Path, typer.Argument(help="The image file.")],
+    out: Annotated[Path, typer.Option(help="The sheet, a PNG.")] = Path("sheet.png"),
+    library: Annotated[
+        Path | None,
+        typer.Option(help="Folder, zip archive or manifest of the training images, to show the nearest ones."),
+    ] = None,
+    views: Views = "1",
+    device: Device = "cpu",
+) -> None:
+    """Show on one page why a classifier says what it says about an image. For research only.
+
+    Example: dermaffinity explain runs/hamfit7_affinity lesion.jpg --out sheet.png --library HAM10000/
+    """
+    from dermaffinity.classifier import LesionClassifier
+
+    classifier = LesionClassifier.load(model, views=int(views), device=device)  # type: ignore[arg-type]
+    explanation = classifier.explain(image)
+    explanation.save(out, library)
+    print(f"{out}: {explanation.predicted} with {100 * explanation.probabilities.max():.1f} %")
+    print(f"{100 * explanation.coverage:g} % set: {', '.join(explanation.prediction_set) or 'empty'}")
+    state = "above" if explanation.doubtful else "below"
+    print(f"Doubt {explanation.doubt:.2f}, {state} its limit of {explanation.doubt_limit:.2f}")
+    if explanation.examples is None:
+        print("This model was saved without training examples.")
+    print(explanation.intended_use)
+
+
+@app.command()
+def report(
+    sources: Annotated[
+        list[str],
+        typer.Argument(help="The experiment, then others to show beside it: folders or page names.", metavar="RUN..."),
+    ],
+    baseline: Annotated[
+        str | None, typer.Option(help="What gains are measured against; default: cosen, if it was run on this split.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The page; default: report.html in the experiment's folder.")] = None,
+    images: Annotated[bool, typer.Option("--images/--no-images", help="Show images of the library.")] = True,
+    manifest: Annotated[Path | None, typer.Option(help="The experiment's manifest, if it has moved.")] = None,
+    runs: Runs = Path("runs"),
+    quiet: Quiet = False,
+) -> None:
+    """Write one HTML page about an experiment, to read, print and pass on: results, limits, checklists, cases.
+
+    Example: dermaffinity report hamfit7_affinity --baseline cosen --no-images
+    """
+    from dermaffinity.report.page import write_report
+
+    with _counting("looking at test images", quiet) as on_progress:
+        written = write_report(
+            sources,
+            runs=runs,
+            baseline=baseline,
+            out=out,
+            pictures=images,
+            manifest=manifest,
+            on_progress=on_progress,
+        )
+    print(f"{written.path}: one file, needs no network; open it in a browser, print it to PDF from there")
+    for note in written.notes:
+        print(note)
+    if written.thumbnails:
+        print(
+            f"It shows {written.thumbnails} images of the library, whose licence is {written.licence}: pass it on only "
+            "as that allows, or write it with --no-images."
+        )
 
 
 @app.command()
@@ -316,7 +413,7 @@ def _show(outcomes: "list[Outcome]", already: set[str]) -> None:
         measured = {name: o.summary for name, o in here.items() if o.summary is not None and name not in already}
         if measured:
             first = here[next(iter(measured))].folder
-            table = results_table(measured, facts[first.path.name]["class_counts"])
+            table = results_table(measured, first.scored_counts())
             title = f"{dataset}, {first.scored_images()}: percent [95 % interval]"
             console.print(console_table(table, title, console.width))
         external = {name: outcome.external for name, outcome in here.items() if outcome.external is not None}
@@ -325,7 +422,8 @@ def _show(outcomes: "list[Outcome]", already: set[str]) -> None:
             title = f"{dataset}, external images, mean of the folds' models: percent [95 % interval]"
             console.print(console_table(table, title, console.width))
     for outcome in outcomes:
-        state = "figures, tables and models" if outcome.summary is not None else "some folds are still to be run"
+        kept = "figures, tables and models" if outcome.folder.classifier.exists() else "figures and tables"
+        state = kept if outcome.summary is not None else "some folds are still to be run"
         print(f"{outcome.folder.path}: {state}")
 
 

@@ -96,15 +96,23 @@ def compare_experiments(sources: Sequence[str], *, baseline: str, runs: Path, tr
             tables[base],
             {name: table for name, table in tables.items() if name != base},
             **measured,
-            # The training folds without their inner validation part are what a model learned from.
-            test_train_ratio=1 / ((facts["folds"] - 1) * (1 - facts["validation_fraction"])),
+            test_train_ratio=_test_train_ratio(facts),
         )
     except ValueError as error:
         raise ComparisonError(f"these experiments cannot be compared: {error}") from error
     summaries = {name: summarize(table, **measured) for name, table in tables.items()}
     for name, comparison in comparisons.items():
         _track_gains(tracker, descriptions[name], comparison, base)
-    return ComparedExperiments(base, folders[base].scored_images(), facts["class_counts"], summaries, comparisons)
+    first = folders[base]
+    return ComparedExperiments(base, first.scored_images(), first.scored_counts(), summaries, comparisons)
+
+
+def _test_train_ratio(facts: dict[str, Any]) -> float | None:
+    """Test over training images of a fold; None for a single test set, which says nothing about other folds."""
+    if facts["folds"] == 1:
+        return None
+    # The training folds without their inner validation part are what a model learned from.
+    return 1 / ((facts["folds"] - 1) * (1 - facts["validation_fraction"]))
 
 
 def _baseline(text: str, names: list[str]) -> str:

@@ -189,7 +189,9 @@ def _open_held(
 ) -> Run:
     ran = versions()
     description = (
-        f"{manifest.folds}-fold cross-validation of {page.name} on {manifest.name}, {manifest.protocol} protocol"
+        f"{page.name} on the test set of {manifest.name}"
+        if manifest.protocol == "presplit"
+        else f"{manifest.folds}-fold cross-validation of {page.name} on {manifest.name}, {manifest.protocol} protocol"
     )
     run = tracker.parent(
         manifest.name,
@@ -257,7 +259,9 @@ def _pool_held(folder: ExperimentFolder, run: Run) -> Outcome:
     if facts["identity"]["scored"] == "inner":
         table = as_separate_images(table)  # the images that temperatures are fitted on
     elif "estimator" not in facts["identity"]["page"]:  # which leaves no model
-        single, joint = _single_temperatures(folder), _joint_temperatures(folder, table, classes)
+        single = _single_temperatures(folder)
+        # Of a single model, the mean is that model.
+        joint = _joint_temperatures(folder, table, classes) if facts["folds"] > 1 else single
     summary = _measure(folder, run, table, single, facts, "out_of_fold")
     external, counts = None, {}
     if all((job.path / "external.csv").exists() for job in folder.jobs()):

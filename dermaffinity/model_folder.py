@@ -1,7 +1,8 @@
 """The files of a trained classifier: ``classifier.json`` says what it is, one safetensors file per member how it sees.
 
 A member is the network of one fold and seed. A job's folder has one, an experiment's ``classifier/`` those of all
-folds. The files hold no code and nothing is unpickled. Every file is checked against the digests in
+folds. A second safetensors file per member may hold where it places its training images, for explanations; nothing else
+reads it. The files hold no code and nothing is unpickled. Every file is checked against the digests in
 ``classifier.json``, which show damage and edits, not who wrote the files.
 """
 
@@ -11,10 +12,11 @@ import re
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, ValidationError
 from safetensors.torch import load, save
+from torch import Tensor
 
 import dermaffinity
 from dermaffinity.config import Component, NetworkPage, Section, explain, import_class
@@ -58,14 +60,20 @@ class Calibration(Section):
     doubt_limit: float  # standardized distance that 95 % of the images stay below
 
 
-class Member(Section):
-    """The network of one fold and seed."""
+class File(Section):
+    """One safetensors file beside ``classifier.json``."""
 
     file: str = Field(pattern=r"^[A-Za-z0-9_-]+\.safetensors$")
     sha256: str
+
+
+class Member(File):
+    """The network of one fold and seed."""
+
     fold: int
     seed: int
     calibration: Calibration
+    examples: File | None = None  # see `TrainingExamples`
 
 
 class Facts(Section):
@@ -92,8 +100,23 @@ class Description(Facts):
     digest: str  # SHA-256 over all other entries
 
 
+class TrainingExamples(NamedTuple):
+    """Where a member places the n images that it was fitted on, as they are, without augmentation."""
+
+    images: Sequence[str]  # (n,), names in their library; never a path of this machine
+    labels: Sequence[str]  # (n,), class codes
+    embedding: Tensor  # (n, D)
+
+
 def save_model(
-    folder: Path, network: LesionNetwork, facts: Facts, *, fold: int, seed: int, calibration: Calibration
+    folder: Path,
+    network: LesionNetwork,
+    facts: Facts,
+    *,
+    fold: int,
+    seed: int,
+    calibration: Calibration,
+    examples: TrainingExamples | None = None,
 ) -> None:
     """Writes the model folder of one trained network.
 
@@ -104,14 +127,19 @@ def save_model(
         fold: The test fold, which the network never saw.
         seed: Of its training.
         calibration: From its inner validation images.
+        examples: What explanations show of its training; their names become part of the model.
     """
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    content = save(state)
-    file = f"fold-{fold}_seed-{seed}.safetensors"
-    with atomic_write(folder / file, "wb") as opened:
-        opened.write(content)
-    digest = hashlib.sha256(content).hexdigest()
-    member = Member(file=file, sha256=digest, fold=fold, seed=seed, calibration=calibration)
+    name = f"fold-{fold}_seed-{seed}"
+    state = {key: tensor.detach().cpu().contiguous() for key, tensor in network.state_dict().items()}
+    kept = None
+    if examples is not None:
+        # Exact, because it costs little: a thousand images in 512 dimensions are a twentieth of a ResNet-18.
+        embedding = {"embedding": examples.embedding.detach().cpu().float().contiguous()}
+        # One entry, because safetensors writes several in any order.
+        told = json.dumps({"images": list(examples.images), "labels": list(examples.labels)})
+        kept = _write(folder / f"{name}_examples.safetensors", save(embedding, {"examples": told}))
+    weights = _write(folder / f"{name}.safetensors", save(state))
+    member = Member(**weights.model_dump(), fold=fold, seed=seed, calibration=calibration, examples=kept)
     _describe(folder, facts, [member], calibration.temperature)
 
 
@@ -130,8 +158,9 @@ def join_models(folders: Sequence[Path], target: Path, temperature: float) -> No
     descriptions = [read_description(folder) for folder in folders]
     for folder, description in zip(folders, descriptions, strict=True):
         for member in description.members:
-            with atomic_write(target / member.file, "wb") as opened:
-                opened.write(_weights(folder, member))
+            for file in (member, member.examples):
+                if file is not None:
+                    _write(target / file.file, _content(folder, file))
     facts = Facts.model_validate(descriptions[0].model_dump(by_alias=True, include=set(Facts.model_fields)))
     _describe(target, facts, [member for description in descriptions for member in description.members], temperature)
 
@@ -191,7 +220,7 @@ def load_networks(folder: Path, description: Description, plugins: Sequence[str]
             )
     networks = []
     for member in description.members:
-        content = _weights(folder, member)
+        content = _content(folder, member)
         try:
             network = build_network(sections, len(description.classes), pretrained=False)
             network.load_state_dict(load(content))
@@ -201,6 +230,35 @@ def load_networks(folder: Path, description: Description, plugins: Sequence[str]
             raise DataError(f"{folder}: {FILE} and {member.file} do not fit together ({error})") from error
         networks.append(network.eval())
     return networks
+
+
+def load_examples(folder: Path, description: Description, member: Member) -> TrainingExamples | None:
+    """What a member was fitted on, or None for a model without examples.
+
+    Args:
+        folder: Where the description was read.
+        description: Of the folder.
+        member: Of the description.
+
+    Raises:
+        DataError: When the file is missing or not the one described.
+    """
+    if member.examples is None:
+        return None
+    content = _content(folder, member.examples)
+    try:
+        embedding = load(content)["embedding"]
+        # A safetensors file starts with the size of its header, in eight bytes, and the header, in JSON.
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        told = json.loads(header["__metadata__"]["examples"])
+        examples = TrainingExamples(told["images"], told["labels"], embedding)
+        if not len(examples.images) == len(examples.labels) == len(embedding):
+            raise ValueError("images, labels and embedding differ in length")
+        if strangers := sorted({*examples.labels} - {*description.classes}):
+            raise ValueError(f"not among the classes: {', '.join(strangers)}")
+    except Exception as error:  # not safetensors, other entries
+        raise DataError(f"{folder}: {FILE} and {member.examples.file} do not fit together ({error})") from error
+    return examples
 
 
 def build_network(sections: dict[str, Any], num_classes: int, *, pretrained: bool) -> LesionNetwork:
@@ -263,13 +321,19 @@ def _contradictions(description: Description) -> list[str]:
     ]
 
 
-def _weights(folder: Path, member: Member) -> bytes:
-    path = folder / member.file
+def _write(path: Path, content: bytes) -> File:
+    with atomic_write(path, "wb") as opened:
+        opened.write(content)
+    return File(file=path.name, sha256=hashlib.sha256(content).hexdigest())
+
+
+def _content(folder: Path, file: File) -> bytes:
+    path = folder / file.file
     try:
         content = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}), but {FILE} names it; copy it again") from error
-    if hashlib.sha256(content).hexdigest() != member.sha256:
+    if hashlib.sha256(content).hexdigest() != file.sha256:
         raise DataError(f"{path}: damaged or changed, its SHA-256 is not the one in {FILE}; copy the model again")
     return content
 

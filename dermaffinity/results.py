@@ -78,9 +78,19 @@ class ExperimentFolder:
             ) from error
 
     def scored_images(self) -> str:
-        """What the predictions are for, in words: ``"out-of-fold images"``, or the inner validation images."""
-        scored = self.description()["identity"]["scored"]
-        return "out-of-fold images" if scored == "test" else "inner validation images (for choosing, not for reporting)"
+        """What the predictions are for, in words: out-of-fold, test or inner validation images."""
+        facts = self.description()
+        tested = "test images" if facts["folds"] == 1 else "out-of-fold images"
+        return (
+            tested
+            if facts["identity"]["scored"] == "test"
+            else "inner validation images (for choosing, not for reporting)"
+        )
+
+    def scored_counts(self) -> dict[str, int]:
+        """Images of each class that the predictions are for."""
+        counts = self.predictions("predictions").drop_duplicates("image")["label"].value_counts()
+        return {name: int(counts.get(name, 0)) for name in self.description()["classes"]}
 
     def predictions(self, part: str) -> pd.DataFrame:
         """The joined prediction tables of all finished jobs.

@@ -133,11 +133,21 @@ def uninterrupted(commands, fresh_folder, tiny_page) -> Path:
 
 @pytest.fixture(scope="session")
 def toy_model(tmp_path_factory) -> Path:
-    """Model folders ``fold-0``, ``fold-1`` and both in ``classifier``; untrained, so that only what is done shows."""
+    """Model folders ``fold-0``, ``fold-1`` and both in ``classifier``; untrained, so that only what is done shows.
+
+    Each fold's examples are eight images, 0 to 7 and 4 to 11, placed at random.
+    """
     import numpy as np
     import torch
 
-    from dermaffinity.model_folder import Calibration, Facts, build_network, join_models, save_model
+    from dermaffinity.model_folder import (
+        Calibration,
+        Facts,
+        TrainingExamples,
+        build_network,
+        join_models,
+        save_model,
+    )
 
     root = tmp_path_factory.mktemp("toy")
     sections = {
@@ -164,6 +174,13 @@ def toy_model(tmp_path_factory) -> Path:
         calibration = Calibration(
             temperature=temperature, scores=scores, distance_mean=0.5 + fold, distance_sd=0.25, doubt_limit=1.0 + fold
         )
-        save_model(root / f"fold-{fold}", network, facts, fold=fold, seed=0, calibration=calibration)
+        numbers = range(4 * fold, 4 * fold + 8)
+        examples = TrainingExamples(
+            [f"{number}.png" for number in numbers],
+            [facts.classes[number % 3] for number in numbers],
+            torch.nn.functional.normalize(torch.randn(8, 8), dim=1),
+        )
+        folder = root / f"fold-{fold}"
+        save_model(folder, network, facts, fold=fold, seed=0, calibration=calibration, examples=examples)
     join_models([root / "fold-0", root / "fold-1"], root / "classifier", temperature=1.5)
     return root

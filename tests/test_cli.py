@@ -59,9 +59,11 @@ def desk(fresh_folder, phantom_manifest, tiny_page):
         (2, "prepare dermofitt empty", "There is no adapter 'dermofitt'.*Did you mean 'dermofit'"),
         (1, "prepare dermofit nowhere", "dermofit: no folder or archive nowhere. Dermofit is licensed"),
         (1, "prepare dermofit empty", "empty"),
-        (2, "prepare dermofit empty --folds 1", "'--folds'"),
+        (2, "prepare dermofit empty --folds 0", "'--folds'"),
+        (2, "prepare dermofit empty --folds 1", "folds=1 with the protocol group: a dataset's own split has 1 fold"),
+        (2, "prepare dermofit empty --protocol presplit", "dermofit brings no test set of its own"),
         (2, "prepare dermofit empty --folds many", "'--folds'"),
-        (2, "prepare dermofit empty --protocol patient", "--protocol patient: allowed are group and image"),
+        (2, "prepare dermofit empty --protocol patient", "--protocol patient: allowed are group, image and presplit"),
         (2, "prepare dermofit empty --experiment 7-class", "experiment: .*'10-class' or '5-class', got '7-class'"),
         (2, "prepare phantom empty --partial", "are not options of this adapter\n  - partial: unknown key"),
         (2, "prepare image_folder empty --set groups", "--set groups: write key=value"),
@@ -140,6 +142,7 @@ def test_a_library_is_prepared_verified_trained_on_and_compared(compared):
     folder, trained = compared
     assert "Gain over my_cosen" in trained.stdout
     assert trained.stdout.splitlines()[-1].startswith("Next: dermaffinity ui")
+    assert "One page to read and pass on: dermaffinity report runs/my_softmax --baseline my_cosen" in trained.stdout
     assert trained.stdout.count("Balanced accuracy ") == 2  # the measures once, the gains once
     written = {path.name for path in (folder / "runs/compare-with-my_cosen").iterdir()}
     assert written == {"comparison.md", "measures.csv", "gains.csv", "tests.csv", "recall.png", "gain.png"}
@@ -168,6 +171,25 @@ def test_compare_refuses_what_cannot_be_paired(commands, compared):
     assert "  - other: " in differing.stderr
     for done in (missing, alone, unknown, differing):
         assert "Traceback" not in done.stderr
+
+
+def test_a_report_stands_beside_its_baseline_and_names_the_licence_of_its_images(commands, compared):
+    folder, _ = compared
+    done = commands.run("report", "my_softmax", "--quiet", folder=folder)
+    assert done.code == 0, done.stderr
+    assert done.stdout.startswith("runs/my_softmax/report.html: one file, needs no network")
+    assert re.search(r"It shows \d+ images of the library, whose licence is .+: pass it on only", done.stdout)
+    page = (folder / "runs/my_softmax/report.html").read_text()
+    assert "Gain over the baseline my_cosen" in page
+    assert page.count("data:image/jpeg") > 12
+    bare = commands.run("report", "runs/my_softmax", "--no-images", "--out", "bare.html", folder=folder)
+    assert bare.code == 0, bare.stderr
+    assert "licence" not in bare.stdout
+    assert "data:image/" not in (folder / "bare.html").read_text()
+    missing = commands.run("report", "my_softmax", "--baseline", "ldam", folder=folder)
+    assert missing.code == 1
+    assert "--baseline ldam: none of my_softmax, my_cosen fits" in missing.stderr
+    assert "Traceback" not in missing.stderr
 
 
 def test_two_libraries_in_one_command_are_each_compared_on_their_own(commands, compared):

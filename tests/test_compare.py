@@ -41,7 +41,7 @@ def write_experiment(runs, name: str, wrong: set[int], *, split: str = "a" * 64,
         "description": f"{name} in words",
         "name": name,
         "dataset": "trial",
-        "folds": 3,
+        "folds": folds,
         "validation_fraction": 0.15,
         "classes": CLASSES,
         "malignant": ["AK"],
@@ -163,3 +163,14 @@ def test_a_request_that_means_nothing_is_refused(runs, sources, baseline, messag
 def test_a_full_name_is_the_baseline_even_where_it_is_part_of_another(runs):
     write_experiment(runs, "trial_cosen_slow", {0})
     assert compare(runs, "trial_cosen_slow", "trial_cosen", baseline="trial_cosen").baseline == "trial_cosen"
+
+
+def test_experiments_on_one_test_set_are_compared_without_a_claim_about_other_folds(tmp_path):
+    write_experiment(tmp_path, "base", {0, 1, 2}, folds=1)
+    write_experiment(tmp_path, "better", {0}, folds=1)
+    compared = compare_experiments(["base", "better"], baseline="base", runs=tmp_path, tracker=NullTracker())
+    assert compared.images == "test images"
+    assert compared.class_counts == {"AK": 2, "ML": 8}  # of the images tested, not of those trained on
+    tests = compared.tests["better"].set_index("test")["p"].groupby(level=0).apply(list)
+    assert np.isnan(tests["corrected_t"]).all()
+    assert not np.isnan(tests["mcnemar"]).any()

@@ -11,6 +11,7 @@ import torch
 
 import dermaffinity
 from dermaffinity.data.augmentation import Augmentation, training_transform
+from dermaffinity.data.transforms import EvaluationStage
 from dermaffinity.heads import Head, HeadOutput, Predictions
 from dermaffinity.losses import Loss
 from dermaffinity.models import Backbone, Neck
@@ -203,6 +204,13 @@ def test_an_epoch_end_gives_finite_numbers_and_a_restored_loss_goes_on_the_same(
 def test_a_loss_needs_a_positive_number_of_images_for_each_of_two_classes(found, class_counts):
     with pytest.raises(ValueError, match="a positive number of training images for each of at least 2 classes"):
         found(torch.tensor(class_counts), D)
+
+
+@named("found", AUGMENTATIONS)
+def test_an_augmentation_that_is_not_random_is_the_evaluation_stage(found):
+    image = np.random.default_rng(0).integers(0, 256, (24, 37, 3), dtype=np.uint8)
+    transform = training_transform(build(found)).set_random_state(seed=5)
+    assert torch.equal(transform(image), EvaluationStage(24)(image)) != found.random
 
 
 @named("found", AUGMENTATIONS)

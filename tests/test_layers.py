@@ -30,13 +30,16 @@ MAY_IMPORT = {
     "checkpoint": {"errors", "files"},
     "model_folder": {"config", "errors", "files", "models"},
     "prediction": {"data", "heads", "models"},
-    "classifier": {"data", "errors", "metrics", "model_folder", "models", "prediction"},
+    "explanation": {"data", "errors", "heads", "model_folder", "prediction", "reports"},
+    "classifier": {"data", "errors", "explanation", "metrics", "model_folder", "models", "prediction"},
     "predict_files": {"classifier", "data", "errors", "files", "prediction"},
     "training": TRAINING,
     "experiments": TRAINING | {"training"},
     "compare": {"errors", "files", "metrics", "reports", "results", "tracking"},
+    "report": {"compare", "data", "errors", "files", "heads", "metrics", "model_folder", "prediction", "reports"}
+    | {"results", "tracking"},
     "demo": TRAINING | {"experiments", "compare"},
-    "cli": TRAINING | {"training", "experiments", "compare", "demo", "classifier", "predict_files"},
+    "cli": TRAINING | {"training", "experiments", "compare", "demo", "classifier", "predict_files", "report"},
 }
 
 

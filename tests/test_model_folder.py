@@ -2,17 +2,21 @@
 
 import json
 import shutil
+from hashlib import sha256
 
 import pytest
 import torch
+from safetensors.torch import save
 
 from dermaffinity.errors import ConfigError, DataError
 from dermaffinity.model_folder import (
     Calibration,
     Facts,
+    TrainingExamples,
     _digest,
     build_network,
     join_models,
+    load_examples,
     load_networks,
     read_description,
     save_model,
@@ -67,6 +71,24 @@ def written(tmp_path_factory):
 @pytest.fixture
 def saved(written, tmp_path):
     return shutil.copytree(written, tmp_path / "model")
+
+
+EXAMPLES = TrainingExamples(
+    ("part.zip/a.jpg", "ä/b.png"), ("BCC", "Muttermal, gutartig"), torch.tensor([[0.1] * 8, [1 / 3] * 8])
+)
+
+
+@pytest.fixture
+def with_examples(tmp_path):
+    facts = Facts.model_validate(FACTS)
+    folder = tmp_path / "with"
+    save_model(folder, trained_network(), facts, fold=1, seed=5, calibration=CALIBRATION, examples=EXAMPLES)
+    return folder
+
+
+def examples_of(folder):
+    description = read_description(folder)
+    return [load_examples(folder, description, member) for member in description.members]
 
 
 def load(folder):
@@ -133,6 +155,66 @@ def test_joined_models_are_the_single_ones_side_by_side(saved, tmp_path):
     assert [member.fold for member in description.members] == [0, 1]
     for network, seed in zip(networks, (3, 0), strict=True):
         assert torch.equal(network.head.centers, trained_network(seed).head.centers)
+
+
+def test_training_examples_are_read_back_exactly_and_go_along_when_models_are_joined(saved, with_examples, tmp_path):
+    join_models([with_examples, saved], tmp_path / "joined", temperature=1.5)
+    assert "a.jpg" not in (with_examples / "classifier.json").read_text()
+    for found in (examples_of(with_examples)[0], examples_of(tmp_path / "joined")[0]):
+        assert tuple(found.images) == EXAMPLES.images
+        assert tuple(found.labels) == EXAMPLES.labels
+        assert torch.equal(found.embedding, EXAMPLES.embedding)  # every digit
+    assert examples_of(tmp_path / "joined")[1] is None
+
+
+def test_a_model_from_before_there_were_examples_has_none(saved):
+    rewrite(saved, lambda values: values["members"][0].pop("examples"))
+    assert examples_of(saved) == [None]
+    load(saved)
+
+
+def test_networks_are_loaded_without_a_look_at_the_examples(with_examples):
+    (with_examples / "fold-1_seed-5_examples.safetensors").unlink()
+    load(with_examples)
+    with pytest.raises(DataError, match=r"fold-1_seed-5_examples\.safetensors: cannot be read"):
+        examples_of(with_examples)
+
+
+def resigned(folder, content):
+    path = folder / "fold-1_seed-5_examples.safetensors"
+    path.write_bytes(content)
+    rewrite(folder, lambda values: values["members"][0]["examples"].update(sha256=sha256(content).hexdigest()))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "do not fit together"),
+        (save({"other": torch.zeros(1, 8)}, {"examples": "{}"}), "do not fit together"),
+        (save({"embedding": torch.zeros(1, 8)}), "do not fit together"),
+        (
+            save({"embedding": torch.zeros(2, 8)}, {"examples": '{"images": ["a"], "labels": ["AK"]}'}),
+            "images, labels and embedding differ in length",
+        ),
+        (
+            save({"embedding": torch.zeros(1, 8)}, {"examples": '{"images": ["a"], "labels": ["MEL"]}'}),
+            "not among the classes: MEL",
+        ),
+    ],
+)
+def test_examples_that_are_none_are_refused(with_examples, content, message):
+    resigned(with_examples, content)
+    with pytest.raises(DataError, match=message):
+        examples_of(with_examples)
+
+
+def test_examples_that_were_changed_are_refused(with_examples):
+    path = with_examples / "fold-1_seed-5_examples.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="damaged or changed, its SHA-256 is not the one in"):
+        examples_of(with_examples)
 
 
 def test_each_part_tells_the_next_its_size():

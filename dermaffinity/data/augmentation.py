@@ -2,6 +2,7 @@
 
 import os
 from abc import ABC
+from typing import ClassVar
 
 import numpy as np
 from monai.transforms import Compose, RandomizableTransform, Transform
@@ -27,9 +28,12 @@ for step in (CropToLesion, ResizeShortSide, FixedStage, CentralSquare, Normalize
 class Augmentation(RandomizableTransform, ABC):
     """Random changes of a training image: (H, W, 3) uint8, short side ``image_size``, to a square of that size.
 
-    A subclass hands its albumentations pipeline to ``__init__``. Every call is seeded from MONAI's random state, so
+    A subclass hands its albumentations pipeline to ``__init__``; one that changes nothing says so with ``random``, so
+    that whole batches can be laid out at once. Every call is seeded from MONAI's random state, so
     that ``Compose.set_random_state`` decides the result, in whatever process it runs.
     """
+
+    random: ClassVar[bool] = True
 
     def __init__(self, image_size: int, steps: list[A.BasicTransform]) -> None:
         RandomizableTransform.__init__(self, prob=1.0)
@@ -72,7 +76,9 @@ class LesionAugmentation(Augmentation):
 
 
 class NoAugmentation(Augmentation):
-    """The central square, the same every time."""
+    """The central square, the same every time: what the evaluation stage does."""
+
+    random = False
 
     def __init__(self, image_size: int) -> None:
         super().__init__(image_size, [A.CenterCrop(image_size, image_size)])

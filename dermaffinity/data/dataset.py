@@ -65,7 +65,8 @@ class ManifestDataset(Dataset):
     Args:
         images: (H, W, 3) uint8 each; a list kept in memory, or ``RowImages``.
         labels: (N,) class indices.
-        transform: What remains to be done to an image; where it is random, one that MONAI can seed.
+        transform: What remains to be done to an image; where it is random, one that MONAI can seed. One that is not
+            random also takes several images alike, (N, H, W, 3).
         seed: Of the augmentation.
     """
 
@@ -88,3 +89,13 @@ class ManifestDataset(Dataset):
         if hasattr(self.transform, "set_random_state"):
             self.transform.set_random_state(seed=derive_seed("augmentation", self.seed, draw.epoch, draw.row))
         return self.transform(self.images[draw.row]), self.labels[draw.row]
+
+    def __getitems__(self, draws: Sequence[Draw]) -> tuple[Tensor, Tensor]:
+        """A batch: torch's loaders ask for all its images at once. Images alike are transformed together."""
+        labels = self.labels[[draw.row for draw in draws]]
+        if hasattr(self.transform, "set_random_state"):
+            return torch.stack([self[draw][0] for draw in draws]), labels
+        images = [self.images[draw.row] for draw in draws]
+        if len({image.shape for image in images}) == 1:
+            return self.transform(np.stack(images)), labels
+        return torch.stack([self.transform(image) for image in images]), labels

@@ -1,4 +1,4 @@
-"""Reading an image library where it lies: plain files, or files inside zip archives that are never unpacked."""
+"""Reading an image library where it lies: plain files, or images inside archives that are never unpacked."""
 
 import os
 import stat
@@ -8,6 +8,7 @@ import zlib
 from collections import Counter
 from pathlib import Path, PurePosixPath
 
+from dermaffinity.data.idx import IdxImages
 from dermaffinity.errors import DataError
 
 # A 16-bit RGB image of the largest size that images.py accepts is about half of this.
@@ -23,7 +24,8 @@ class ImageLibrary:
     """A folder of image files, some or all of them inside ``.zip`` archives; or one such archive.
 
     Files are named by POSIX paths relative to the root. A file in an archive of the folder is
-    ``ARCHIVE.zip/member/path.jpg``; an archive within an archive is an ordinary file.
+    ``ARCHIVE.zip/member/path.jpg``; an archive within an archive is an ordinary file. MNIST's image files, whose names
+    end in ``-idx3-ubyte`` or ``-idx3-ubyte.gz``, are archives of PGM images, see `IdxImages`.
 
     Several threads may read at once, and so may forked processes; a pickled library is only its root.
 
@@ -107,10 +109,15 @@ class ImageLibrary:
             raise DataError(f"{path!r} is not a path inside an image library")
         if not self.root.is_dir():
             return self.root, path
-        for depth in range(1, len(parts)):
+        folder = parts[:-1]
+        for depth in range(1, len(parts)) if folder not in self._located else ():
             prefix = self.root.joinpath(*parts[:depth])
             if _is_archive(prefix) and self._inside(prefix):
-                return prefix, "/".join(parts[depth:])
+                self._located[folder] = prefix, depth
+                break
+        if folder in self._located:
+            archive, depth = self._located[folder]
+            return archive, "/".join(parts[depth:])
         if not self._inside(self.root / path):
             raise DataError(f"{path}: a link out of the library {self.root}")
         return None, path
@@ -122,26 +129,35 @@ class ImageLibrary:
         return path.relative_to(self.root).as_posix()
 
     def _members(self, archive: Path) -> list[str]:
-        infos = self._open(archive).infolist()
-        return [info.filename for info in infos if not info.is_dir() and not _is_clutter(info.filename)]
+        opened = self._open(archive)
+        if isinstance(opened, IdxImages):
+            return opened.names()
+        return [info.filename for info in opened.infolist() if not info.is_dir() and not _is_clutter(info.filename)]
 
-    def _open(self, archive: Path) -> zipfile.ZipFile:
+    def _open(self, archive: Path) -> zipfile.ZipFile | IdxImages:
         # A forked child shares the file positions of its parent's handles, so it opens its own.
         if self._process != os.getpid():
             self._forget_archives()
         with self._lock:
             if archive not in self._archives:
-                self._archives[archive] = _open_checked(archive)
+                self._archives[archive] = IdxImages(archive) if _is_idx(archive) else _open_checked(archive)
             return self._archives[archive]
 
     def _forget_archives(self) -> None:
         self._process = os.getpid()
         self._lock = threading.Lock()
-        self._archives: dict[Path, zipfile.ZipFile] = {}
+        self._archives: dict[Path, zipfile.ZipFile | IdxImages] = {}
+        # Folders within archives: the archive, and the length of its own path. Looking on the disk for each of MNIST's
+        # images would take longer than reading them all.
+        self._located: dict[tuple[str, ...], tuple[Path, int]] = {}
 
 
 def _is_archive(path: Path) -> bool:
-    return path.suffix.lower() == ".zip" and path.is_file()
+    return (path.suffix.lower() == ".zip" or _is_idx(path)) and path.is_file()
+
+
+def _is_idx(path: Path) -> bool:
+    return path.name.removesuffix(".gz").endswith("-idx3-ubyte")
 
 
 def _is_clutter(path: str) -> bool:

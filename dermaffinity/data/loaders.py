@@ -1,6 +1,7 @@
 """In which order images reach the network."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Sampler
@@ -66,6 +67,7 @@ def training_loader(dataset: ManifestDataset, sampler: EpochSampler, batch_size:
         num_workers=workers,
         persistent_workers=workers > 0,
         generator=torch.Generator(),
+        collate_fn=_as_it_is,
     )
 
 
@@ -74,4 +76,9 @@ def evaluation_loader(
 ) -> DataLoader:
     """Every image once, in order; process ``rank`` of ``world_size`` sees each ``world_size``-th, none is repeated."""
     draws = [Draw(0, row) for row in range(rank, len(dataset), world_size)]
-    return DataLoader(dataset, batch_size, sampler=draws, num_workers=workers)
+    return DataLoader(dataset, batch_size, sampler=draws, num_workers=workers, collate_fn=_as_it_is)
+
+
+def _as_it_is(batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """The dataset gives whole batches."""
+    return batch

@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 import pandas as pd
 
-from dermaffinity.data.splits import Protocol
+from dermaffinity.data.splits import TRAINING_ONLY, Protocol
 from dermaffinity.errors import ManifestError
 
 COLUMNS = ("image", "mask", "label", "group", "sha256", "width", "height", "fold")
@@ -44,16 +44,16 @@ class Manifest:
         name: Name of the manifest.
         adapter: Name of the adapter that found the images.
         experiment: The adapter's experiment; may be empty.
-        protocol: ``group`` or ``image``, see `assign_folds`.
+        protocol: ``group`` or ``image``, see `assign_folds`; or ``presplit`` for a dataset that brings a test set.
         seed: Seed of the split.
-        folds: Number of folds K, at least 2.
+        folds: Number of folds K, at least 2; under ``presplit`` 1, the test set.
         classes: Class codes, at least 2, in the order of the class indices.
         malignant: Those of the classes that are malignant.
         source: Where the data come from, as one cites it.
         licence: Terms of the data.
         rows: One row an image: `COLUMNS`, then the adapter's own. ``mask`` is missing (NaN) without a mask; ``width``
             and ``height`` are those of the upright image in pixels; ``fold`` is nullable Int64, 0 to K−1, and missing
-            for external test images.
+            for external test images. Under ``presplit`` it is 0 for the test set and −1 for all that is trained on.
         root: Folder or archive that ``image`` and ``mask`` are relative to, where known.
     """
 
@@ -79,20 +79,25 @@ class Manifest:
 
     @property
     def images_digest(self) -> str:
-        """SHA-256 over the contents of the development images, whatever their names, labels and folds."""
-        return hashlib.sha256("\n".join(sorted(self.development()["sha256"])).encode()).hexdigest()
+        """SHA-256 over the contents of the images that are trained on, whatever their names, labels and folds."""
+        return hashlib.sha256("\n".join(sorted(self.trained_on()["sha256"])).encode()).hexdigest()
 
     def development(self) -> pd.DataFrame:
         """Rows that take part in cross-validation; they keep their index."""
         return self.rows[self.rows["fold"].notna()]
+
+    def trained_on(self) -> pd.DataFrame:
+        """Development rows that some fold's model is trained on: all, but for a test set of the dataset's own."""
+        rows = self.development()
+        return rows[rows["fold"] == TRAINING_ONLY] if self.protocol == "presplit" else rows
 
     def external(self) -> pd.DataFrame:
         """Rows that no training, tuning or selection may touch; they keep their index."""
         return self.rows[self.rows["fold"].isna()]
 
     def class_counts(self) -> dict[str, int]:
-        """Development images of each class, in class order."""
-        counts = self.development()["label"].value_counts()
+        """Images of each class that are trained on, in class order."""
+        counts = self.trained_on()["label"].value_counts()
         return {name: int(counts.get(name, 0)) for name in self.classes}
 
 
@@ -190,7 +195,7 @@ def _build(header: dict[str, str], table: pd.DataFrame, root: Path | None, probl
     for column, form, meaning in (
         ("width", "[1-9][0-9]{0,8}", "no number of pixels"),
         ("height", "[1-9][0-9]{0,8}", "no number of pixels"),
-        ("fold", "[0-9]{0,8}", "neither a fold number nor empty"),
+        ("fold", "-1|[0-9]{0,8}", "neither a fold number nor empty"),
     ):
         wrong = ~rows[column].str.fullmatch(form)
         if wrong.any():
@@ -232,17 +237,29 @@ def _problems(manifest: Manifest) -> list[str]:
     problems += [f"malignant {name!r} is no class" for name in manifest.malignant if name not in classes]
     if manifest.protocol not in get_args(Protocol):
         problems.append(f"the protocol must be {' or '.join(get_args(Protocol))}, found {manifest.protocol!r}")
-    if not 2 <= folds <= number:
+    presplit = manifest.protocol == "presplit"
+    if presplit and folds != 1:
+        problems.append(f"under the protocol presplit there is 1 fold, the test set, found {folds}")
+        return problems + _row_problems(manifest)
+    if not presplit and not 2 <= folds <= number:
         problems.append(f"there must be at least 2 folds and at most as many as images ({number}), found {folds}")
         return problems + _row_problems(manifest)
     development = manifest.development()
     present = set(zip(development["fold"], development["label"], strict=True))
-    absent = [(fold, name) for fold in range(folds) for name in classes if (fold, name) not in present]
-    return problems + _row_problems(manifest) + [f"fold {fold} has no {name}" for fold, name in absent]
+    parts = {TRAINING_ONLY: "the training part", 0: "the test set"} if presplit else _fold_names(folds)
+    absent = [
+        f"{part} has no {name}" for fold, part in parts.items() for name in classes if (fold, name) not in present
+    ]
+    return problems + _row_problems(manifest) + absent
+
+
+def _fold_names(folds: int) -> dict[int, str]:
+    return {fold: f"fold {fold}" for fold in range(folds)}
 
 
 def _row_problems(manifest: Manifest) -> list[str]:
     rows, classes, last = manifest.rows, manifest.classes, manifest.folds - 1
+    first = TRAINING_ONLY if manifest.protocol == "presplit" else 0
     unknown = rows[~rows["label"].isin(classes)].groupby("label")["image"]
     problems = [f"label {label!r} is none of {', '.join(classes)}: {_some(images)}" for label, images in unknown]
     faults = {
@@ -251,13 +268,13 @@ def _row_problems(manifest: Manifest) -> list[str]:
         f"mask {_OUTSIDE}": rows["mask"].notna() & ~rows["mask"].map(_is_inside),
         "without a group": rows["group"] == "",
         "sha256 that is not 64 hexadecimal digits": ~rows["sha256"].str.fullmatch("[0-9a-f]{64}"),
-        f"fold outside 0 to {last}": rows["fold"].notna() & ~rows["fold"].between(0, last).fillna(False),
+        f"fold outside {first} to {last}": rows["fold"].notna() & ~rows["fold"].between(first, last).fillna(False),
     }
     for fault, wrong in faults.items():
         if wrong.any():
             problems.append(f"{fault}: {_some(rows.loc[wrong, 'image'])}")
     if manifest.protocol == "group":
-        places = rows["fold"].fillna(-1).groupby(rows["group"]).nunique()
+        places = rows["fold"].fillna(-2).groupby(rows["group"]).nunique()
         if (places > 1).any():
             divided = _some(places.index[places > 1])
             problems.append(f"groups in more than one fold, or in a fold and external: {divided}")

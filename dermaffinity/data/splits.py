@@ -8,7 +8,11 @@ import numpy as np
 
 from dermaffinity.errors import ManifestError
 
-Protocol = Literal["group", "image"]
+Protocol = Literal["group", "image", "presplit"]
+"""How images are dealt: whole groups, single images, or as the dataset itself divides them."""
+
+TRAINING_ONLY = -1
+"""The fold of images that are trained on and never tested: those of a dataset that brings its own test set."""
 
 # Enough for Dermofit and HAM10000 to come out even at the first; small awkward libraries use them all.
 _RESTARTS = 50
@@ -29,7 +33,7 @@ def assign_folds(
     groups: Sequence[str],
     *,
     folds: int = 3,
-    protocol: Protocol = "group",
+    protocol: Literal["group", "image"] = "group",
     seed: int = 0,
 ) -> np.ndarray:
     """Deals N images into K stratified folds.
@@ -132,6 +136,8 @@ class Leak:
 def measure_leak(labels: Sequence[str], groups: Sequence[str], folds: Sequence[int]) -> Leak:
     """Counts, with each fold tested in turn, the test images whose group is in the other folds too.
 
+    Images of the fold `TRAINING_ONLY` are no test images.
+
     Args:
         labels: (N,) class of each image.
         groups: (N,) group of each image.
@@ -147,7 +153,7 @@ def measure_leak(labels: Sequence[str], groups: Sequence[str], folds: Sequence[i
     same = _in_several_folds(group_index * len(classes) + class_index, fold_of)
 
     def by_class(chosen: np.ndarray) -> dict[str, int]:
-        counts = np.bincount(class_index[chosen], minlength=len(classes))
+        counts = np.bincount(class_index[chosen & (fold_of != TRAINING_ONLY)], minlength=len(classes))
         return dict(zip(classes.tolist(), counts.tolist(), strict=True))
 
     return Leak(by_class(np.ones(len(label_of), dtype=bool)), by_class(mates), by_class(same))

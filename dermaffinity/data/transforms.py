@@ -86,18 +86,18 @@ class FixedStage:
 
 
 class CentralSquare:
-    """The central ``size`` × ``size`` pixels of an image (H, W, 3)."""
+    """The central ``size`` × ``size`` pixels of an image (H, W, 3), or of each of N alike (N, H, W, 3)."""
 
     def __init__(self, size: int) -> None:
         self.size = size
 
     def __call__(self, data: np.ndarray) -> np.ndarray:
-        """The square (size, size, 3)."""
+        """The square (size, size, 3), or (N, size, size, 3)."""
         return _central(data, self.size, self.size)
 
 
 class Normalize:
-    """(H, W, 3) uint8 to a float32 tensor (3, H, W), standardized as ImageNet is."""
+    """(H, W, 3) or (N, H, W, 3) uint8 to a float32 tensor (3, H, W) or (N, 3, H, W), standardized as ImageNet is."""
 
     def __init__(self) -> None:
         self.mean = torch.tensor(_CHANNEL_MEAN).view(3, 1, 1) * 255
@@ -105,7 +105,7 @@ class Normalize:
 
     def __call__(self, data: np.ndarray) -> Tensor:
         """The tensor."""
-        return (torch.tensor(data).permute(2, 0, 1) - self.mean) / self.std
+        return (torch.tensor(data).movedim(-1, -3) - self.mean) / self.std
 
 
 class EvaluationStage:
@@ -120,13 +120,13 @@ class EvaluationStage:
         self.normalize = Normalize()
 
     def __call__(self, data: np.ndarray) -> Tensor:
-        """The tensor (3, image_size, image_size) of an image (H, W, 3) uint8."""
+        """The tensor (3, image_size, image_size) of an image (H, W, 3) uint8; with a leading N for N images alike."""
         return self.normalize(self.square(data))
 
 
 def _central(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
-    return image[top : top + height, left : left + width]
+    top, left = (image.shape[-3] - height) // 2, (image.shape[-2] - width) // 2
+    return image[..., top : top + height, left : left + width, :]
 
 
 def _window(start: int, stop: int, side: int, limit: int) -> tuple[int, int]:

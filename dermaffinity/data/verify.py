@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,7 @@ import pandas as pd
 from dermaffinity.data.images import decode_image, decode_mask, image_size
 from dermaffinity.data.library import ImageLibrary
 from dermaffinity.data.manifest import Manifest
-from dermaffinity.data.splits import Leak, Protocol, assign_folds, measure_leak
+from dermaffinity.data.splits import TRAINING_ONLY, Leak, assign_folds, measure_leak
 from dermaffinity.errors import DataError, ManifestError
 
 # Bits of the perceptual hash, and how many of them may differ between near duplicates. Measured on HAM10000: halving
@@ -33,7 +33,7 @@ class Verification:
         findings: One row a finding: ``severity`` (``error`` for what would spoil a run, else ``warning``), ``image``,
             ``problem``.
         leak: By protocol: as frozen in the manifest, and as the other protocol would split the same images; that one is
-            left out where it is impossible.
+            left out where it is impossible, and where the split is the dataset's own.
     """
 
     manifest: Manifest
@@ -50,31 +50,12 @@ class Verification:
 
     def statement(self) -> str:
         """The size of the library, and how much either way to split it leaks, in sentences for a clinician."""
-        rows = self.manifest.development()
-        counts = self.manifest.class_counts()
-        rarest, *_, commonest = sorted(counts, key=counts.__getitem__)
-        sizes = rows["group"].value_counts()
-        shared = int(sizes[sizes > 1].sum())
-        mixed = int((rows.groupby("group")["label"].nunique() > 1).sum())
-        sentences = [
-            f"{len(rows):,} images of {len(sizes):,} groups (patients or lesions) in {len(counts)} classes, from "
-            f"{counts[rarest]:,} images ({rarest}) to {counts[commonest]:,} ({commonest}).",
-            f"{shared:,} images ({_percent(shared, len(rows))}) share their group with another image; "
-            f"{mixed:,} groups hold more than one class.",
-        ]
-        if external := len(self.manifest.external()):
-            sentences.append(f"{external:,} further images are set aside as an external test.")
-        for protocol, leak in self.leak.items():
-            used = protocol == self.manifest.protocol
-            sentences.append(
-                f"Protocol '{protocol}' ({'used here' if used else 'not used here'}): {_leak_sentence(leak)}"
-            )
-        if self.leak[self.manifest.protocol].share > 0:
-            sentences.append(
-                "A network can know such test images by the person or the lesion instead of the disease, so the "
-                "results are better than those to expect on new patients."
-            )
-        return "\n".join(sentences)
+        return _statement(self.manifest, self.leak)
+
+
+def leak_statement(manifest: Manifest) -> str:
+    """What `Verification.statement` says, without looking at the images."""
+    return _statement(manifest, _leaks(manifest))
 
 
 def verify_manifest(manifest: Manifest, *, on_progress: Callable[[int, int], None] | None = None) -> Verification:
@@ -114,6 +95,9 @@ def verify_manifest(manifest: Manifest, *, on_progress: Callable[[int, int], Non
         *_near_duplicates(rows, seen),
     ]
     return Verification(manifest, pd.DataFrame(findings, columns=_Finding._fields, dtype=str), _leaks(manifest))
+
+
+_Dealt = Literal["group", "image"]
 
 
 class _Finding(NamedTuple):
@@ -219,14 +203,46 @@ def _codes(column: pd.Series) -> np.ndarray:
 
 def _place(rows: pd.DataFrame, index: int) -> str:
     label, group, fold = rows[["label", "group", "fold"]].iloc[index]
-    return f"{label}, group {group}, " + ("external" if pd.isna(fold) else f"fold {fold}")
+    part = "external" if pd.isna(fold) else "training" if fold == TRAINING_ONLY else f"fold {fold}"
+    return f"{label}, group {group}, {part}"
+
+
+def _statement(manifest: Manifest, leaks: dict[str, Leak]) -> str:
+    rows = manifest.development()
+    counts = manifest.class_counts()
+    rarest, *_, commonest = sorted(counts, key=counts.__getitem__)
+    sizes = rows["group"].value_counts()
+    shared = int(sizes[sizes > 1].sum())
+    mixed = int((rows.groupby("group")["label"].nunique() > 1).sum())
+    sentences = [
+        f"{len(rows):,} images of {len(sizes):,} groups (patients or lesions) in {len(counts)} classes, from "
+        f"{counts[rarest]:,} images ({rarest}) to {counts[commonest]:,} ({commonest}).",
+        f"{shared:,} images ({_percent(shared, len(rows))}) share their group with another image; "
+        f"{mixed:,} groups hold more than one class.",
+    ]
+    if manifest.protocol == "presplit":
+        trained = len(manifest.trained_on())
+        sentences.append(f"{trained:,} of them are trained on; {len(rows) - trained:,} are the dataset's test set.")
+    if external := len(manifest.external()):
+        sentences.append(f"{external:,} further images are set aside as an external test.")
+    for protocol, leak in leaks.items():
+        used = protocol == manifest.protocol
+        sentences.append(f"Protocol '{protocol}' ({'used here' if used else 'not used here'}): {leak_sentence(leak)}")
+    if leaks[manifest.protocol].share > 0:
+        sentences.append(
+            "A network can know such test images by the person or the lesion instead of the disease, so the "
+            "results are better than those to expect on new patients."
+        )
+    return "\n".join(sentences)
 
 
 def _leaks(manifest: Manifest) -> dict[str, Leak]:
     rows = manifest.development()
     labels, groups = rows["label"].tolist(), rows["group"].tolist()
     leaks = {manifest.protocol: measure_leak(labels, groups, rows["fold"].tolist())}
-    for protocol in get_args(Protocol):
+    if manifest.protocol == "presplit":
+        return leaks
+    for protocol in get_args(_Dealt):
         if protocol != manifest.protocol:
             try:
                 folds = assign_folds(labels, groups, folds=manifest.folds, protocol=protocol, seed=manifest.seed)
@@ -236,7 +252,8 @@ def _leaks(manifest: Manifest) -> dict[str, Leak]:
     return leaks
 
 
-def _leak_sentence(leak: Leak) -> str:
+def leak_sentence(leak: Leak) -> str:
+    """How many test images have relatives in training, in one sentence."""
     images, mates, same = (sum(counts.values()) for counts in (leak.images, leak.group_mates, leak.same_label))
     if not mates:
         return "no test image has another image of its group in training."
@@ -252,4 +269,4 @@ def _leak_sentence(leak: Leak) -> str:
 
 
 def _percent(part: int, whole: int) -> str:
-    return f"{part / max(1, whole):.1%}"
+    return f"{100 * part / max(1, whole):.1f} %"

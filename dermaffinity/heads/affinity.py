@@ -100,9 +100,9 @@ class AffinityHead(Head):
         )  # (N, C); the nearest is the most similar
         return -distance if self.similarity == "gaussian" else -distance.log1p()
 
-    def center_distance(self, output: HeadOutput) -> Tensor:
-        """The distance behind the similarity: (N, C), squared Euclidean for l2."""
-        return self._distance(output.embedding, output.centers).amin(dim=2)
+    def distance_to(self, embedding: Tensor, points: Tensor) -> Tensor:
+        """The distance behind the similarity: (N, P), squared Euclidean for l2."""
+        return self._distance(embedding, points[:, None]).squeeze(2)
 
     def _distance(self, embedding: Tensor, centers: Tensor) -> Tensor:
         # Direct differences: the expansion |f|² + |w|² - 2fw loses the small distances that matter most.

@@ -65,11 +65,20 @@ class Head(nn.Module, ABC):
     def probabilities(self, output: HeadOutput) -> Tensor:
         """Class probabilities (N, C) of this head's own output; rows sum to 1."""
 
-    def center_distance(self, output: HeadOutput) -> Tensor:
-        """Distance (N, C) of each embedding to the nearest center of each class, at least 0, in this head's geometry.
+    def distance_to(self, embedding: Tensor, points: Tensor) -> Tensor:
+        """Distance (N, P) of each embedding (N, D) to each of P points (P, D), at least 0, in this head's geometry.
 
-        Far from every class, an image is unlike what the network has learned. Euclidean unless a head says otherwise.
+        Euclidean unless a head says otherwise.
         """
-        centers = output.centers.flatten(0, 1)  # (C·M, D)
-        distance = torch.cdist(output.embedding, centers, compute_mode="donot_use_mm_for_euclid_dist")
-        return distance.unflatten(1, output.centers.shape[:2]).amin(dim=2)
+        return torch.cdist(embedding, points, compute_mode="donot_use_mm_for_euclid_dist")
+
+    def center_distances(self, output: HeadOutput) -> Tensor:
+        """Distance (N, C, M) of each embedding to every center, in this head's geometry."""
+        return self.distance_to(output.embedding, output.centers.flatten(0, 1)).unflatten(1, output.centers.shape[:2])
+
+    def center_distance(self, output: HeadOutput) -> Tensor:
+        """Distance (N, C) of each embedding to the nearest center of each class.
+
+        Far from every class, an image is unlike what the network has learned.
+        """
+        return self.center_distances(output).amin(dim=2)

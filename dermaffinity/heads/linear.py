@@ -28,9 +28,9 @@ class LinearHead(Head):
         """Softmax over the logits (N, C)."""
         return output.scores.softmax(dim=1)
 
-    def center_distance(self, output: HeadOutput) -> Tensor:
-        """One minus the cosine of the angle between embedding and class vector: (N, C), in [0, 2].
+    def distance_to(self, embedding: Tensor, points: Tensor) -> Tensor:
+        """One minus the cosine of the angle between embedding and point: (N, P), in [0, 2].
 
         A class vector is a direction; how far along it an embedding lies tells confidence, not likeness.
         """
-        return 1 - F.normalize(output.embedding, dim=1) @ F.normalize(output.centers.squeeze(1), dim=1).T
+        return (1 - F.normalize(embedding, dim=1) @ F.normalize(points, dim=1).T).clamp(min=0)  # rounding

@@ -2,7 +2,8 @@
 
 from dermaffinity.losses.affinity import AffinityLoss
 from dermaffinity.losses.base import Loss
+from dermaffinity.losses.center import CenterLoss
 from dermaffinity.losses.cosen import CoSenLoss
 from dermaffinity.losses.cross_entropy import CrossEntropyLoss
 
-__all__ = ["AffinityLoss", "CoSenLoss", "CrossEntropyLoss", "Loss"]
+__all__ = ["AffinityLoss", "CenterLoss", "CoSenLoss", "CrossEntropyLoss", "Loss"]

@@ -1,14 +1,16 @@
 """Backbones, necks, and the network that joins them with a head."""
 
-from dermaffinity.models.backbones import Backbone, ResNet18, SmallConvNet
-from dermaffinity.models.necks import BatchNormNeck, IdentityNeck, Neck, UnitNeck
+from dermaffinity.models.backbones import Backbone, DigitNet, ResNet18, SmallConvNet
+from dermaffinity.models.necks import BatchNormNeck, IdentityNeck, LinearNeck, Neck, UnitNeck
 from dermaffinity.models.network import LesionNetwork
 
 __all__ = [
     "Backbone",
     "BatchNormNeck",
+    "DigitNet",
     "IdentityNeck",
     "LesionNetwork",
+    "LinearNeck",
     "Neck",
     "ResNet18",
     "SmallConvNet",

@@ -77,6 +77,38 @@ class SmallConvNet(Backbone):
         return self.layers(images)
 
 
+class DigitNet(Backbone):
+    """Three 5 × 5 convolutions of 32, 64 and 128 filters and one fully connected layer; 128 features, none negative.
+
+    The network of the digit experiments of Hayat et al., ICCV 2019. The paper gives the layers' sizes; the maximum
+    pooling after each convolution, to half, half, and 3 × 3, is this project's choice. Digits are gray, so that it sees
+    the mean of the channels.
+    """
+
+    num_features = 128
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(1, 32, 5, padding=2),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(2),
+            nn.Conv2d(32, 64, 5, padding=2),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(2),
+            nn.Conv2d(64, 128, 5, padding=2),
+            nn.ReLU(inplace=True),
+            nn.AdaptiveMaxPool2d(3),
+            nn.Flatten(),
+            nn.Linear(128 * 9, 128),
+            nn.ReLU(inplace=True),
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features (N, 128) of images (N, 3, H, W), H and W at least 16."""
+        return self.layers(images.mean(dim=1, keepdim=True))
+
+
 def _download(weights: Any) -> dict[str, Tensor]:
     try:
         return weights.get_state_dict(progress=False, check_hash=True)

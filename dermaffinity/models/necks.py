@@ -31,6 +31,26 @@ class IdentityNeck(Neck):
         return features
 
 
+class LinearNeck(Neck):
+    """One affine map without a nonlinearity, such as to the two dimensions that a figure can show.
+
+    Args:
+        num_features: Size F of the features.
+        dim: Size D of the embedding.
+    """
+
+    def __init__(self, num_features: int, *, dim: int = 2) -> None:
+        super().__init__()
+        if dim < 1:
+            raise ValueError(f"dim must be at least 1, got {dim}")
+        self.embedding_dim = dim
+        self.linear = nn.Linear(num_features, dim)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """The embedding (N, D)."""
+        return self.linear(features)
+
+
 class BatchNormNeck(Neck):
     """Batch normalization without an affine map: every dimension has mean 0 and variance 1, a length of about √F."""
 

@@ -125,7 +125,9 @@ def reliability_figure(bins: Mapping[str, pd.DataFrame], title: str) -> "Figure"
     histogram.set(xlabel="confidence: probability of the predicted class", ylabel="images")
     histogram.spines[["top", "right"]].set_visible(False)
     _frame(figure, axes, title)
-    axes.legend(loc="upper left", frameon=False)
+    # Below: inside it would lie on the curve of a model that is unsure and right.
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
     return figure
 
 
@@ -176,6 +178,207 @@ def history_figure(history: pd.DataFrame, title: str) -> "Figure":
     return figure
 
 
+def roc_figure(
+    curves: Mapping[str, Mapping[str, pd.DataFrame]], summary: pd.DataFrame, of: str, class_counts: Mapping[str, int]
+) -> "Figure":
+    """One panel for each class against the rest, the most frequent class first, with the AUC and its interval.
+
+    Args:
+        curves: For each method and class what `dermaffinity.metrics.curves.roc_curve` returns.
+        summary: What `dermaffinity.metrics.summary.summarize` returns for the method whose AUCs are written.
+        of: Name of that method; it is drawn on top.
+        class_counts: Images of each class.
+    """
+    classes = sorted(class_counts, key=lambda name: -class_counts[name])
+    columns = min(3, len(classes))
+    rows = -(-len(classes) // columns)
+    figure = _figure(0.6 + 2.45 * columns, 0.7 + 2.6 * rows)
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    for axes, name in zip(grid.flat, classes, strict=False):
+        axes.plot([0, 1], [0, 1], color=_GREY, linestyle=":", linewidth=1)
+        for index, (method, by_class) in enumerate(curves.items()):
+            color, line = METHOD_COLORS[index % len(METHOD_COLORS)], "-" if method == of else "--"
+            curve = by_class[name]
+            order = 3 if method == of else 2
+            axes.plot(
+                curve["false_positive_rate"], curve["true_positive_rate"], color=color, linestyle=line, label=method,
+                linewidth=1.6, zorder=order,
+            )  # fmt: skip
+        value, low, high = summary.loc[f"auc.{name}", ["value", "low", "high"]].to_numpy(float)
+        text = "no images" if np.isnan(value) else f"AUC {100 * value:.1f}\n[{100 * low:.1f}, {100 * high:.1f}]"
+        axes.text(0.97, 0.05, text, ha="right", va="bottom", fontsize=9)
+        axes.set_title(f"{name}\nn = {class_counts[name]}", loc="left", fontsize=9)
+        axes.set(xlim=(0, 1), ylim=(0, 1.02), aspect="equal", xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(labelsize=9)
+    for axes in grid.flat[len(classes) :]:
+        axes.set_visible(False)
+    for axes in grid.flat[max(0, len(classes) - columns) : len(classes)]:
+        axes.tick_params(labelbottom=True)  # the lowest of its column, even where the last row is not full
+    figure.supxlabel("1 − specificity", fontsize=10)
+    figure.supylabel("sensitivity", fontsize=10)
+    if len(curves) > 1:
+        handles, labels = grid[0, 0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=len(curves), frameon=False)
+    return figure
+
+
+def coverage_figure(curves: Mapping[str, pd.DataFrame]) -> "Figure":
+    """Share of right answers against the share of images answered, the surest first.
+
+    Args:
+        curves: For each way to tell the sure from the unsure what `dermaffinity.metrics.curves.coverage_curve` returns.
+    """
+    figure = _figure(5.4, 4.2)
+    axes = figure.add_subplot()
+    lowest = 100.0
+    for index, (name, curve) in enumerate(curves.items()):
+        # The first few images say nothing, and swing wildly.
+        steady = 100 * curve.loc[curve["coverage"] >= 0.05, ["coverage", "accuracy"]]
+        axes.plot(
+            steady["coverage"], steady["accuracy"], color=METHOD_COLORS[index], linestyle=_LINES[index], label=name
+        )
+        lowest = min(lowest, float(steady["accuracy"].min()))
+    axes.axhline(100 * float(next(iter(curves.values()))["accuracy"].iloc[-1]), color=_GREY, linestyle=":", linewidth=1)
+    axes.set(xlabel="images answered, %", ylabel="right among those answered, %")
+    axes.set(xlim=(0, 100), ylim=(max(0.0, 10 * np.floor(lowest / 10 - 0.3)), 101))
+    axes.legend(loc="lower left", frameon=False)
+    axes.grid(color="#eeeeee")
+    _frame(figure, axes, "")
+    return figure
+
+
+def embedding_figure(
+    points: np.ndarray,
+    labels: np.ndarray,
+    right: np.ndarray,
+    centers: np.ndarray,
+    classes: Sequence[str],
+    shares: Sequence[float],
+) -> "Figure":
+    """Embeddings in the plane of their two main directions, with the centers of each class.
+
+    Args:
+        points: (N, 2), the images.
+        labels: (N,), class indices.
+        right: (N,) bool, whether an image is predicted right; others are drawn hollow.
+        centers: (C, M, 2).
+        classes: The C class codes.
+        shares: The share of the variance along either direction, in [0, 1].
+    """
+    figure = _figure(6.4, 6.0)
+    axes = figure.add_subplot()
+    for index, name in enumerate(classes):
+        color = METHOD_COLORS[index % len(METHOD_COLORS)]
+        # Another marker in the second round of colors.
+        marker = _MARKERS[(index + index // len(METHOD_COLORS)) % len(_MARKERS)]
+        for chosen, face in (((labels == index) & right, color), ((labels == index) & ~right, "none")):
+            axes.scatter(
+                points[chosen, 0], points[chosen, 1], s=16, marker=marker, facecolors=face, edgecolors=color,
+                linewidths=0.9,
+            )  # fmt: skip
+        axes.scatter(
+            centers[index, :, 0], centers[index, :, 1], s=120, marker=marker, facecolors=color, edgecolors="black",
+            linewidths=1.8, label=name, zorder=3,
+        )  # fmt: skip
+    axes.set(xticks=(), yticks=())
+    axes.set_xlabel(f"first main direction, {100 * shares[0]:.0f} % of the variance")
+    axes.set_ylabel(f"second, {100 * shares[1]:.0f} %")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=_columns(classes, 50), frameon=False, markerscale=0.7)
+    return figure
+
+
+def curve_figure(
+    curves: Mapping[str, pd.DataFrame],
+    *,
+    x_label: str,
+    y_label: str,
+    title: str,
+    published: tuple[float, float] | None = None,
+) -> "Figure":
+    """A measure against a setting, one curve a method, each with a band.
+
+    Args:
+        curves: For each method the columns `x`, `value`, `low`, `high`; rows with a missing value leave a gap.
+        x_label: The setting.
+        y_label: The measure.
+        title: Shown above.
+        published: The range of the setting that a publication finds best, to be shaded.
+    """
+    figure = _figure(7, 4.6)
+    axes = figure.add_subplot()
+    for index, (name, curve) in enumerate(curves.items()):
+        curve, color = curve.sort_values("x"), METHOD_COLORS[index % len(METHOD_COLORS)]
+        axes.plot(curve["x"], curve["value"], marker=_MARKERS[index % len(_MARKERS)], color=color, label=name)
+        axes.fill_between(curve["x"], curve["low"], curve["high"], color=color, alpha=0.2, linewidth=0)
+    if published is not None:
+        axes.axvspan(*published, color="#dddddd", zorder=0, label="best in the publication")
+    values = np.unique(np.concatenate([curve["x"].to_numpy(float) for curve in curves.values()]))
+    # A ratio of settings, such as 0.1 to 50, is read as steps only on a logarithmic scale.
+    if values.min() > 0 and values.max() / values.min() > 10:
+        axes.set_xscale("log")
+    axes.set_xticks(values, [f"{value:g}" for value in values])
+    axes.minorticks_off()
+    axes.set(xlabel=x_label, ylabel=y_label)
+    _frame(figure, axes, title)
+    axes.grid(axis="y", color="#eeeeee")
+    figure.legend(loc="outside lower center", ncols=len(curves) + 1, frameon=False)
+    return figure
+
+
+def rows_figure(measured: Mapping[str, pd.DataFrame], *, x_label: str, title: str) -> "Figure":
+    """A measure in several rows, such as those of a table, with its range; methods side by side.
+
+    Args:
+        measured: For each method the columns `value`, `low`, `high`; the same index, the rows' names, for each.
+        x_label: The measure.
+        title: Shown above.
+    """
+    names = list(next(iter(measured.values())).index)
+    figure = _figure(8, 1.6 + len(names) * (0.22 + 0.15 * len(measured)))
+    axes = figure.add_subplot()
+    for index, (method, rows) in enumerate(measured.items()):
+        offset = 0.7 * ((index + 0.5) / len(measured) - 0.5)
+        _intervals(axes, rows, np.arange(len(names)) + offset, index, method)
+    axes.set_xlabel(x_label)
+    _rows(axes, names)
+    _frame(figure, axes, title)
+    _legend_below(figure, list(measured))
+    return figure
+
+
+def plane_figure(
+    embeddings: Mapping[str, tuple[np.ndarray, np.ndarray]], classes: Sequence[str], rare: Sequence[str], title: str
+) -> "Figure":
+    """Two-dimensional embeddings, one panel a method, one color a class, each class named at its mean.
+
+    Args:
+        embeddings: For each method the points (N, 2) and their class indices (N,).
+        classes: The C class codes.
+        rare: Those whose points are drawn as triangles.
+        title: Shown above.
+    """
+    from matplotlib import colormaps
+
+    figure = _figure(4.2 * len(embeddings), 4.8)
+    for axes, (method, (points, labels)) in zip(
+        figure.subplots(1, len(embeddings), squeeze=False).flat, embeddings.items(), strict=True
+    ):
+        for index, name in enumerate(classes):
+            own = points[labels == index]
+            marker = "^" if name in rare else "."
+            axes.scatter(*own.T, s=6, marker=marker, color=colormaps["tab10"](index % 10), alpha=0.5, linewidth=0)
+        for index, name in enumerate(classes):
+            box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "alpha": 0.8, "linewidth": 0}
+            axes.annotate(name, points[labels == index].mean(axis=0), ha="center", va="center", bbox=box)
+        axes.set_title(method, loc="left")
+        axes.set_aspect("equal", adjustable="datalim")
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(title, x=0.01, ha="left")
+    return figure
+
+
 def save_figure(figure: "Figure", path: Path) -> None:
     """Write a figure as PNG, atomically; the folder is made if need be."""
     with atomic_write(path, "wb") as file:
@@ -218,3 +421,8 @@ def _legend_below(figure: "Figure", names: Sequence[str]) -> None:
     # Below the plot: inside it would lie on some interval. Long names share two columns.
     columns = len(names) if sum(map(len, names)) <= 60 else 2
     figure.legend(loc="outside lower center", ncols=columns, frameon=False)
+
+
+def _columns(names: Sequence[str], letters: int) -> int:
+    """Columns of a legend whose rows hold some letters."""
+    return max(1, min(len(names), letters // (4 + max(map(len, names)))))

@@ -99,6 +99,21 @@ def markdown_table(content: pd.DataFrame) -> str:
     return "\n".join(lines) + "\n"
 
 
+def percent_interval(value: float, low: float, high: float, sign: str = "") -> str:
+    """A fraction with its interval as `value [low, high]` in percent; a dash for what does not exist.
+
+    Args:
+        value: A fraction, or NaN.
+        low: Lower bound.
+        high: Upper bound.
+        sign: `"+"` to write the sign of what is positive as well.
+    """
+    if pd.isna(value):
+        return "–"
+    number = f"{sign}z.1f"  # z: no minus before 0.0
+    return f"{100 * value:{number}} [{100 * low:{number}}, {100 * high:{number}}]"
+
+
 def _interval_table(
     tables: Mapping[str, pd.DataFrame], class_counts: Mapping[str, int], *, prefix: str, overall_prefix: str, sign: str
 ) -> pd.DataFrame:
@@ -112,15 +127,8 @@ def _interval_table(
     columns = {}
     for method, table in tables.items():
         chosen = table.loc[list(rows.values()), ["value", "low", "high"]].to_numpy()
-        columns[method] = [_interval(value, low, high, sign) for value, low, high in chosen]
+        columns[method] = [percent_interval(value, low, high, sign) for value, low, high in chosen]
     return pd.DataFrame(columns, index=pd.MultiIndex.from_tuples(rows, names=["part", "row"]))
-
-
-def _interval(value: float, low: float, high: float, sign: str) -> str:
-    if pd.isna(value):
-        return "–"
-    number = f"{sign}z.1f"  # z: no minus before 0.0
-    return f"{100 * value:{number}} [{100 * low:{number}}, {100 * high:{number}}]"
 
 
 def _p_value(p: float) -> str:

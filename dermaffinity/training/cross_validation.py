@@ -27,7 +27,14 @@ from dermaffinity.errors import BusyError, ConfigError, DermaffinityError, Track
 from dermaffinity.files import atomic_write, hold, sweep_partial, write_json
 from dermaffinity.heads import Predictions
 from dermaffinity.metrics.classification import classification_metrics, confusion_matrix, minority_classes
-from dermaffinity.model_folder import Facts, build_network, load_networks, read_description, save_model
+from dermaffinity.model_folder import (
+    Facts,
+    TrainingExamples,
+    build_network,
+    load_networks,
+    read_description,
+    save_model,
+)
 from dermaffinity.prediction import predict
 from dermaffinity.reports.figures import confusion_figure, history_figure
 from dermaffinity.results import ExperimentFolder, JobFolder, class_indices, prediction_table, write_table
@@ -187,7 +194,8 @@ def _train_and_score(job: Job, images: Images, fabric: Fabric, run: Run, progres
     trainer = Trainer(network, loss, settings, seed=derive_seed("training", job.seed, job.fold), fabric=fabric)
 
     fixed = EvaluationStage(page.data.image_size)
-    augmented = training_transform(page.augmentation.build(page.data.image_size))
+    augmentation = page.augmentation.build(page.data.image_size)
+    augmented = training_transform(augmentation) if augmentation.random else fixed
 
     def dataset(which: np.ndarray, transform: Callable[[np.ndarray], torch.Tensor]) -> ManifestDataset:
         return ManifestDataset([decoded[i] for i in which], labels[which], transform, seed=trainer.seed)
@@ -212,10 +220,18 @@ def _train_and_score(job: Job, images: Images, fabric: Fabric, run: Run, progres
     seen = trainer.predict(inner)
     validation = table(inner_rows, seen)
     scored = validation if job.scored == "inner" else table(test_rows, trainer.predict(dataset(test_rows, fixed)))
+    learned = rows.iloc[fit_rows]
+    embedding = trainer.predict(dataset(fit_rows, fixed)).embedding
     if fabric.is_global_zero:
-        calibration = calibrate(seen, network.head, classes)
-        facts = _facts(page, images.manifest)
-        save_model(job.files.path, network, facts, fold=job.fold, seed=job.seed, calibration=calibration)
+        save_model(
+            job.files.path,
+            network,
+            _facts(page, images.manifest),
+            fold=job.fold,
+            seed=job.seed,
+            calibration=calibrate(seen, network.head, classes),
+            examples=TrainingExamples(learned["image"].tolist(), learned["label"].tolist(), embedding),
+        )
         history = pd.DataFrame(trainer.history)
         write_table(history, job.files.path / "history.csv")
         run.log_figure(history_figure(history, job.label), "history.png")

@@ -84,3 +84,17 @@ def test_an_augmented_image_depends_on_seed_epoch_and_row_and_on_nothing_else():
     assert not torch.equal(first, augmented(images, seed=1)[Draw(0, 1)][0])
     assert torch.equal(first, dataset[Draw(0, 1)][0])  # after other draws, in whatever order
     assert torch.equal(first, augmented(images)[Draw(0, 1)][0])
+
+
+@pytest.mark.parametrize("transform", [EvaluationStage(16), None], ids=["fixed", "random"])
+@pytest.mark.parametrize("alike", [True, False])
+def test_a_batch_is_its_images_one_by_one(transform, alike):
+    images = pictures(5)
+    images = images if alike else [*images[:4], images[4][:, :20]]
+    labels = np.array([2, 0, 1, 2, 1])
+    dataset = ManifestDataset(images, labels, transform or training_transform(LesionAugmentation(16)), seed=3)
+    draws = [Draw(1, row) for row in (4, 0, 2, 2)]
+    batch, targets = dataset.__getitems__(draws)
+    assert batch.dtype == torch.float32
+    assert torch.equal(batch, torch.stack([dataset[draw][0] for draw in draws]))
+    assert targets.tolist() == [1, 2, 1, 1]

@@ -184,7 +184,7 @@ def test_all_problems_are_reported_at_once(path):
     for expected in (
         "the header has no line '# licence: …'",
         "malignant 'SCC' is no class",
-        "the protocol must be group or image, found 'patient'",
+        "the protocol must be group or image or presplit, found 'patient'",
         "the header's seed is no whole number: 'three'",
         "label 'nevus' is none of NA, MEL: part.zip/2.png",
         "fold outside 0 to 2: part.zip/4.png",
@@ -220,6 +220,47 @@ def test_a_group_in_two_folds_is_refused_under_the_group_protocol_only(path):
     assert not path.exists()
     write_manifest(make_manifest(rows=rows, protocol="image"), path)
     assert read_manifest(path).protocol == "image"
+
+
+def presplit(fold_of: list[int | None], **changes) -> Manifest:
+    rows = make_manifest().rows.assign(fold=pd.array(fold_of, dtype="Int64"))
+    return make_manifest(**{"rows": rows, "protocol": "presplit", "folds": 1, **changes})
+
+
+def test_a_dataset_with_a_test_set_of_its_own_comes_back_as_it_was_written(path):
+    manifest = presplit([-1, -1, -1, 0, 0, -1, None, None])
+    write_manifest(manifest, path)
+    back = read_manifest(path)
+    assert back.split_hash == manifest.split_hash
+    assert back.rows["fold"].tolist()[:6] == [-1, -1, -1, 0, 0, -1]
+    assert back.trained_on()["group"].tolist() == ["g0", "g1", "g2", "g5"]
+    assert back.class_counts() == {"NA": 2, "MEL": 2}
+    assert back.external()["group"].tolist() == ["g6", "g7"]
+
+
+def test_class_counts_and_digest_are_of_the_images_that_are_trained_on():
+    manifest = make_manifest()
+    assert manifest.trained_on().equals(manifest.development())
+    one, other = presplit([-1, -1, 0, 0, 0, 0, None, None]), presplit([-1, -1, 0, 0, 0, None, None, None])
+    assert one.class_counts() == other.class_counts() == {"NA": 1, "MEL": 1}
+    assert one.images_digest == other.images_digest
+    assert one.split_hash != other.split_hash
+
+
+@pytest.mark.parametrize(
+    ("manifest", "problem"),
+    [
+        (presplit([-1, -1, 0, 0, 0, 0, None, None], folds=2), "there is 1 fold, the test set, found 2"),
+        (presplit([-1, -1, 0, None, 0, None, None, None]), "the test set has no MEL"),
+        (presplit([None, -1, 0, 0, 0, 0, None, None]), "the training part has no NA"),
+        (presplit([-1, -1, 0, 0, 1, -2, None, None]), "fold outside -1 to 0: part.zip/4.png, part.zip/5.png"),
+        (presplit([-1, 0, 0, 1, 1, 0, None, None], protocol="image", folds=2), "fold outside 0 to 1: part.zip/0.png"),
+    ],
+)
+def test_a_split_of_a_datasets_own_that_cannot_be_is_refused(path, manifest, problem):
+    with pytest.raises(ManifestError) as refused:
+        write_manifest(manifest, path)
+    assert any(problem in found for found in refused.value.problems)
 
 
 def test_fewer_than_two_classes_are_refused(path):

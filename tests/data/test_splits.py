@@ -184,6 +184,12 @@ def test_small_libraries_are_split_as_evenly_as_trying_everything():
     assert refused > 5
 
 
+def test_images_that_are_only_trained_on_are_no_test_images_of_a_leak():
+    leak = measure_leak(["a", "a", "b", "b", "b"], ["p", "p", "q", "r", "q"], [-1, 0, -1, 0, 0])
+    assert leak.images == {"a": 1, "b": 2}
+    assert leak.group_mates == leak.same_label == {"a": 1, "b": 1}
+
+
 def test_other_seeds_give_other_folds_and_the_same_seed_the_same():
     labels, groups = dermofit_shaped(0)
     first = assign_folds(labels, groups, seed=0)

@@ -228,3 +228,17 @@ def test_a_manifest_without_root_or_with_an_absent_one_says_so(root):
         verify_manifest(dataclasses.replace(manifest, root=None))
     with pytest.raises(DataError, match="found nothing"):
         verify_manifest(dataclasses.replace(manifest, root=root / "absent"))
+
+
+def test_a_datasets_own_split_is_judged_by_its_test_images_alone(root):
+    manifest = manifest_of(root)
+    fold = pd.array([0 if number < 4 else -1 for number in range(NUMBER)], dtype="Int64")
+    rows = manifest.rows.assign(fold=fold, group=["g4", "g1", *manifest.rows["group"][2:]])
+    presplit = dataclasses.replace(manifest, protocol="presplit", folds=1, rows=rows)
+    verification = verify_manifest(presplit)
+    assert list(verification.leak) == ["presplit"]
+    assert verification.leak["presplit"].images == {"A": 2, "B": 2}
+    assert verification.leak["presplit"].group_mates == {"A": 1, "B": 0}
+    statement = verification.statement()
+    assert f"{NUMBER - 4} of them are trained on; 4 are the dataset's test set." in statement
+    assert "Protocol 'presplit' (used here): 1 of 4 test images (25.0%) have another image of their group" in statement

@@ -186,9 +186,17 @@ def test_the_center_distance_is_that_behind_the_similarity(distance):
     head = AffinityHead(4, 3, centers_per_class=2, sigma=0.7, distance=distance)
     output = head(torch.randn(5, 4))
     assert torch.allclose((-head.center_distance(output) / 0.7).exp(), output.scores)
+    assert torch.equal(head.center_distances(output).amin(dim=2), head.center_distance(output))
+    for label, t in ((0, 1), (2, 0)):  # each center in its place, and measured as any other point would be
+        point = head.distance_to(output.embedding, output.centers[label, t][None])
+        assert torch.allclose(point[:, 0], head.center_distances(output)[:, label, t])
 
 
 def test_a_head_that_says_nothing_else_measures_euclidean_distance():
     head = AffinityHead(4, 3, centers_per_class=2)
     output = head(torch.randn(5, 4))
-    assert torch.allclose(Head.center_distance(head, output).square(), head.center_distance(output), rtol=1e-4)
+    points = torch.randn(6, 4)
+    euclidean, squared = (
+        measure(head, output.embedding, points) for measure in (Head.distance_to, AffinityHead.distance_to)
+    )
+    assert torch.allclose(euclidean.square(), squared, rtol=1e-4)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dermaffinity.errors import ConfigError
-from dermaffinity.models import ResNet18, SmallConvNet
+from dermaffinity.models import DigitNet, ResNet18, SmallConvNet
 from dermaffinity.models import backbones as module
 
 
@@ -98,3 +98,19 @@ def test_each_image_alone_equals_the_batch(build):
     backbone, images = build().eval(), torch.randn(3, 3, 32, 32)
     alone = torch.cat([backbone(image[None]) for image in images])
     torch.testing.assert_close(backbone(images), alone, rtol=1e-4, atol=1e-5)
+
+
+def test_the_digit_network_has_the_papers_layers():
+    layers = DigitNet().layers
+    convolutions = [layer for layer in layers if isinstance(layer, torch.nn.Conv2d)]
+    assert [(c.out_channels, c.kernel_size) for c in convolutions] == [(32, (5, 5)), (64, (5, 5)), (128, (5, 5))]
+    (connected,) = (layer for layer in layers if isinstance(layer, torch.nn.Linear))
+    assert connected.out_features == 128
+    assert isinstance(layers[-1], torch.nn.ReLU)
+
+
+def test_the_digit_network_sees_gray():
+    images = torch.randn(2, 3, 28, 28)
+    network = DigitNet()
+    torch.testing.assert_close(network(images), network(images[:, [2, 0, 1]]))
+    assert (network(images) >= 0).all()

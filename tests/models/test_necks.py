@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from dermaffinity.models import BatchNormNeck, IdentityNeck, UnitNeck
+from dermaffinity.models import BatchNormNeck, IdentityNeck, LinearNeck, UnitNeck
 
 
 def test_the_identity_changes_nothing():
@@ -56,3 +56,12 @@ def test_in_evaluation_mode_each_image_alone_equals_the_batch(neck_class):
 def test_an_embedding_of_one_dimension_is_refused():
     with pytest.raises(ValueError, match="dim must be at least 2, got 1"):
         UnitNeck(8, dim=1)
+
+
+def test_a_linear_neck_is_an_affine_map_to_its_dimension():
+    neck = LinearNeck(7, dim=3)
+    features = torch.randn(4, 7)
+    torch.testing.assert_close(neck(features), features @ neck.linear.weight.T + neck.linear.bias)
+    assert neck.embedding_dim == 3
+    with pytest.raises(ValueError, match="dim must be at least 1, got 0"):
+        LinearNeck(7, dim=0)

@@ -5,12 +5,19 @@ import pandas as pd
 import pytest
 
 from dermaffinity.metrics.calibration import reliability_bins
+from dermaffinity.metrics.curves import coverage_curve, roc_curve
 from dermaffinity.reports.figures import (
     confusion_figure,
+    coverage_figure,
+    curve_figure,
+    embedding_figure,
     gain_figure,
     history_figure,
+    plane_figure,
     recall_figure,
     reliability_figure,
+    roc_figure,
+    rows_figure,
 )
 
 COUNTS = {
@@ -60,7 +67,40 @@ def history():
     )
 
 
-@pytest.mark.parametrize("draw", [recalls, gains, confusion, reliability, history])
+def rocs(methods=("cosen", "affinity")):
+    rng = np.random.default_rng(0)
+
+    def curve():
+        positive = rng.random(200) < 0.3
+        return roc_curve(positive, rng.normal(positive * 1.5), rng.integers(3, size=200))
+
+    curves = {method: {name: curve() for name in COUNTS} for method in methods}
+    return roc_figure(curves, intervals("auc.", 3), methods[-1], COUNTS)
+
+
+def coverage():
+    rng = np.random.default_rng(0)
+    unsure = rng.random((2, 300))
+    return coverage_figure(
+        {
+            name: coverage_curve(rng.random(300) > own * 0.6, own)
+            for name, own in zip(("confidence", "doubt"), unsure, strict=True)
+        }
+    )
+
+
+def embedding():
+    rng = np.random.default_rng(0)
+    centers = rng.normal(size=(10, 3, 2)) * 3
+    labels = rng.integers(10, size=200)
+    points = centers[labels, rng.integers(3, size=200)] + rng.normal(size=(200, 2))
+    return embedding_figure(points, labels, rng.random(200) > 0.3, centers, tuple(COUNTS), (0.4, 0.2))
+
+
+DRAWN = [recalls, gains, confusion, reliability, history, rocs, coverage, embedding]
+
+
+@pytest.mark.parametrize("draw", DRAWN)
 def test_no_text_overlaps_another_or_leaves_the_picture(draw):
     from matplotlib.text import Text
 
@@ -138,12 +178,93 @@ def test_history_has_a_panel_for_each_measured_quantity_and_a_line_for_each_run(
     assert figure.axes[0].lines[0].get_label() == "fold 0, seed 0"
 
 
+def test_a_roc_panel_for_each_class_states_its_auc_and_interval():
+    figure = rocs()
+    first, interval = figure.axes[0], intervals("auc.", 3).loc["auc.melanocytic_nevus"] * 100
+    assert first.get_title(loc="left") == "melanocytic_nevus\nn = 331"
+    (text,) = [text.get_text() for text in first.texts]
+    assert text == f"AUC {interval['value']:.1f}\n[{interval['low']:.1f}, {interval['high']:.1f}]"
+    assert [line.get_label() for line in first.lines[1:]] == ["cosen", "affinity"]
+
+
+def test_a_class_without_images_has_an_empty_roc_panel():
+    curves = {"affinity": {"ML": roc_curve(np.ones(4) > 0, np.ones(4), np.zeros(4))}}
+    summary = pd.DataFrame({"value": np.nan, "low": np.nan, "high": np.nan}, index=["auc.ML"])
+    assert [text.get_text() for text in roc_figure(curves, summary, "affinity", {"ML": 0}).axes[0].texts] == [
+        "no images"
+    ]
+
+
+def test_coverage_ends_at_all_images_and_leaves_out_the_first_few():
+    axes = coverage().axes[0]
+    for line in axes.lines[:2]:
+        assert line.get_xdata()[0] >= 5
+        assert line.get_xdata()[-1] == 100
+    assert axes.lines[0].get_ydata()[-1] == axes.lines[2].get_ydata()[0]
+
+
+def test_the_map_shows_every_image_right_ones_filled_and_every_center():
+    figure = embedding_figure(
+        np.arange(8.0).reshape(4, 2), np.array([0, 0, 1, 1]), np.array([True, False, True, True]),
+        np.zeros((2, 3, 2)), ("ML", "MEL"), (0.5, 0.25),
+    )  # fmt: skip
+    axes = figure.axes[0]
+    sizes = [len(collection.get_offsets()) for collection in axes.collections]
+    assert sizes == [1, 1, 3, 2, 0, 3]  # right, wrong and centers of either class
+    assert [len(collection.get_facecolors()) for collection in axes.collections] == [1, 0, 1, 1, 0, 1]
+    assert axes.get_xlabel() == "first main direction, 50 % of the variance"
+
+
 def test_drawing_leaves_the_global_state_alone():
     import matplotlib as mpl
     import matplotlib.pyplot as plt
 
     before = dict(mpl.rcParams)
-    for draw in (recalls, gains, confusion, reliability, history):
+    for draw in DRAWN:
         draw()
     assert dict(mpl.rcParams) == before
     assert plt.get_fignums() == []
+
+
+def test_a_curve_shows_its_values_its_band_and_the_published_range():
+    curve = pd.DataFrame(
+        {"x": [10.0, 0.1, 1.0], "value": [3.0, 1.0, 2.0], "low": [2.5, 0.5, 2.0], "high": [3.5, 1.5, 2.0]}
+    )
+    figure = curve_figure(
+        {"one": curve, "other": curve + 1}, x_label="sigma", y_label="accuracy", title="t", published=(5, 20)
+    )
+    (axes,) = figure.axes
+    assert axes.get_xscale() == "log"
+    assert axes.lines[0].get_xydata().tolist() == [[0.1, 1], [1, 2], [10, 3]]
+    band = axes.collections[0].get_paths()[0].vertices
+    assert (band[:, 1].min(), band[:, 1].max()) == (0.5, 3.5)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["one", "other", "best in the publication"]
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["0.1", "1", "1.1", "2", "10", "11"]
+
+
+def test_a_curve_that_starts_at_zero_is_linear_and_a_missing_value_leaves_a_gap():
+    curve = pd.DataFrame(
+        {"x": [0.0, 0.5, 50], "value": [1.0, np.nan, 2.0], "low": [1.0, np.nan, 2.0], "high": [1.0, np.nan, 2.0]}
+    )
+    (axes,) = curve_figure({"one": curve}, x_label="x", y_label="y", title="t").axes
+    assert axes.get_xscale() == "linear"
+    assert np.isnan(axes.lines[0].get_ydata()[1])
+
+
+def test_rows_stand_in_their_order_with_a_mark_for_each_method():
+    rows = pd.DataFrame({"value": [98.0, 99.0], "low": [97.0, 99.0], "high": [98.5, 99.0]}, index=["first", "second"])
+    figure = rows_figure({"a": rows, "b": rows}, x_label="accuracy", title="t")
+    (axes,) = figure.axes
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["first", "second"]
+    marks = [line.get_xydata() for line in axes.lines if line.get_linestyle() == "None"]
+    assert [mark[:, 0].tolist() for mark in marks] == [[98, 99], [98, 99]]
+    assert (marks[0][:, 1] < marks[1][:, 1]).all()
+
+
+def test_an_embedding_has_a_panel_a_method_and_names_each_class_at_its_mean():
+    points, labels = np.array([[0.0, 0.0], [2.0, 2.0], [5.0, 5.0]]), np.array([0, 0, 1])
+    figure = plane_figure({"softmax": (points, labels), "center": (points + 1, labels)}, ["a", "b"], ["b"], "t")
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["softmax", "center"]
+    second = figure.axes[1]
+    assert [(text.get_text(), tuple(text.xy)) for text in second.texts] == [("a", (2, 2)), ("b", (6, 6))]
+    assert [len(drawn.get_offsets()) for drawn in second.collections] == [2, 1]

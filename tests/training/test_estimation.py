@@ -23,7 +23,7 @@ PAGE = """\
 name: {name}
 data: {{manifest: {manifest}, image_size: 32}}
 features: {{class: dermaffinity.classic.ColorTexture, levels: 8, distances: [1]}}
-estimator: {{class: dermaffinity.classic.{estimator}, num_features: 2{options}}}
+estimator: {{class: dermaffinity.classic.{estimator}, num_features: 1{options}}}
 """
 GROUPS = ", groups: [[AK, BCC, SCC], [ML, SK]]"
 METHODS = {
@@ -84,6 +84,7 @@ def test_every_page_is_pooled_compared_and_tracked_like_a_networks(finished):
     folder, done = finished
     assert "Gain over tiny_knn" in done.stdout
     assert "external images, mean of the folds' models" in done.stdout
+    assert "runs/tiny_knn: figures and tables\n" in done.stdout
     for name in METHODS:
         pooled = read_table(folder / f"runs/{name}/out_of_fold.csv")
         assert pooled["image"].is_unique
@@ -91,7 +92,7 @@ def test_every_page_is_pooled_compared_and_tracked_like_a_networks(finished):
         assert (folder / f"runs/{name}/external_summary.csv").exists()
         assert not (folder / f"runs/{name}/classifier").exists()
         chosen = json.loads((folder / f"runs/{name}/fold-1_seed-0/selected_features.json").read_text())
-        assert all(len(features) == 2 for features in chosen.values())
+        assert all(len(features) == 1 for features in chosen.values())
     tracker = MlflowTracker(f"sqlite:///{folder / 'mlflow.db'}")
     runs = tracker.call(lambda client: client.search_runs([client.get_experiment_by_name("phantom-5").experiment_id]))
     assert sorted(run.info.run_name for run in runs) == sorted(

@@ -23,7 +23,7 @@ from dermaffinity.data import adapters
 from dermaffinity.data.images import image_size
 from dermaffinity.data.library import ImageLibrary
 from dermaffinity.data.manifest import Manifest
-from dermaffinity.data.splits import Protocol, assign_folds
+from dermaffinity.data.splits import TRAINING_ONLY, Protocol, assign_folds
 from dermaffinity.errors import ConfigError, DataError, ManifestError
 
 
@@ -32,6 +32,7 @@ class Record(NamedTuple):
 
     ``group`` names the images that must share a fold: one lesion, or one patient where known.
     ``external`` rows get no fold: they are an external test set.
+    ``test`` rows are those that a dataset with a split of its own (`DatasetAdapter.presplit`) gives for testing.
     """
 
     image: str
@@ -40,6 +41,7 @@ class Record(NamedTuple):
     group: str
     extra: Mapping[str, str | float | None] = MappingProxyType({})
     external: bool = False
+    test: bool = False
 
 
 class DatasetAdapter(ABC):
@@ -62,6 +64,7 @@ class DatasetAdapter(ABC):
     classes: tuple[str, ...]
     malignant: tuple[str, ...]
     experiment: str = "all"
+    presplit: ClassVar[bool] = False  # whether the dataset comes divided into training and test images
 
     def __init__(self, source: Path) -> None:
         if not source.exists():
@@ -92,34 +95,39 @@ class DatasetAdapter(ABC):
     def prepare(
         self,
         *,
-        folds: int = 3,
-        protocol: Protocol = "group",
+        folds: int | None = None,
+        protocol: Protocol | None = None,
         seed: int = 0,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> Manifest:
         """Reads, checks, hashes and splits the library.
 
         Args:
-            folds: Number of cross-validation folds, at least 2.
-            protocol: ``group`` keeps groups whole; ``image`` splits images regardless of groups, as most papers do.
+            folds: Number of cross-validation folds, at least 2; 3 by default. Under ``presplit`` there is one, the test
+                set.
+            protocol: ``group`` keeps groups whole; ``image`` splits images regardless of groups, as most papers do;
+                ``presplit`` takes the dataset's own test set. By default ``presplit`` where there is one, else
+                ``group``.
             seed: Seed of the split, and of the draw where the adapter draws.
             on_progress: Called with (images hashed, images in all).
 
         Raises:
+            ConfigError: The dataset cannot be split in this way.
             DataError: The library cannot be used as it is; lists every problem.
             ManifestError: The records cannot be split as asked.
         """
+        protocol = protocol or ("presplit" if self.presplit else "group")
+        folds = folds or (1 if protocol == "presplit" else 3)
+        self._check_split(protocol, folds)
         records = sorted(self.select(list(self.records()), seed), key=lambda record: record.image)
         self._check(records)
         development = [record for record in records if not record.external]
-        assigned = assign_folds(
-            [record.label for record in development],
-            [record.group for record in development],
-            folds=folds,
-            protocol=protocol,
-            seed=seed,
-        )
-        fold_of = dict(zip((record.image for record in development), assigned.tolist(), strict=True))
+        if protocol == "presplit":
+            assigned = [0 if record.test else TRAINING_ONLY for record in development]
+        else:
+            labels, groups = [record.label for record in development], [record.group for record in development]
+            assigned = assign_folds(labels, groups, folds=folds, protocol=protocol, seed=seed).tolist()
+        fold_of = dict(zip((record.image for record in development), assigned, strict=True))
         rows = self._rows(records, fold_of, on_progress)
         return Manifest(
             name=self.manifest_name,
@@ -135,6 +143,15 @@ class DatasetAdapter(ABC):
             rows=pd.DataFrame(rows).astype({"fold": "Int64"}),
             root=self.library.root,
         )
+
+    def _check_split(self, protocol: Protocol, folds: int) -> None:
+        if protocol == "presplit" and not self.presplit:
+            raise ConfigError(f"{self.name} brings no test set of its own; use the protocol group or image")
+        if (protocol == "presplit") != (folds == 1):
+            raise ConfigError(
+                f"folds={folds} with the protocol {protocol}: a dataset's own split has 1 fold, its test set; "
+                "cross-validation (group or image) has at least 2"
+            )
 
     def _check(self, records: list[Record]) -> None:
         images = Counter(record.image for record in records)

@@ -1,5 +1,6 @@
 """Tiny libraries in each dataset's real layout."""
 
+import gzip
 import io
 import zipfile
 from collections.abc import Mapping
@@ -78,7 +79,12 @@ def ham_tables(lesions_per_class: int = 4) -> tuple[dict[str, bytes], list[str]]
 def fake() -> SimpleNamespace:
     """The functions above: a test directory is no package, so its tests cannot import them."""
     return SimpleNamespace(
-        picture=picture, mask=mask, write_tree=write_tree, write_zip=write_zip, ham_tables=ham_tables
+        picture=picture,
+        mask=mask,
+        write_tree=write_tree,
+        write_zip=write_zip,
+        ham_tables=ham_tables,
+        mnist_files=mnist_files,
     )
 
 
@@ -118,6 +124,31 @@ def small_dermofit(tmp_path: Path) -> SimpleNamespace:
 def ham_source(tmp_path: Path) -> Path:
     files, lines = ham_tables()
     return write_tree(tmp_path / "ham", files | {"HAM10000_metadata.csv": "\n".join(lines).encode()})
+
+
+def idx(array: np.ndarray, compress: bool = True) -> bytes:
+    """The array of bytes in MNIST's file format."""
+    header = bytes([0, 0, 8, array.ndim]) + b"".join(size.to_bytes(4, "big") for size in array.shape)
+    content = header + array.astype(np.uint8).tobytes()
+    return gzip.compress(content, mtime=0) if compress else content
+
+
+def mnist_files(training: list[int], test: list[int], compress: bool = True) -> dict[str, bytes]:
+    """MNIST's four files with these labels; image k of a part is gray value k, brighter by 100 in the test set."""
+    ending = ".gz" if compress else ""
+    files = {}
+    for prefix, labels, gray in (("train", training, 0), ("t10k", test, 100)):
+        images = np.arange(len(labels))[:, None, None] % 100 + gray + np.zeros((1, 28, 28))
+        files[f"{prefix}-images-idx3-ubyte{ending}"] = idx(images, compress)
+        files[f"{prefix}-labels-idx1-ubyte{ending}"] = idx(np.array(labels), compress)
+    return files
+
+
+@pytest.fixture
+def mnist_source(tmp_path: Path) -> Path:
+    """Twenty training and three test images of each digit, as torchvision lays them."""
+    files = mnist_files([k % 10 for k in range(200)], [k % 10 for k in range(30)])
+    return write_tree(tmp_path / "digits", {f"MNIST/raw/{name}": content for name, content in files.items()})
 
 
 @pytest.fixture

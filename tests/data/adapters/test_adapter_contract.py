@@ -29,6 +29,7 @@ def sources(request, tmp_path):
         "dermofit": lambda: (request.getfixturevalue("small_dermofit").write(), {"partial": True}),
         "ham10000": lambda: (request.getfixturevalue("ham_source"), {}),
         "image_folder": lambda: (request.getfixturevalue("folder_source"), {}),
+        "mnist": lambda: (request.getfixturevalue("mnist_source"), {}),
         "phantom": lambda: (phantom(), {}),
     }
 
@@ -69,7 +70,9 @@ def test_prepare_freezes_sorted_hashed_grouped_rows(name, sources, tmp_path):
     source, options = sources[name]()
     adapter = adapter_class(name)(source, **options)
     seen = []
-    manifest = adapter.prepare(folds=2, seed=5, on_progress=lambda done, total: seen.append((done, total)))
+    manifest = adapter.prepare(
+        folds=2, protocol="group", seed=5, on_progress=lambda done, total: seen.append((done, total))
+    )
     rows = manifest.rows
     assert tuple(rows.columns[: len(COLUMNS)]) == COLUMNS
     assert rows["image"].is_monotonic_increasing
@@ -88,7 +91,7 @@ def test_prepare_freezes_sorted_hashed_grouped_rows(name, sources, tmp_path):
     assert (
         again.split_hash
         == manifest.split_hash
-        == adapter_class(name)(source, **options).prepare(folds=2, seed=5).split_hash
+        == adapter_class(name)(source, **options).prepare(folds=2, protocol="group", seed=5).split_hash
     )
     pd.testing.assert_frame_equal(again.rows, rows, check_dtype=False)
 
@@ -96,11 +99,29 @@ def test_prepare_freezes_sorted_hashed_grouped_rows(name, sources, tmp_path):
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_the_image_protocol_splits_images_and_keeps_the_groups_in_the_table(name, sources):
     source, options = sources[name]()
-    by_group = adapter_class(name)(source, **options).prepare(folds=2)
+    by_group = adapter_class(name)(source, **options).prepare(folds=2, protocol="group")
     by_image = adapter_class(name)(source, **options).prepare(folds=2, protocol="image")
     assert by_image.protocol == "image"
     assert by_image.rows["group"].tolist() == by_group.rows["group"].tolist()
     assert by_image.split_hash != by_group.split_hash
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_the_datasets_own_split_is_the_default_where_there_is_one_and_refused_elsewhere(name, sources):
+    source, options = sources[name]()
+    adapter = adapter_class(name)(source, **options)
+    if not adapter.presplit:
+        assert (adapter.prepare().folds, adapter.prepare().protocol) == (3, "group")
+        with pytest.raises(ConfigError, match=f"{name} brings no test set of its own"):
+            adapter.prepare(protocol="presplit")
+        return
+    manifest = adapter.prepare()
+    assert (manifest.folds, manifest.protocol) == (1, "presplit")
+    assert sorted(manifest.rows["fold"].unique()) == [-1, 0]
+    with pytest.raises(ConfigError, match="folds=2 with the protocol presplit: a dataset's own split has 1 fold"):
+        adapter.prepare(folds=2)
+    with pytest.raises(ConfigError, match="folds=1 with the protocol group"):
+        adapter.prepare(folds=1, protocol="group")
 
 
 def test_an_unknown_adapter_is_refused_with_the_near_miss():

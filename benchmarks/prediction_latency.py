@@ -1,0 +1,104 @@
+"""What the classifier costs over the network it holds: LesionClassifier against the bare torchvision ResNet-18 forward.
+
+Rounds alternate between the two, so that both see the same machine; the ratio is of the medians. The bare forward gets
+a tensor that is ready; the classifier gets a file's bytes, or decoded pixels, and answers with calibrated
+probabilities, doubt and p-values. Weights are random: speed does not depend on them.
+"""
+
+import io
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torchvision.models import resnet18
+
+from dermaffinity.classifier import LesionClassifier
+from dermaffinity.model_folder import Calibration, Facts, build_network, save_model
+
+CLASSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
+SIZES = (128, 224)
+SINGLE_ROUNDS, BATCH_ROUNDS, BATCH = 60, 5, 64
+FILE_SIZE = (600, 450)  # width and height of HAM10000's images, in pixels
+
+
+def main() -> None:
+    torch.set_num_threads(min(2, os.cpu_count() or 1))
+    rng = np.random.default_rng(0)
+    colors = rng.integers(0, 256, (5, 6, 3), dtype=np.uint8)
+    pixels = np.asarray(Image.fromarray(colors).resize(FILE_SIZE, Image.Resampling.BICUBIC))
+    opened = io.BytesIO()
+    Image.fromarray(pixels).save(opened, "JPEG", quality=90)
+    content = opened.getvalue()
+    bare = resnet18(num_classes=len(CLASSES)).eval()
+    print(f"one image, latency: classifier / bare forward; {BATCH} images, throughput: classifier / bare forward")
+    print(f"{'px':>4} {'bare':>9} {'pixels':>16} {'JPEG file':>16} {'batch, pixels':>16} {'batch, JPEG':>16}")
+    for size in SIZES:
+        classifier = untrained_classifier(size)
+        ready = torch.stack([classifier.prepare(pixels)])
+
+        def forward(images: torch.Tensor) -> torch.Tensor:
+            with torch.inference_mode():
+                return bare(images)
+
+        single = [
+            lambda ready=ready: forward(ready),
+            lambda classifier=classifier: classifier.predict_proba(pixels),
+            lambda classifier=classifier: classifier.predict_proba(content),
+        ]
+        base, *own = medians(single, SINGLE_ROUNDS)
+        many = ready.expand(BATCH, -1, -1, -1).contiguous()
+        batches = [
+            lambda many=many: forward(many),
+            lambda classifier=classifier: classifier.predict_proba([pixels] * BATCH),
+            lambda classifier=classifier: classifier.predict_proba([content] * BATCH),
+        ]
+        batch_base, *batch_own = medians(batches, BATCH_ROUNDS)
+        cells = [f"{1e3 * seconds:6.1f} ms {seconds / base:5.2f} ×" for seconds in own]
+        cells += [f"{BATCH / seconds:5.0f} /s {batch_base / seconds:5.2f} ×" for seconds in batch_own]
+        print(f"{size:4d} {1e3 * base:6.1f} ms {' '.join(f'{cell:>16}' for cell in cells)}", flush=True)
+
+
+def untrained_classifier(size: int) -> LesionClassifier:
+    parts = {
+        "backbone": {"class": "dermaffinity.models.ResNet18", "weights": None},
+        "neck": {"class": "dermaffinity.models.IdentityNeck"},
+        "head": {"class": "dermaffinity.heads.LinearHead"},
+    }
+    data = {"name": "none", "split_hash": "", "images_digest": "", "class_counts": {}, "source": "", "licence": ""}
+    facts = Facts.model_validate(
+        {
+            "name": "untrained",
+            "classes": CLASSES,
+            "malignant": (),
+            "preprocessing": {"image_size": size, "lesion_crop": None},
+            **parts,
+            "data": data,
+        }
+    )
+    scores = {name: tuple(np.linspace(0, 1, 20).tolist()) for name in CLASSES}
+    known = Calibration(temperature=1.5, scores=scores, distance_mean=0.5, distance_sd=0.1, doubt_limit=2.0)
+    with tempfile.TemporaryDirectory() as folder:
+        network = build_network(parts, len(CLASSES), pretrained=False)
+        save_model(Path(folder), network, facts, fold=0, seed=0, calibration=known)
+        return LesionClassifier.load(folder)
+
+
+def medians(functions: list[Callable[[], object]], rounds: int) -> list[float]:
+    """Seconds of each, interleaved; the first round warms up."""
+    times: list[list[float]] = [[] for _ in functions]
+    for _ in range(rounds + 1):
+        for function, own in zip(functions, times, strict=True):
+            started = time.perf_counter()
+            function()
+            own.append(time.perf_counter() - started)
+    return [statistics.median(own[1:]) for own in times]
+
+
+if __name__ == "__main__":
+    main()

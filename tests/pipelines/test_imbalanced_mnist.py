@@ -1,0 +1,140 @@
+"""The recipe of the digit experiments, on a few drawn digits."""
+
+import gzip
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+REAL = ROOT.parent / "shared" / "data" / "mnist"
+
+
+@pytest.fixture(scope="module")
+def recipe():
+    specification = importlib.util.spec_from_file_location("imbalanced_mnist", ROOT / "pipelines/imbalanced_mnist.py")
+    module = importlib.util.module_from_spec(specification)
+    sys.modules["imbalanced_mnist"] = module  # its dataclasses look for it there
+    specification.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory) -> Path:
+    """MNIST's files with 300 training and 60 test images: a bright block in a place that tells the digit."""
+    folder = tmp_path_factory.mktemp("digits") / "MNIST" / "raw"
+    folder.mkdir(parents=True)
+    random = np.random.default_rng(0)
+    for prefix, number in (("train", 300), ("t10k", 60)):
+        labels = np.arange(number, dtype=np.uint8) % 10
+        images = random.integers(0, 60, (number, 28, 28), dtype=np.uint8)
+        for image, label in zip(images, labels, strict=True):
+            top, left = 2 + 12 * (label // 5), 1 + 5 * (label % 5)
+            image[top : top + 10, left : left + 5] += 180
+        for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
+            header = bytes([0, 0, 8, array.ndim]) + b"".join(size.to_bytes(4, "big") for size in array.shape)
+            (folder / f"{prefix}-{kind}-ubyte.gz").write_bytes(gzip.compress(header + array.tobytes()))
+    return folder.parents[1]
+
+
+def run(recipe, monkeypatch, capsys, folder: Path, *words: str) -> str:
+    monkeypatch.chdir(folder)
+    # Twelve epochs on 300 drawn digits take a second.
+    fast = ("training.epochs=12", "training.batch_size=16", "training.learning_rate=0.02")
+    monkeypatch.setattr(sys, "argv", ["imbalanced_mnist.py", *words, "--quick", "--set", *fast])
+    recipe.main()
+    return capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_table_1_has_every_row_method_and_seed_and_a_second_call_trains_nothing(
+    recipe, digits, fresh_folder, monkeypatch, capsys
+):
+    folder = fresh_folder("table1")
+    shown = run(recipe, monkeypatch, capsys, folder, "table1", str(digits), "--seeds", "0", "1")
+    table = pd.read_csv(folder / "runs/reproduction/table1-quick.csv")
+    assert len(table) == 2 * 3 * 2
+    assert set(table["experiment"]) == {"standard", "odd-10"}
+    assert table["accuracy"].notna().all()
+    assert table.loc[table["experiment"] == "standard", "accuracy"].min() > 0.8  # drawn digits are easy
+    metrics = pd.read_json(folder / "runs/mnist-odd-10-quick_affinity/fold-0_seed-1/metrics.json", typ="series")
+    row = table.query("experiment == 'odd-10' and method == 'affinity' and seed == 1").iloc[0]
+    assert row["accuracy"] == pytest.approx(metrics["accuracy"])
+    assert row["rare_recall"] == pytest.approx(np.mean([metrics[f"recall.{digit}"] for digit in "13579"]))
+    assert "not at hand" in shown
+    mean = 100 * table.query("experiment == 'odd-10' and method == 'softmax'")["accuracy"]
+    assert f"{mean.mean():.2f} ± {mean.std():.2f}" in shown
+    assert (folder / "runs/reproduction/table1-quick.png").stat().st_size > 10_000
+    assert (folder / "runs/reproduction/compare-odd-10/gains.csv").exists()
+
+    trained = {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/fold-*/*.safetensors")}
+    assert len(trained) == 12
+    assert run(recipe, monkeypatch, capsys, folder, "table1", str(digits), "--seeds", "0", "1") == shown
+    assert {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/fold-*/*.safetensors")} == trained
+
+
+@pytest.mark.slow
+def test_figure_2_measures_the_spread_of_three_methods(recipe, digits, fresh_folder, monkeypatch, capsys):
+    folder = fresh_folder("figure2")
+    shown = run(recipe, monkeypatch, capsys, folder, "figure2", str(digits))
+    spread = pd.read_csv(folder / "runs/reproduction/figure2-quick-spread.csv")
+    assert spread["method"].tolist() == ["softmax", "center", "affinity"]
+    assert (spread["spacing_ratio"] >= 1).all()
+    assert np.isfinite(spread.drop(columns="method")).all(axis=None)
+    assert "rare_radius_ratio" in shown
+    assert (folder / "runs/reproduction/figure2-quick.png").stat().st_size > 10_000
+
+
+def test_a_sweep_tells_what_failed_and_keeps_what_did_not(recipe, digits, fresh_folder, monkeypatch, capsys):
+    folder = fresh_folder("figure7")
+    monkeypatch.setattr(recipe, "SIGMAS", (1e-6, 10.0))  # so narrow that every similarity underflows
+    shown = run(recipe, monkeypatch, capsys, folder, "figure7", str(digits))
+    table = pd.read_csv(folder / "runs/reproduction/figure7-quick.csv").set_index("row")
+    assert np.isnan(table.loc[1e-6, "accuracy"])
+    assert table.loc[10, "accuracy"] > 0.5
+    assert "the affinity loss sits on its plateau" in shown
+    assert "fails" in shown
+    # The page's own sigma is no change, so that other items share the training.
+    assert table.loc[10, "name"] == "mnist-first-10-quick_affinity"
+    assert (folder / "runs/mnist-first-10-quick_affinity/classifier/classifier.json").exists()
+
+
+def test_every_trial_of_every_item_is_a_sound_page(recipe, digits, monkeypatch, tmp_path):
+    asked = []
+
+    def note(study, trials):
+        manifests = {(t.experiment, t.label_noise): study.manifest(t.experiment, t.label_noise) for t in trials}
+        pages = [study.page(t, manifests[t.experiment, t.label_noise]) for t in trials]
+        asked.extend((study.item, page.name) for page in pages)
+        raise StopIteration
+
+    monkeypatch.setattr(recipe.Study, "measure", note)
+    monkeypatch.chdir(tmp_path)
+    for item in ("table1", "figure2", "figure5", "figure6", "figure7", "figure8", "table4"):
+        monkeypatch.setattr(sys, "argv", ["imbalanced_mnist.py", item, str(digits)])
+        with pytest.raises(StopIteration):
+            recipe.main()
+    numbers = pd.Series([item for item, _ in asked]).value_counts()
+    assert numbers.to_dict() == {
+        "table1": 15,
+        "figure2": 3,
+        "figure5": 18,
+        "figure6": 18,
+        "figure7": 7,
+        "figure8": 7,
+        "table4": 4,
+    }
+    shared = pd.Series([name for _, name in asked]).value_counts()
+    assert shared["mnist-first-10_affinity"] == 4  # figures 6, 7, 8 and Table 4
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not REAL.is_dir(), reason="MNIST is not beside the checkout")
+def test_a_quick_run_on_real_digits_learns_something(recipe, fresh_folder, monkeypatch, capsys):
+    folder = fresh_folder("real")
+    run(recipe, monkeypatch, capsys, folder, "table4", str(REAL))
+    table = pd.read_csv(folder / "runs/reproduction/table4-quick.csv").set_index("row")
+    assert table.loc["l2, Gaussian", "accuracy"] > 0.5
