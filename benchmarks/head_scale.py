@@ -1,4 +1,4 @@
-"""The affinity head and loss for as many identities as VGGFace2 has, against pytorch-metric-learning's nearest relatives.
+"""The affinity head for as many identities as VGGFace2 has, against the nearest relatives in pytorch-metric-learning.
 
 Forward and backward of 64 embeddings in 512 dimensions with 5 centers per class; each measurement in a process of its
 own, with one thread, on the GPU if there is one. Needs the extra ``rivals``.
