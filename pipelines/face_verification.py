@@ -1,29 +1,32 @@
 """Face verification as in the paper's Table 3: train on some people, tell others apart by the distance of embeddings.
 
-    python pipelines/face_verification.py FOLDER_OF_PEOPLE --weights resnet18.pth
-    python pipelines/face_verification.py FOLDER_OF_PEOPLE --protocol lfw --pairs pairs.txt --images lfw-deepfunneled
+    python pipelines/face_verification.py PEOPLE --weights resnet18.pth
+    python pipelines/face_verification.py PEOPLE --protocol lfw --pairs pairs.txt --images lfw-deepfunneled
 
-FOLDER_OF_PEOPLE holds one folder of images for each identity. Without a protocol some identities are kept from training,
-and all pairs of their images are verified; with one, training sees every identity and the protocol's pairs are verified.
-The accuracy is that of the protocol's folds, each at the threshold that is best on the others; without a protocol, on as
-many impostor as genuine pairs. ROC, AUC, EER and TAR use every pair. A second call goes on where the first one stopped.
+PEOPLE holds one folder of images for each identity. Without a protocol some identities are kept from training, and all
+pairs of their images are verified; with one, training sees every identity, and the protocol's pairs are verified.
+Accuracy is that of the protocol's folds, each at the threshold that is best on the others; without a protocol, on as
+many impostor as genuine pairs. The ROC and what is read off it use every pair. For the paper's SE-ResNet-50 add
+--set 'backbone={class: dermaffinity.models.TimmBackbone}' data.image_size=112. A second call goes on where the first
+one stopped.
 """
 
 import argparse
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 from rich.console import Console
 
 from dermaffinity.classifier import LesionClassifier
 from dermaffinity.cli import guarded
-from dermaffinity.config import Page, read_page
+from dermaffinity.config import read_page
 from dermaffinity.data.adapters.image_folder import ImageFolderAdapter
 from dermaffinity.data.images import decode_image
 from dermaffinity.data.library import ImageLibrary
-from dermaffinity.data.manifest import Manifest, write_manifest
+from dermaffinity.data.manifest import write_manifest
 from dermaffinity.data.pairs import (
     all_pairs,
     balanced,
@@ -36,6 +39,7 @@ from dermaffinity.data.pairs import (
 from dermaffinity.experiments import run_experiments
 from dermaffinity.files import atomic_write
 from dermaffinity.metrics.verification import (
+    FoldAccuracy,
     cosine_scores,
     fold_accuracy,
     roc,
@@ -44,8 +48,8 @@ from dermaffinity.metrics.verification import (
     verification_summary,
 )
 from dermaffinity.reports.figures import roc_figure, save_figure
-from dermaffinity.reports.tables import console_table
-from dermaffinity.results import write_table
+from dermaffinity.reports.tables import console_table, markdown_table, verification_table
+from dermaffinity.results import ExperimentFolder, write_table
 from dermaffinity.tracking.mlflow_tracker import MlflowTracker
 
 METHODS = ("softmax", "affinity")
@@ -107,85 +111,104 @@ def main() -> None:
         console=Console(stderr=True),
     )
     templates = template_images(pairs, library.files(), frames=arguments.frames)
-    images = {image: decode_image(library.read(image), image) for part in templates.values() for image in part}
     scores = {
         page.name: np.array(
-            [scores_of(arguments.runs, page, seed, pairs, templates, images) for seed in arguments.seeds]
+            [
+                scores_of(arguments.runs / page.name / f"fold-{FOLD}_seed-{seed}", pairs, templates, library)
+                for seed in arguments.seeds
+            ]
         )
         for page in pages
     }
-    report(arguments, manifest, pairs, scored, scores, tracker)
+    protocol = arguments.protocol or "unseen"
+    folder = arguments.runs / f"verification-{manifest.name}-{protocol}"
+    accuracies, summaries = measure(scores, pairs, scored)
+    write(folder, scores, arguments.seeds, pairs, accuracies, summaries)
+    for name, summary in summaries.items():
+        track(tracker, arguments.runs / name, protocol, accuracies[name], summary, pairs, scores[name])
+    results, table = Console(highlight=False), verification_table(summaries, accuracies)
+    title = f"{manifest.name}, {protocol}: {len(pairs):,} pairs, percent [95 % interval over people]"
+    results.print(console_table(table, title, results.width))
+    for note in unmeasured(pairs["same"].to_numpy()):
+        results.print(note, markup=False, soft_wrap=True)
+    results.print(f"{folder}: tables and ROC; next: dermaffinity ui", markup=False, soft_wrap=True)
 
 
-def split_people(identities: tuple[str, ...], unseen: int) -> tuple[list[str], list[str]]:
+def split_people(identities: Sequence[str], unseen: int) -> tuple[list[str], list[str]]:
     """Identities to train on and to verify, drawn once and for all."""
     drawn = set(np.random.default_rng(0).permutation(len(identities))[:unseen].tolist())
-    return (
-        [name for place, name in enumerate(identities) if place not in drawn],
-        [name for place, name in enumerate(identities) if place in drawn],
-    )
+    kept = [name for place, name in enumerate(identities) if place not in drawn]
+    return kept, [name for place, name in enumerate(identities) if place in drawn]
 
 
-def scores_of(
-    runs: Path,
-    page: Page,
-    seed: int,
-    pairs: pd.DataFrame,
-    templates: dict[str, list[str]],
-    images: dict[str, np.ndarray],
-) -> np.ndarray:
-    """Cosine of each pair's embeddings."""
-    classifier = LesionClassifier.load(runs / page.name / f"fold-{FOLD}_seed-{seed}")
-    embedding = classifier.transform([images[image] for part in templates.values() for image in part])
+def scores_of(model: Path, pairs: pd.DataFrame, templates: dict[str, list[str]], library: ImageLibrary) -> np.ndarray:
+    """Cosine of each pair's embeddings, those of a video's frames averaged."""
+    paths = [path for part in templates.values() for path in part]
+    embedding = LesionClassifier.load(model).transform(decode_image(library.read(path), path) for path in paths)
     sizes = [len(part) for part in templates.values()]
     embeddings = template_embeddings(embedding, np.repeat(np.arange(len(sizes)), sizes))
     place = {name: index for index, name in enumerate(templates)}
     return cosine_scores(embeddings, *(pairs[column].map(place).to_numpy() for column in ("first", "second")))
 
 
-def report(
-    arguments: argparse.Namespace,
-    manifest: Manifest,
-    pairs: pd.DataFrame,
-    scored: pd.DataFrame,
+def measure(
+    scores: dict[str, np.ndarray], pairs: pd.DataFrame, scored: pd.DataFrame
+) -> tuple[dict[str, list[FoldAccuracy]], dict[str, pd.DataFrame]]:
+    """Each seed's accuracies of the folds, and the measures of the whole curve; by method."""
+    chosen = pairs.index.get_indexer(scored.index)
+    same, folds = scored["same"].to_numpy(), scored["fold"].to_numpy()
+    accuracies = {name: [fold_accuracy(one[chosen], same, folds) for one in part] for name, part in scores.items()}
+    return accuracies, {name: verification_summary(part, pairs) for name, part in scores.items()}
+
+
+def write(
+    folder: Path,
     scores: dict[str, np.ndarray],
-    tracker: MlflowTracker,
+    seeds: list[int],
+    pairs: pd.DataFrame,
+    accuracies: dict[str, list[FoldAccuracy]],
+    summaries: dict[str, pd.DataFrame],
 ) -> None:
-    """Writes, tracks and prints what the scores say."""
-    same = pairs["same"].to_numpy(dtype=bool)
-    impostors = int(np.count_nonzero(~same))
-    of_scored = pairs.index.get_indexer(scored.index)
-    folder = arguments.runs / f"verification-{manifest.name}-{arguments.protocol or 'unseen'}"
-    rows, curves, folds = {}, {}, []
-    for name, by_seed in scores.items():
-        summary = verification_summary(by_seed, pairs)
-        accuracies = [fold_accuracy(one[of_scored], same[of_scored], scored["fold"].to_numpy()) for one in by_seed]
-        for seed, accuracy in zip(arguments.seeds, accuracies, strict=True):
-            folds += [(name, seed, fold, value) for fold, value in enumerate(accuracy.accuracies)]
-        rows[name] = {
-            "accuracy": f"{np.mean([100 * one.mean for one in accuracies]):.2f} "
-            f"± {np.mean([100 * one.standard_error for one in accuracies]):.2f}",
-            **{
-                metric: f"{100 * row.value:.2f} [{100 * row.low:.1f}, {100 * row.high:.1f}]"
-                for metric, row in summary.iterrows()
-                if not np.isnan(row.value)
-            },
-        }
-        curves[name] = [(curve.far, curve.tar) for curve in (roc(one, same) for one in by_seed)]
-        write_table(summary.reset_index(), folder / f"{name}.csv")
-        run = tracker.parent(
-            manifest.name, f"verification {name}", run_id=None, tags={"role": "verification"}, description=folder.name
-        )
-        run.log_metrics({**summary["value"], "accuracy": float(np.mean([one.mean for one in accuracies]))})
-        run.log_table(summary.reset_index(), "verification.csv")
-        run.log_figure(roc_figure({name: curves[name]}, impostors, name), "roc.png")
-        run.finish("FINISHED")
-    write_table(
-        pairs.assign(**{f"{n}.{s}": v for n, part in scores.items() for s, v in zip(arguments.seeds, part)}),
-        folder / "pairs.csv",
+    """Every pair's scores, every fold's accuracy, the measures, and the ROC."""
+    columns = {f"{name}.{seed}": one for name in scores for seed, one in zip(seeds, scores[name], strict=True)}
+    write_table(pairs.assign(**columns), folder / "pairs.csv")
+    folds = {
+        f"{name}.{seed}": one.accuracies for name in scores for seed, one in zip(seeds, accuracies[name], strict=True)
+    }
+    write_table(pd.DataFrame(folds).rename_axis("fold").reset_index(), folder / "folds.csv")
+    write_table(pd.concat(summaries, names=["method"]).reset_index(), folder / "measures.csv")
+    with atomic_write(folder / "measures.md") as file:
+        file.write(markdown_table(verification_table(summaries, accuracies)))
+    save_figure(curve_figure(scores, pairs, folder.name), folder / "roc.png")
+
+
+def track(
+    tracker: MlflowTracker,
+    experiment: Path,
+    protocol: str,
+    accuracies: list[FoldAccuracy],
+    summary: pd.DataFrame,
+    pairs: pd.DataFrame,
+    scores: np.ndarray,
+) -> None:
+    """Adds what was found to the tracking run of the experiment whose networks were used."""
+    known = ExperimentFolder(experiment).description()
+    run = tracker.parent(
+        known["dataset"], known["name"], run_id=known["run_id"], tags={}, description=known["description"]
     )
-    write_table(pd.DataFrame(folds, columns=["method", "seed", "fold", "accuracy"]), folder / "folds.csv")
-    save_figure(roc_figure(curves, impostors, folder.name), folder / "roc.png")
+    found = {**summary["value"], "accuracy": np.mean([one.mean for one in accuracies])}
+    found["accuracy_standard_error"] = np.mean([one.standard_error for one in accuracies])
+    run.log_metrics({f"verification.{protocol}/{name}": float(value) for name, value in found.items()})
+    run.log_table(summary.reset_index(), f"verification/{protocol}.csv")
+    run.log_figure(curve_figure({known["name"]: scores}, pairs, protocol), f"verification/{protocol}.png")
+    run.finish("FINISHED")
+
+
+def curve_figure(scores: dict[str, np.ndarray], pairs: pd.DataFrame, title: str) -> Figure:
+    """ROC of each method, with a band over seeds."""
+    same = pairs["same"].to_numpy()
+    curves = {name: [roc(one, same)[:2] for one in part] for name, part in scores.items()}
+    return roc_figure(curves, int(np.count_nonzero(~same)), title)
 
 
 if __name__ == "__main__":

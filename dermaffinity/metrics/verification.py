@@ -186,7 +186,7 @@ def verification_summary(
 
     Args:
         scores: (S, P).
-        pairs: P rows with the columns ``same``, ``first_identity`` and ``second_identity`` of `dermaffinity.data.pairs`.
+        pairs: P rows; of the columns of `dermaffinity.data.pairs`, ``same`` and both identities.
         fars: False accept rates, in (0, 1].
         resamples: Number of draws.
         seed: Of the draws.

@@ -3,6 +3,7 @@
 from dermaffinity.models.backbones import Backbone, ResNet18, SmallConvNet
 from dermaffinity.models.necks import BatchNormNeck, IdentityNeck, Neck, UnitNeck
 from dermaffinity.models.network import LesionNetwork
+from dermaffinity.models.timm_backbone import TimmBackbone
 
 __all__ = [
     "Backbone",
@@ -12,5 +13,6 @@ __all__ = [
     "Neck",
     "ResNet18",
     "SmallConvNet",
+    "TimmBackbone",
     "UnitNeck",
 ]

@@ -11,6 +11,7 @@ from dermaffinity.reports.figures import (
     history_figure,
     recall_figure,
     reliability_figure,
+    roc_figure,
 )
 
 COUNTS = {
@@ -60,7 +61,13 @@ def history():
     )
 
 
-@pytest.mark.parametrize("draw", [recalls, gains, confusion, reliability, history])
+def rocs():
+    rng = np.random.default_rng(0)
+    far = np.linspace(0, 1, 200)
+    return roc_figure({name: [(far, far ** rng.uniform(0.1, 0.5)) for _ in range(3)] for name in METHODS}, 400, "ROC")
+
+
+@pytest.mark.parametrize("draw", [recalls, gains, confusion, reliability, history, rocs])
 def test_no_text_overlaps_another_or_leaves_the_picture(draw):
     from matplotlib.text import Text
 
@@ -143,7 +150,20 @@ def test_drawing_leaves_the_global_state_alone():
     import matplotlib.pyplot as plt
 
     before = dict(mpl.rcParams)
-    for draw in (recalls, gains, confusion, reliability, history):
+    for draw in (recalls, gains, confusion, reliability, history, rocs):
         draw()
     assert dict(mpl.rcParams) == before
     assert plt.get_fignums() == []
+
+
+def test_a_roc_is_a_step_of_the_mean_over_seeds_with_a_band_from_worst_to_best():
+    far = np.array([0, 0.1, 0.1, 1])
+    axes = roc_figure({"a": [(far, np.array([0, 0.2, 0.6, 1])), (far, np.array([0, 0.4, 0.8, 1]))]}, 100, "t").axes[0]
+    x, y = axes.lines[0].get_data()
+    assert axes.get_xscale() == "log"
+    assert (x[0], x[-1]) == pytest.approx((0.01, 1))
+    np.testing.assert_allclose(y[x < 0.0999], 0)  # nothing in between two points that a threshold can reach
+    np.testing.assert_allclose(y[(x > 0.1001) & (x < 1)], 0.7)
+    band = axes.collections[0].get_paths()[0].vertices
+    inside = band[(band[:, 0] > 0.2) & (band[:, 0] < 0.9), 1]
+    assert set(np.round(inside, 9)) == {0.6, 0.8}
