@@ -30,9 +30,7 @@ def people(tmp_path_factory) -> Path:
 
 def run(monkeypatch, *arguments: str) -> None:
     monkeypatch.setattr(sys, "argv", [str(PIPELINE), *arguments])
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(PIPELINE), run_name="__main__")
-    assert not ended.value.code
+    runpy.run_path(str(PIPELINE), run_name="__main__")
 
 
 @pytest.mark.slow

@@ -96,7 +96,10 @@ def verification_table(
         mean = sum(one.mean for one in seeds) / len(seeds)
         error = sum(one.standard_error for one in seeds) / len(seeds)
         values = summary[["value", "low", "high"]].to_numpy()
-        columns[method] = [f"{100 * mean:.1f} ± {100 * error:.1f}", *(_interval(value, low, high, "") for value, low, high in values)]
+        columns[method] = [
+            f"{100 * mean:.1f} ± {100 * error:.1f}",
+            *(_interval(value, low, high, "") for value, low, high in values),
+        ]
     return pd.DataFrame(columns, index=pd.MultiIndex.from_tuples(rows, names=["part", "row"]))
 
 
