@@ -12,7 +12,7 @@ from dermaffinity.errors import DataError
 MAX_PIXELS = 89_478_485
 """Larger images are refused by their header: Pillow's own limit, 0.25 GiB of RGB, far above any lesion photograph."""
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".bmp", ".tif", ".tiff", ".webp"})
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm"})
 """What an image file of a folder is told from other files by, in lower case."""
 
 # Named, because Pillow would otherwise also hand files to interpreters such as Ghostscript.
