@@ -31,11 +31,12 @@ MAY_IMPORT = {
     "prediction": {"data", "heads", "models"},
     "classifier": {"data", "errors", "metrics", "model_folder", "models", "prediction"},
     "predict_files": {"classifier", "data", "errors", "files", "prediction"},
+    "export": {"classifier", "data", "errors", "files", "model_folder", "models"},
     "training": TRAINING,
     "experiments": TRAINING | {"training"},
     "compare": {"errors", "files", "metrics", "reports", "results", "tracking"},
     "demo": TRAINING | {"experiments", "compare"},
-    "cli": TRAINING | {"training", "experiments", "compare", "demo", "classifier", "predict_files"},
+    "cli": TRAINING | {"training", "experiments", "compare", "demo", "classifier", "predict_files", "export"},
 }
 
 

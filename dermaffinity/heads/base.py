@@ -70,6 +70,6 @@ class Head(nn.Module, ABC):
 
         Far from every class, an image is unlike what the network has learned. Euclidean unless a head says otherwise.
         """
-        centers = output.centers.flatten(0, 1)  # (C·M, D)
-        distance = torch.cdist(output.embedding, centers, compute_mode="donot_use_mm_for_euclid_dist")
-        return distance.unflatten(1, output.centers.shape[:2]).amin(dim=2)
+        # Not torch.cdist, which ONNX does not have.
+        difference = output.embedding[:, None, None, :] - output.centers  # (N, C, M, D)
+        return torch.linalg.vector_norm(difference, dim=3).amin(dim=2)
