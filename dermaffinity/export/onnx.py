@@ -57,6 +57,9 @@ def export_onnx(classifier: LesionClassifier, folder: Path) -> list[Path]:
     coverage c holds the classes whose p-value is above 1 − c, by more than rounding. The file's metadata say classes,
     doubt limit, intended use and more.
 
+    The graph computes in float32. Where an image scores like one of the calibration images to six digits, as those
+    images themselves do, its p-value may be one step off.
+
     Args:
         classifier: Of any number of members.
         folder: Where to; made if need be.
