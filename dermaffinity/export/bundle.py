@@ -156,10 +156,12 @@ def export_bundle(classifier: LesionClassifier, folder: Path) -> Path:
 def _inference() -> dict[str, Any]:
     models = "$@bundle_root + '/models'"
     return {
+        # MONAI takes one name from each import.
         "imports": [
             "$import torch",
             "$from monai.handlers import from_engine",
-            f"$from {_HERE} import image_items, require_images",
+            f"$from {_HERE} import image_items",
+            f"$from {_HERE} import require_images",
         ],
         "bundle_root": ".",
         "output_dir": "$@bundle_root + '/eval'",

@@ -98,6 +98,7 @@ def test_a_bundle_has_the_files_of_the_specification_in_a_folder_that_monai_labe
     }
 
 
+@pytest.mark.slow
 def test_monai_finds_all_properties_and_classes_in_order(written):
     from monai.bundle import ConfigWorkflow
 
