@@ -32,13 +32,14 @@ MAY_IMPORT = {
     "explanation": {"data", "errors", "heads", "model_folder", "prediction", "reports"},
     "classifier": {"data", "errors", "explanation", "metrics", "model_folder", "models", "prediction"},
     "predict_files": {"classifier", "data", "errors", "files", "prediction"},
+    "export": {"classifier", "data", "errors", "files", "model_folder", "models"},
     "training": TRAINING,
     "experiments": TRAINING | {"training"},
     "compare": {"errors", "files", "metrics", "reports", "results", "tracking"},
     "report": {"compare", "data", "errors", "files", "heads", "metrics", "model_folder", "prediction", "reports"}
     | {"results", "tracking"},
     "demo": TRAINING | {"experiments", "compare"},
-    "cli": TRAINING | {"training", "experiments", "compare", "demo", "classifier", "predict_files", "report"},
+    "cli": TRAINING | {"training", "experiments", "compare", "demo", "classifier", "predict_files", "report", "export"},
 }
 
 
