@@ -317,8 +317,8 @@ def _download(uri: str) -> Path:
     # MLflow would make an empty store here, and then find nothing in it.
     if not mlflow.is_tracking_uri_set() and not Path("mlflow.db").exists():
         raise DataError(
-            f"{uri}: this folder has no MLflow store, mlflow.db. Go to the folder that dermaffinity crossval ran in, or "
-            "name its store: export MLFLOW_TRACKING_URI=sqlite:////FOLDER/mlflow.db"
+            f"{uri}: this folder has no MLflow store, mlflow.db. Go to the folder that dermaffinity crossval ran in, "
+            "or name its store: export MLFLOW_TRACKING_URI=sqlite:////FOLDER/mlflow.db"
         )
     try:
         return _find(download_artifacts(artifact_uri=uri))

@@ -175,6 +175,7 @@ print(json.dumps(LesionClassifier.load(sys.argv[1]).predict_proba(sys.argv[2:]).
 """
 
 
+@pytest.mark.slow
 def test_an_alias_of_a_finished_experiment_loads_in_a_fresh_process(uninterrupted, tmp_path):
     image = tmp_path / "a.png"
     image.write_bytes(PICTURES[0])
@@ -210,7 +211,7 @@ def server(uninterrupted, tmp_path_factory):
         process = subprocess.Popen(
             [*command, *options], cwd=uninterrupted, env=environment(), stdout=file, stderr=file, start_new_session=True
         )
-    address, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 120
+    address, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 300
     try:
         while True:
             try:
