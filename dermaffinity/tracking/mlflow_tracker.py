@@ -321,17 +321,24 @@ class MlflowRun:
             # An action like the others, so that a full disk is told in words.
             call(lambda client: write(content))
             experiment_id = call(lambda client: client.get_run(self.id)).info.experiment_id
-            model_id = call(
+            model = call(
                 lambda client: client.create_logged_model(experiment_id, name, self.id, tags, model_type="classifier")
-            ).model_id
-            call(lambda client: client.log_model_artifacts(model_id, str(content)))
-        call(lambda client: client.finalize_logged_model(model_id, "READY"))
-        output = _mlflow().entities.LoggedModelOutput(model_id, step=0)
+            )
+            call(lambda client: client.log_model_artifacts(model.model_id, str(content)))
+        call(lambda client: client.finalize_logged_model(model.model_id, "READY"))
+        output = _mlflow().entities.LoggedModelOutput(model.model_id, step=0)
         call(lambda client: client.log_outputs(self.id, [output]))
         call(lambda client: _create_registered_model(client, name, description))
+        # By its place: MLflow would look for models:/ID in the store of this folder, whatever the client's store is.
         created = call(
             lambda client: client.create_model_version(
-                name, f"models:/{model_id}", self.id, tags, None, description, await_creation_for=0, model_id=model_id
+                name,
+                model.artifact_location,
+                run_id=self.id,
+                tags=tags,
+                description=description,
+                await_creation_for=0,
+                model_id=model.model_id,
             )
         )
         return str(created.version)

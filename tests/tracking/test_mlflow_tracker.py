@@ -306,8 +306,8 @@ def test_a_version_names_its_run_its_use_and_no_path_of_this_machine(tracker, pa
     assert version.run_id == parent.id
     assert tracker.call(lambda client: client.get_registered_model("facts")).description == "Research use only."
     (output,) = stored(tracker, parent).outputs.model_outputs
-    assert version.source == f"models:/{output.model_id}"
     model = tracker.call(lambda client: client.get_logged_model(output.model_id))
+    assert version.source == model.artifact_location
     assert (model.status, model.source_run_id) == ("READY", parent.id)
     assert "mlflow.user" not in model.tags
     assert (Path(model.artifact_location.removeprefix("file://").replace("%20", " ")) / "MLmodel").is_file()
