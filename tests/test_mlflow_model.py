@@ -5,6 +5,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -70,7 +71,10 @@ def environment(**given: str) -> dict[str, str]:
     """This process's, with this package to be found, and without a store of its own."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
     path = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
-    return {**kept, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true", **given}
+    # MLflow starts its server by the name uvicorn, as in an activated environment.
+    programs = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    mine = {"PYTHONPATH": path, "PATH": programs, "OMP_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    return {**kept, **mine, **given}
 
 
 def check_rows(rows: list[dict], classifier: LesionClassifier, images: list[bytes], coverage: float) -> None:
@@ -223,7 +227,8 @@ def server(uninterrupted, tmp_path_factory):
                 time.sleep(0.2)
         yield address
     finally:
-        os.killpg(process.pid, 15)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM)
         process.wait(timeout=30)
 
 
