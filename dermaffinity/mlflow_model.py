@@ -1,9 +1,10 @@
 """A trained classifier as an MLflow model: a folder that MLflow loads, registers and serves over HTTP.
 
 It holds the classifier's own files and the code of `dermaffinity.pyfunc_model`, which needs dermaffinity. Served with
-``mlflow models serve --env-manager local`` that is the one of the environment MLflow runs in, which must be activated,
-because MLflow looks for uvicorn on the PATH. With ``--env-manager virtualenv`` or ``uv`` MLflow installs the pinned requirements, dermaffinity among them: while no package index has it,
-build a wheel with ``pip wheel --no-deps .`` and name its folder in ``PIP_FIND_LINKS`` (``UV_FIND_LINKS``).
+``mlflow models serve --env-manager local`` that is the one of the environment MLflow runs in, which must be activated:
+MLflow calls its server, uvicorn, by name. With ``--env-manager virtualenv`` or ``uv`` MLflow installs the pinned
+requirements, dermaffinity among them: while no package index has it, build a wheel with ``pip wheel --no-deps .`` and
+name its folder in ``PIP_FIND_LINKS`` (``UV_FIND_LINKS``).
 """
 
 import io

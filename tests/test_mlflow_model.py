@@ -257,7 +257,7 @@ def test_a_server_answers_a_plain_http_client_like_the_classifier(server, uninte
     [
         (base64.b64encode(PICTURES[0][:300]).decode(), "row 1: damaged or truncated"),
         ("", "row 1: the file is empty"),
-        ("/etc/hostname", "row 1: not an image"),
+        (base64.b64encode(b"/etc/hosts").decode(), "row 1: not an image"),
         (None, "image"),
         ("abc", "image"),
     ],
