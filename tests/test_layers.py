@@ -31,10 +31,12 @@ MAY_IMPORT = {
     "prediction": {"data", "heads", "models"},
     "explanation": {"data", "errors", "heads", "model_folder", "prediction", "reports"},
     "classifier": {"data", "errors", "explanation", "metrics", "model_folder", "models", "prediction"},
+    "mlflow_model": {"model_folder"},
+    "pyfunc_model": {"classifier", "errors"},
     "predict_files": {"classifier", "data", "errors", "files", "prediction"},
     "export": {"classifier", "data", "errors", "files", "model_folder", "models"},
     "training": TRAINING,
-    "experiments": TRAINING | {"training"},
+    "experiments": TRAINING | {"mlflow_model", "training"},
     "compare": {"errors", "files", "metrics", "reports", "results", "tracking"},
     "report": {"compare", "data", "errors", "files", "heads", "metrics", "model_folder", "prediction", "reports"}
     | {"results", "tracking"},
