@@ -400,6 +400,11 @@ def _find(source: str | Path) -> Path:
     for folder in (path, path / "classifier", path / "artifacts" / "classifier"):
         if (folder / "classifier.json").is_file():
             return folder
+    if _fits_an_estimator(path):
+        raise DataError(
+            f"{path}: fits an estimator, whose results are tables and no classifier; load an experiment that trains a "
+            "network"
+        )
     if (path / "experiment.json").is_file():
         raise DataError(
             f"{path}: has no classifier yet, which is written when every fold is finished; go on with dermaffinity "
@@ -407,6 +412,17 @@ def _find(source: str | Path) -> Path:
         )
     found = "nothing is there" if not path.exists() else "no classifier.json is there" if path.is_dir() else "a file"
     raise DataError(f"{path}: expected the folder of a trained classifier or experiment, but found: {found}")
+
+
+def _fits_an_estimator(path: Path) -> bool:
+    """Whether this is an experiment, or a job of one, whose page has no network."""
+    import json
+
+    for file in (path / "experiment.json", path.parent / "experiment.json"):
+        if file.is_file():
+            facts = json.loads(file.read_text(encoding="utf-8"))
+            return "estimator" in facts.get("identity", {}).get("page", {})
+    return False
 
 
 def _download(uri: str) -> Path:

@@ -68,25 +68,13 @@ class TrainingSettings(Section):
 
 
 class Page(Section):
-    """One experiment."""
+    """One experiment: what every kind of page has."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)
     plugins: tuple[str, ...] = ()  # modules outside dermaffinity that the page may take classes from
     data: DataSettings
-    augmentation: Component
-    backbone: Component
-    neck: Component
-    head: Component
-    loss: Component
-    training: TrainingSettings = TrainingSettings()
 
-    bases: ClassVar[dict[str, str]] = {  # what a section's class must be
-        "augmentation": "dermaffinity.data.augmentation.Augmentation",
-        "backbone": "dermaffinity.models.Backbone",
-        "neck": "dermaffinity.models.Neck",
-        "head": "dermaffinity.heads.Head",
-        "loss": "dermaffinity.losses.Loss",
-    }
+    bases: ClassVar[dict[str, str]]  # what a section's class must be
 
     def resolved(self) -> dict[str, Any]:
         """The whole page as plain values, every default filled in; what two equal experiments share."""
@@ -104,10 +92,46 @@ class Page(Section):
         """``resolved`` without the folders of this machine: files by their names."""
         page = self.resolved()
         page["data"] |= {"manifest": self.data.manifest.name, "root": None}
+        return page
+
+
+class NetworkPage(Page):
+    """An experiment that trains a network."""
+
+    augmentation: Component
+    backbone: Component
+    neck: Component
+    head: Component
+    loss: Component
+    training: TrainingSettings = TrainingSettings()
+
+    bases: ClassVar[dict[str, str]] = {
+        "augmentation": "dermaffinity.data.augmentation.Augmentation",
+        "backbone": "dermaffinity.models.Backbone",
+        "neck": "dermaffinity.models.Neck",
+        "head": "dermaffinity.heads.Head",
+        "loss": "dermaffinity.losses.Loss",
+    }
+
+    def portable(self) -> dict[str, Any]:
+        """See `Page.portable`."""
+        page = super().portable()
         weights = page["backbone"].get("weights")
         if isinstance(weights, str):
             page["backbone"]["weights"] = Path(weights).name
         return page
+
+
+class EstimatorPage(Page):
+    """An experiment that fits an estimator to features of the masked lesion, without a network."""
+
+    features: Component
+    estimator: Component
+
+    bases: ClassVar[dict[str, str]] = {
+        "features": "dermaffinity.classic.Features",
+        "estimator": "dermaffinity.classic.Estimator",
+    }
 
 
 def shipped_pages() -> dict[str, Path]:
@@ -129,17 +153,20 @@ def read_page(source: str | Path, overrides: Sequence[str] = ()) -> Page:
         ConfigError: With every problem found.
     """
     path = _find(source)
-    values = _merge(_read_base(path), _read_yaml(path))
+    base, own = _read_base(path), _read_yaml(path)
+    kind: type[Page] = EstimatorPage if "estimator" in base | own else NetworkPage
+    # A page of another kind than its base takes from it what both kinds have, such as the data.
+    values = _merge({key: value for key, value in base.items() if key in kind.model_fields or key == "base"}, own)
     values.pop("base", None)
     for override in overrides:
         _apply(values, override)
     problems = []
-    component_problems = _check_components(values)
+    component_problems = _check_components(values, kind)
     page: Page | None = None
     try:
-        page = Page.model_validate(values)
+        page = kind.model_validate(values)
     except ValidationError as error:
-        problems += explain(error, "", Page)
+        problems += explain(error, "", kind)
     problems += component_problems
     if page is not None and not problems:
         problems += _check_together(page)
@@ -238,7 +265,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
     values[last] = value
 
 
-def _check_components(values: Mapping[str, Any]) -> list[str]:
+def _check_components(values: Mapping[str, Any], kind: type[Page]) -> list[str]:
     """Problems of every section that names a class, whatever else is wrong; sound arguments get their annotated type.
 
     YAML reads ``sigma: 1e1`` as a text and ``centers_per_class: 5.0`` as no whole number.
@@ -247,7 +274,7 @@ def _check_components(values: Mapping[str, Any]) -> list[str]:
     plugins = values.get("plugins")
     if not isinstance(plugins, list | tuple):
         plugins = ()  # pydantic says so
-    for section, base_path in Page.bases.items():
+    for section, base_path in kind.bases.items():
         component = values.get(section)
         if not isinstance(component, dict) or not isinstance(component.get("class"), str):
             continue  # pydantic has already said so
@@ -295,6 +322,9 @@ def check_arguments(found: type, arguments: Mapping[str, Any], prefix: str = "")
 
 def _check_together(page: Page) -> list[str]:
     """Problems that show only when parts are built or meet each other; sizes and counts here are stand-ins."""
+    if isinstance(page, EstimatorPage):
+        return _refusals(page, {"features": ()})  # an estimator is built when the manifest's classes are known
+    assert isinstance(page, NetworkPage)
     import torch
 
     facts: dict[str, tuple[Any, ...]] = {
@@ -303,12 +333,7 @@ def _check_together(page: Page) -> list[str]:
         "head": (8, 2),
         "loss": (torch.ones(2), 8),
     }
-    problems = []
-    for section, positional in facts.items():
-        try:
-            getattr(page, section).build(*positional)
-        except ValueError as error:
-            problems.append(f"{section}: {error}")
+    problems = _refusals(page, facts)
     head: Any = import_class(page.head.class_path)
     loss: Any = import_class(page.loss.class_path)
     if head.score_kind != loss.score_kind:
@@ -316,6 +341,17 @@ def _check_together(page: Page) -> list[str]:
             f"loss: {loss.__name__} works on {loss.score_kind.value} scores, but the head {head.__name__} gives "
             f"{head.score_kind.value} scores; change one of the two"
         )
+    return problems
+
+
+def _refusals(page: Page, facts: Mapping[str, tuple[Any, ...]]) -> list[str]:
+    """What the classes of some sections say against their hyper-parameters when they are built with these facts."""
+    problems = []
+    for section, positional in facts.items():
+        try:
+            getattr(page, section).build(*positional)
+        except ValueError as error:
+            problems.append(f"{section}: {error}")
     return problems
 
 

@@ -16,7 +16,7 @@ import yaml
 from rich.console import Console
 
 import dermaffinity
-from dermaffinity.config import Page, flatten
+from dermaffinity.config import EstimatorPage, Page, flatten
 from dermaffinity.data.manifest import Manifest
 from dermaffinity.errors import ConfigError
 from dermaffinity.files import atomic_write, hold, sweep_partial, write_json
@@ -37,6 +37,7 @@ from dermaffinity.results import (
 from dermaffinity.tracking.base import NullTracker, Run, Tracker
 from dermaffinity.training.calibration import ensemble_temperature
 from dermaffinity.training.cross_validation import Images, Job, Scored, ended_when_stopped, identity, speaks_for_all
+from dermaffinity.training.estimation import check_estimator_page
 from dermaffinity.training.launchers import Launcher, launch
 from dermaffinity.training.progress import RunProgress
 
@@ -157,6 +158,8 @@ def _check_request(
         raise ConfigError(f"--folds {wrong[0]}: {manifest.name} has the folds 0 to {manifest.folds - 1}")
     if external and manifest.external().empty:
         raise ConfigError(f"--external: {page.data.manifest} has no external images")
+    if isinstance(page, EstimatorPage):
+        check_estimator_page(page, manifest, external)
     known, now = _known(folder), _identity(page, manifest, scored)
     if known and known["identity"] != now:
         raise ConfigError(
@@ -257,7 +260,7 @@ def _pool_held(folder: ExperimentFolder, run: Run) -> Outcome:
     classes, single, joint = facts["classes"], None, None
     if facts["identity"]["scored"] == "inner":
         table = as_separate_images(table)  # the images that temperatures are fitted on
-    else:
+    elif "estimator" not in facts["identity"]["page"]:  # which leaves no model
         single = _single_temperatures(folder)
         # Of a single model, the mean is that model.
         joint = _joint_temperatures(folder, table, classes) if facts["folds"] > 1 else single

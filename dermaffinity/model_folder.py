@@ -19,7 +19,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 import dermaffinity
-from dermaffinity.config import Component, Page, Section, explain, import_class
+from dermaffinity.config import Component, NetworkPage, Section, explain, import_class
 from dermaffinity.errors import ConfigError, DataError
 from dermaffinity.files import atomic_write, sweep_partial
 from dermaffinity.models import LesionNetwork
@@ -276,7 +276,7 @@ def build_network(sections: dict[str, Any], num_classes: int, *, pretrained: boo
             arguments["weights"] = None
         found = import_class(sections[section]["class"])
         # A model may come from somebody else: nothing but a part of a network is built.
-        if not issubclass(found, import_class(Page.bases[section])):
+        if not issubclass(found, import_class(NetworkPage.bases[section])):
             raise ConfigError(f"{section}: {found.__name__} is no {section} class")
         return found(*facts, **arguments)
 

@@ -4,7 +4,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dermaffinity.config import Page, check_arguments, flatten, import_class, read_page, shipped_pages
+from dermaffinity.config import (
+    EstimatorPage,
+    NetworkPage,
+    check_arguments,
+    flatten,
+    import_class,
+    read_page,
+    shipped_pages,
+)
 from dermaffinity.errors import ConfigError
 from dermaffinity.heads import AffinityHead, LinearHead
 from dermaffinity.losses import AffinityLoss
@@ -345,4 +353,41 @@ def test_flattened_settings_have_dotted_keys_in_order():
 
 
 def test_every_base_of_a_section_exists():
-    assert all(import_class(path).__doc__ for path in Page.bases.values())
+    assert all(import_class(path).__doc__ for kind in (NetworkPage, EstimatorPage) for path in kind.bases.values())
+
+
+ESTIMATOR = {
+    "features": {"class": "dermaffinity.classic.ColorTexture", "levels": 16},
+    "estimator": {"class": "dermaffinity.classic.HierarchicalKNN", "groups": [["AK", "BCC"]]},
+}
+
+
+def test_a_page_with_an_estimator_takes_from_a_networks_base_only_what_both_have(write, tmp_path):
+    write("base.yaml")
+    path = tmp_path / "knn.yaml"
+    path.write_text(yaml.safe_dump({"base": "base.yaml", "name": "knn", **ESTIMATOR}), encoding="utf-8")
+    page = read_page(path, ["estimator.neighbors=5"])
+    assert isinstance(page, EstimatorPage)
+    resolved = page.resolved()
+    assert resolved.keys() == {"name", "plugins", "data", "features", "estimator"}
+    assert resolved["data"]["image_size"] == 32
+    assert resolved["estimator"] == {
+        "class": "dermaffinity.classic.HierarchicalKNN",
+        "groups": [["AK", "BCC"]],
+        "neighbors": 5,
+        "num_features": 10,
+    }
+    assert page.portable()["data"]["manifest"] == "trial.csv"
+
+
+def test_sections_of_a_network_do_not_fit_a_page_with_an_estimator(write):
+    assert problems_of(write(**ESTIMATOR), ["features.levels=1", "estimator.neigbors=3"])[:2] == [
+        "augmentation: unknown key; allowed: name, plugins, data, features, estimator",
+        "backbone: unknown key; allowed: name, plugins, data, features, estimator",
+    ]
+    only = dict.fromkeys(NetworkPage.bases) | {"training": None} | ESTIMATOR
+    assert problems_of(write(**only), ["features.levels=1"]) == ["features: levels must be from 2 to 256, got 1"]
+    assert problems_of(write(**only), ["estimator.class=dermaffinity.heads.LinearHead"]) == [
+        "estimator.class: 'dermaffinity.heads.LinearHead' is not a Estimator; dermaffinity has FlatKNN, "
+        "HierarchicalBayes, HierarchicalKNN"
+    ]

@@ -10,10 +10,11 @@ PACKAGE = Path(__file__).resolve().parents[1] / "dermaffinity"
 # A part is a file or folder of the package. Imports within a part, and inside functions, count as well.
 NOTHING: set[str] = set()
 TRAINING = {"checkpoint", "config", "data", "errors", "files", "heads", "losses", "metrics", "models", "reports"}
-TRAINING |= {"model_folder", "prediction", "results", "seeding", "tracking"}
+TRAINING |= {"classic", "model_folder", "prediction", "results", "seeding", "tracking"}
 MAY_IMPORT = {
     "__init__": {"classifier"},  # when it is asked for
     "__main__": {"cli"},
+    "classic": NOTHING,
     "errors": NOTHING,
     "seeding": NOTHING,
     "metrics": NOTHING,

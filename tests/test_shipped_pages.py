@@ -6,7 +6,9 @@ import pytest
 import torch
 import yaml
 
-from dermaffinity.config import read_page, shipped_pages
+from dermaffinity.config import EstimatorPage, read_page, shipped_pages
+from dermaffinity.data.adapters.dermofit import PUBLISHED_COUNTS
+from dermaffinity.data.adapters.ham10000 import DRAWS
 from dermaffinity.model_folder import build_network
 
 PAGES = shipped_pages()
@@ -33,12 +35,24 @@ def test_a_page_starts_with_its_question_and_a_base_says_that_it_is_one(name):
 
 @pytest.mark.parametrize("base", sorted(BASES))
 def test_the_methods_of_a_dataset_differ_in_nothing_but_method(base):
-    pages = [read_page(PAGES[n]).resolved() for n in EXPERIMENTS if f"base: {base}\n" in PAGES[n].read_text()]
+    read = [read_page(PAGES[n]) for n in EXPERIMENTS if f"base: {base}\n" in PAGES[n].read_text()]
+    assert all(page.data == read[0].data for page in read)
+    pages = [page.resolved() for page in read if not isinstance(page, EstimatorPage)]
     assert {page["head"]["class"].rpartition(".")[2] for page in pages} == {"LinearHead", "AffinityHead"}
     for page in pages:
         page["training"].pop("head_rate_factor")  # centers need more than weights
     for section in ("data", "augmentation", "backbone", "training"):
         assert all(page[section] == pages[0][section] for page in pages), section
+
+
+@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if "hierarchical" in name])
+def test_the_groups_of_a_hierarchy_are_a_datasets_classes(name):
+    dermofit = {"dermofit10": set(PUBLISHED_COUNTS), "dermofit5": {"AK", "BCC", "ML", "SCC", "SK"}}
+    hamfit = {"hamfit7": set(DRAWS["hamfit-7"]), "hamfit5": set(DRAWS["hamfit-5"])}
+    groups = read_page(PAGES[name]).resolved()["estimator"]["groups"]
+    named = [code for group in groups for code in group]
+    assert set(named) == (dermofit | hamfit)[name.partition("_")[0]]
+    assert len(set(named)) == len(named)
 
 
 @pytest.mark.parametrize("name", AFFINITY)

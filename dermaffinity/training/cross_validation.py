@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from lightning_fabric import Fabric
 
-from dermaffinity.config import DataSettings, Page
+from dermaffinity.config import DataSettings, NetworkPage, Page
 from dermaffinity.data.augmentation import training_transform
 from dermaffinity.data.dataset import ManifestDataset, RowImages, read_all
 from dermaffinity.data.library import ImageLibrary
@@ -47,7 +47,7 @@ from dermaffinity.training.trainer import Trainer
 Scored = Literal["test", "inner"]
 
 # A process killed a moment ago may have helpers that hold its folder until they notice, after five seconds.
-_PATIENCE = 10.0
+PATIENCE = 10.0
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,7 @@ class Images:
         self.library = ImageLibrary(self.manifest.root)
         self.stage = FixedStage(settings.image_size, settings.lesion_crop)
         self.rows = self.manifest.development().reset_index(drop=True)
+        self.features: dict[tuple[str, str], np.ndarray] = {}  # what `estimation` computed, by rows and settings
         self._decoded: list[np.ndarray] | None = None
 
     @property
@@ -136,13 +137,13 @@ def run_job(job: Job, images: Images, progress: JobProgress) -> None:
     if files.finished and (not job.external or files.external.exists()):
         progress.finish(f"{job.label}: finished before")
         return
-    fabric = _fabric(job.page)
+    fabric = _fabric(_page(job))
     # Under torchrun one process holds the folder for all.
-    with hold(files.path, _PATIENCE) if fabric.is_global_zero else nullcontext():
+    with hold(files.path, PATIENCE) if fabric.is_global_zero else nullcontext():
         if fabric.is_global_zero:
             sweep_partial(files.path)
         if not files.finished:
-            run = _open_child(job)
+            run = open_child(job)
             with ended_when_stopped(run):
                 _train_and_score(job, images, fabric, run, progress)
             run.finish("FINISHED")
@@ -157,7 +158,7 @@ def identity(page: Page) -> dict[str, Any]:
     """What makes two pages the same experiment: all but where files lie and how many processes read them."""
     resolved = page.portable()
     for section, key in (("data", "root"), ("data", "manifest"), ("training", "workers")):
-        resolved[section].pop(key, None)
+        resolved.get(section, {}).pop(key, None)
     return resolved
 
 
@@ -181,9 +182,10 @@ def ended_when_stopped(*runs: Run) -> Iterator[None]:
 
 
 def _train_and_score(job: Job, images: Images, fabric: Fabric, run: Run, progress: JobProgress) -> None:
-    page, settings, classes = job.page, job.page.training, images.manifest.classes
+    page, classes = _page(job), images.manifest.classes
+    settings = page.training
     rows, labels, decoded = images.rows, images.labels, images.decoded()
-    fit_rows, inner_rows, test_rows = _parts(job, rows)
+    fit_rows, inner_rows, test_rows = parts(job, rows)
 
     seed_everything(derive_seed("initialization", job.seed, job.fold))
     network = build_network(page.resolved(), len(classes), pretrained=True)
@@ -230,11 +232,16 @@ def _train_and_score(job: Job, images: Images, fabric: Fabric, run: Run, progres
             calibration=calibrate(seen, network.head, classes),
             examples=TrainingExamples(learned["image"].tolist(), learned["label"].tolist(), embedding),
         )
-        _keep(job, images.manifest, trainer, {"validation": validation, "predictions": scored}, run, progress)
+        history = pd.DataFrame(trainer.history)
+        write_table(history, job.files.path / "history.csv")
+        run.log_figure(history_figure(history, job.label), "history.png")
+        tables = {"validation": validation, "predictions": scored}
+        metrics = keep(job, images.manifest, tables, run, progress, step=settings.epochs)
+        write_json(job.files.path / "metrics.json", metrics)
     fabric.barrier()
 
 
-def _parts(job: Job, rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def parts(job: Job, rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Positions of the rows to fit, to make choices on, and to test; equal for every page with this fold and seed."""
     test = (rows["fold"] == job.fold).to_numpy(dtype=bool)
     training = np.flatnonzero(~test)
@@ -251,16 +258,17 @@ def _score_external(job: Job, images: Images, fabric: Fabric, progress: JobProgr
     """Scores the external images with the finished model, once."""
     if job.files.external.exists():
         return
+    page = _page(job)
     description = read_description(job.files.path)
     (network,) = load_networks(job.files.path, description, job.page.plugins)
     rows, content = images.external()
-    dataset = ManifestDataset(content, images.indices(rows), EvaluationStage(job.page.data.image_size))
+    dataset = ManifestDataset(content, images.indices(rows), EvaluationStage(page.data.image_size))
     progress.start(f"{job.label}, external images", len(rows))
     predictions = predict(
         network.to(fabric.device).to(memory_format=torch.channels_last),
         dataset,
         device=fabric.device,
-        workers=job.page.training.workers,
+        workers=page.training.workers,
         rank=fabric.global_rank,
         world_size=fabric.world_size,
         on_images=progress.images,
@@ -273,7 +281,7 @@ def _score_external(job: Job, images: Images, fabric: Fabric, progress: JobProgr
     fabric.barrier()
 
 
-def _facts(page: Page, manifest: Manifest) -> Facts:
+def _facts(page: NetworkPage, manifest: Manifest) -> Facts:
     """What the classifier's file says about it, but for what belongs to one fold."""
     resolved = page.resolved()
     return Facts.model_validate(
@@ -295,15 +303,31 @@ def _facts(page: Page, manifest: Manifest) -> Facts:
     )
 
 
-def _keep(
-    job: Job, manifest: Manifest, trainer: Trainer, tables: dict[str, pd.DataFrame], run: Run, progress: JobProgress
-) -> None:
-    """Writes and tracks what a job found."""
-    folder, classes = job.files.path, manifest.classes
+def keep(
+    job: Job,
+    manifest: Manifest,
+    tables: dict[str, pd.DataFrame],
+    run: Run,
+    progress: JobProgress,
+    *,
+    step: int = 0,
+) -> dict[str, float]:
+    """Writes and tracks what a job found.
+
+    Args:
+        job: The job.
+        manifest: Its images.
+        tables: The prediction tables ``validation`` and ``predictions``.
+        run: The job's tracking run.
+        progress: Told that the job is done.
+        step: At which the run's metrics stand, such as the number of epochs.
+
+    Returns:
+        The metrics, which the caller writes when the job is finished.
+    """
+    classes = manifest.classes
     for name, table in tables.items():
-        write_table(table, folder / f"{name}.csv")
-    history = pd.DataFrame(trainer.history)
-    write_table(history, folder / "history.csv")
+        write_table(table, job.files.path / f"{name}.csv")
 
     scored = tables["predictions"]
     labels, probabilities = (
@@ -314,19 +338,23 @@ def _keep(
         labels, probabilities, classes, minority=minority_classes(manifest.class_counts()), malignant=manifest.malignant
     )
     matrix = confusion_matrix(labels, probabilities.argmax(axis=1), len(classes))
-    run.log_metrics(metrics, step=trainer.settings.epochs)
+    run.log_metrics(metrics, step=step)
     run.log_table(scored, "predictions.csv")
     run.log_json({"classes": list(classes), "matrix": matrix.tolist()}, "confusion.json")
     run.log_figure(confusion_figure(matrix, classes, job.label), "confusion.png")
-    run.log_figure(history_figure(history, job.label), "history.png")
-    write_json(folder / "metrics.json", metrics)
     progress.finish(
         f"{job.label}: balanced accuracy {100 * metrics['balanced_accuracy']:.1f} % "
         f"on {len(scored)} {'test' if job.scored == 'test' else 'inner validation'} images"
     )
+    return metrics
 
 
-def _open_child(job: Job) -> Run:
+def _page(job: Job) -> NetworkPage:
+    assert isinstance(job.page, NetworkPage)
+    return job.page
+
+
+def open_child(job: Job) -> Run:
     """The job's tracking run, the same one after an interruption."""
     note = job.files.path / "run_id.txt"
     known = note.read_text(encoding="utf-8").strip() if note.exists() else None
@@ -339,7 +367,7 @@ def _open_child(job: Job) -> Run:
     return run
 
 
-def _fabric(page: Page) -> Fabric:
+def _fabric(page: NetworkPage) -> Fabric:
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces the precision for every fold
     # One device, unless torchrun says otherwise.
     devices, processes = (int(os.environ.get(name, 1)) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
