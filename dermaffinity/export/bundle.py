@@ -61,7 +61,7 @@ class PrepareImage:
     """
 
     def __init__(self, models: str | Path) -> None:
-        self.classifier = LesionClassifier(read_description(Path(models)), [])
+        self.classifier = LesionClassifier(read_description(Path(models)), [], Path(models))
 
     def __call__(self, image: Any) -> Tensor:
         """The tensor."""
