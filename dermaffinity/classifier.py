@@ -426,9 +426,20 @@ def _fits_an_estimator(path: Path) -> bool:
 
 
 def _download(uri: str) -> Path:
+    import os
+
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    import mlflow
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
 
+    # MLflow would make an empty store here, and then find nothing in it.
+    if not mlflow.is_tracking_uri_set() and not Path("mlflow.db").exists():
+        raise DataError(
+            f"{uri}: this folder has no MLflow store, mlflow.db. Go to the folder that dermaffinity crossval ran in, "
+            "or name its store: export MLFLOW_TRACKING_URI=sqlite:////FOLDER/mlflow.db"
+        )
     try:
         return _find(download_artifacts(artifact_uri=uri))
     except (MlflowException, OSError) as error:

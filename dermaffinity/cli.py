@@ -356,6 +356,42 @@ def report(
 
 
 @app.command()
+def export(
+    model: Annotated[
+        str, typer.Argument(help="Folder of an experiment, a fold or a classifier, or models:/NAME@ALIAS.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder to write to.")],
+    kind: Annotated[
+        str, typer.Option("--format", help="onnx: one file, without PyTorch; bundle: a folder for MONAI's tools.")
+    ] = "onnx",
+) -> None:
+    """Write a trained classifier in the format of another tool, checked to give the same numbers.
+
+    Example: dermaffinity export runs/hamfit7_affinity --format onnx --out exported
+    """
+    if kind not in ("onnx", "bundle"):
+        raise ConfigError(f"--format {kind}: allowed are onnx and bundle")
+    from dermaffinity.classifier import LesionClassifier
+
+    classifier = LesionClassifier.load(model)
+    if kind == "onnx":
+        from dermaffinity.export.onnx import export_onnx
+
+        for path in export_onnx(classifier, out):
+            print(path)
+        print(f"Next: python {out / 'preprocess_and_run.py'} IMAGE...; {classifier.description.intended_use}")
+    else:
+        from dermaffinity.export.bundle import export_bundle
+
+        bundle = export_bundle(classifier, out)
+        print(bundle)
+        print(
+            f"Next, in {bundle}: python -m monai.bundle run --config_file configs/inference.json --dataset_dir FOLDER; "
+            f"{classifier.description.intended_use}"
+        )
+
+
+@app.command()
 def demo(
     folder: Annotated[Path, typer.Option(help="Where everything is written.")] = Path("demo"),
     quiet: Quiet = False,

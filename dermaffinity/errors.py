@@ -46,3 +46,7 @@ class BusyError(DermaffinityError):
 
 class ComparisonError(DermaffinityError):
     """Runs that cannot honestly be compared with one another."""
+
+
+class ExportError(DermaffinityError):
+    """A classifier that cannot be written in another tool's format."""

@@ -4,6 +4,7 @@ import os
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from dermaffinity.files import atomic_write, hold, sweep_partial, write_json
 from dermaffinity.metrics.calibration import reliability_bins, with_temperature
 from dermaffinity.metrics.classification import confusion_matrix, minority_classes
 from dermaffinity.metrics.summary import summarize, summarize_calibration
+from dermaffinity.mlflow_model import write_mlflow_model
 from dermaffinity.model_folder import join_models, read_description
 from dermaffinity.reports.figures import METHOD_COLORS, confusion_figure, reliability_figure, save_figure
 from dermaffinity.results import (
@@ -273,8 +275,28 @@ def _pool_held(folder: ExperimentFolder, run: Run) -> Outcome:
         seed = min(joint)[1]
         jobs = [folder.job(fold, seed).path for fold in range(facts["folds"])]
         join_models(jobs, folder.classifier, joint[0, seed])
+        _register_model(folder, run, facts, summary["value"]["balanced_accuracy"])
     run.finish("FINISHED")
     return Outcome(folder, summary, external, counts)
+
+
+def _register_model(folder: ExperimentFolder, run: Run, facts: dict[str, Any], balanced_accuracy: float) -> None:
+    classifier = read_description(folder.classifier)
+    run.log_model(
+        partial(write_mlflow_model, folder.classifier),
+        facts["dataset"],
+        facts["name"],
+        digest=classifier.digest,
+        tags={
+            "page": facts["name"],
+            "protocol": facts["protocol"],
+            "split_hash": classifier.data.split_hash,
+            "seed": str(classifier.members[0].seed),
+            "balanced_accuracy": f"{balanced_accuracy:.4f}",
+            "git_commit": facts["versions"].get("git_commit", ""),
+        },
+        description=classifier.intended_use,
+    )
 
 
 def _single_temperatures(folder: ExperimentFolder) -> Temperatures:

@@ -1,7 +1,8 @@
 """A classifier's word on every image of files, folders and zip archives, in one CSV; memory stays flat."""
 
 import csv
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -13,6 +14,9 @@ from dermaffinity.data.library import ImageLibrary
 from dermaffinity.errors import DataError
 from dermaffinity.files import atomic_write
 from dermaffinity.prediction import BATCH_SIZE
+
+# Enough to keep up with the network; the rest of the cores are the network's.
+_READERS = 2
 
 
 class ImageFile(NamedTuple):
@@ -75,15 +79,16 @@ def predict_files(
     with atomic_write(out) as opened:
         table = csv.writer(opened, lineterminator="\n")
         table.writerow(["image", "predicted", *(f"p.{name}" for name in classifier.classes_), "doubt", "set"])
-        for start in range(0, len(files), BATCH_SIZE):
+        done = 0
+        for batch in _prepared(classifier, files):
             names: list[str] = []
             tensors: list[Tensor] = []
-            for file in files[start : start + BATCH_SIZE]:
-                try:
-                    tensors.append(classifier.prepare(file.library.read(file.path), file.name))
+            for file, prepared in batch:
+                if isinstance(prepared, DataError):
+                    on_problem(str(prepared))
+                else:
+                    tensors.append(prepared)
                     names.append(file.name)
-                except DataError as error:
-                    on_problem(str(error))
             if tensors:
                 assessed = classifier.assess_prepared(tensors)
                 predicted = classifier.classes_[assessed.probabilities.argmax(axis=1)]
@@ -93,5 +98,30 @@ def predict_files(
                     cells = (f"{value:.6g}" for value in (*probabilities, doubt))
                     table.writerow([name, code, *cells, ";".join(members)])
             rows += len(tensors)
-            on_progress(min(start + BATCH_SIZE, len(files)), len(files))
+            done += len(batch)
+            on_progress(done, len(files))
     return rows
+
+
+def _prepared(
+    classifier: LesionClassifier, files: Sequence[ImageFile]
+) -> Iterator[list[tuple[ImageFile, Tensor | DataError]]]:
+    """Batches in order; the next one is read while the caller works on this one, and no more than that."""
+
+    def prepare(file: ImageFile) -> Tensor | DataError:
+        try:
+            return classifier.prepare(file.library.read(file.path), file.name)
+        except DataError as error:
+            return error
+
+    def submit(start: int) -> list[tuple[ImageFile, Future[Tensor | DataError]]]:
+        return [(file, readers.submit(prepare, file)) for file in files[start : start + BATCH_SIZE]]
+
+    readers = ThreadPoolExecutor(_READERS)
+    try:
+        ahead = submit(0)
+        for start in range(0, len(files), BATCH_SIZE):
+            now, ahead = ahead, submit(start + BATCH_SIZE)
+            yield [(file, future.result()) for file, future in now]
+    finally:
+        readers.shutdown(cancel_futures=True)

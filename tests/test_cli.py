@@ -25,7 +25,7 @@ print(json.dumps([texts, heavy]))
 def test_every_verb_has_a_help_with_an_example_that_costs_no_heavy_import():
     done = subprocess.run([sys.executable, "-c", HELP], capture_output=True, text=True, check=True)
     texts, heavy = json.loads(done.stdout)
-    assert set(texts) >= {"prepare", "verify", "crossval", "compare", "predict", "demo", "ui"}
+    assert set(texts) >= {"prepare", "verify", "crossval", "compare", "predict", "export", "demo", "ui"}
     for verb, text in texts.items():
         assert f"Example: dermaffinity {verb}" in " ".join(text.split())
     assert heavy == []

@@ -15,6 +15,7 @@ from dermaffinity.errors import BusyError, ConfigError, TrackingError, TrainingE
 from dermaffinity.experiments import run_experiments
 from dermaffinity.files import hold
 from dermaffinity.losses import CrossEntropyLoss
+from dermaffinity.model_folder import read_description
 from dermaffinity.results import ExperimentFolder
 from dermaffinity.tracking.base import NullTracker
 from dermaffinity.tracking.mlflow_tracker import MlflowTracker
@@ -96,6 +97,22 @@ def test_seeds_extend_an_experiment_and_finished_jobs_are_left_alone(tiny_page, 
     table = pd.read_csv(runs / "tiny/out_of_fold.csv")
     assert table.groupby("image")["seed"].apply(sorted).map(tuple).unique().tolist() == [(0, 1)]
     assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_a_finished_experiment_registers_its_classifier_once(tiny_page, runs, empty_store, tmp_path):
+    tracker = MlflowTracker(f"sqlite:///{shutil.copy(empty_store, tmp_path / 'mlflow.db')}")
+    for _ in range(2):
+        outcome, _ = run(tiny_page, runs, tracker=tracker, resume=True)
+    (version,) = tracker.call(lambda client: client.search_model_versions("name = 'phantom-5'"))
+    description = read_description(runs / "tiny/classifier")
+    assert tracker.call(lambda client: client.get_registered_model("phantom-5")).aliases.keys() == {"tiny"}
+    assert version.tags["digest"] == description.digest
+    assert version.tags["split_hash"] == description.data.split_hash
+    assert version.tags["page"] == "tiny"
+    assert float(version.tags["balanced_accuracy"]) == pytest.approx(
+        outcome.summary["value"]["balanced_accuracy"], abs=1e-4
+    )
+    assert version.description == description.intended_use
 
 
 def test_inner_validation_images_are_scored_instead_of_the_test_folds(tiny_page, tmp_path):

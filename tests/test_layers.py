@@ -32,14 +32,17 @@ MAY_IMPORT = {
     "prediction": {"data", "heads", "models"},
     "explanation": {"data", "errors", "heads", "model_folder", "prediction", "reports"},
     "classifier": {"data", "errors", "explanation", "metrics", "model_folder", "models", "prediction"},
+    "mlflow_model": {"model_folder"},
+    "pyfunc_model": {"classifier", "errors"},
     "predict_files": {"classifier", "data", "errors", "files", "prediction"},
+    "export": {"classifier", "data", "errors", "files", "model_folder", "models"},
     "training": TRAINING,
-    "experiments": TRAINING | {"training"},
+    "experiments": TRAINING | {"mlflow_model", "training"},
     "compare": {"errors", "files", "metrics", "reports", "results", "tracking"},
     "report": {"compare", "data", "errors", "files", "heads", "metrics", "model_folder", "prediction", "reports"}
     | {"results", "tracking"},
     "demo": TRAINING | {"experiments", "compare"},
-    "cli": TRAINING | {"training", "experiments", "compare", "demo", "classifier", "predict_files", "report"},
+    "cli": TRAINING | {"training", "experiments", "compare", "demo", "classifier", "predict_files", "report", "export"},
 }
 
 

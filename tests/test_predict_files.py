@@ -1,7 +1,11 @@
 """The predict verb: a row for every image, a line for every file that is none, and memory that stays flat."""
 
 import io
+import random
 import re
+import threading
+import time
+import weakref
 import zipfile
 
 import numpy as np
@@ -112,3 +116,55 @@ def test_only_a_batch_of_images_is_read_before_its_rows_are_written(toy_model, t
         on_progress=lambda done, total: steps.append((done, total)),
     )
     assert (rows, batches, steps) == (3, [2, 1], [(2, 3), (3, 3)])
+
+
+def test_rows_keep_the_order_of_the_files_however_long_each_takes_to_read(toy_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(predict_files, "BATCH_SIZE", 4)
+    pictures = [np.roll(PICTURES[n % 4], n, axis=1) for n in range(11)]
+    for number, array in enumerate(pictures):
+        (tmp_path / f"{number:02}.png").write_bytes(png(array) if number != 5 else b"broken")
+    classifier = LesionClassifier.load(toy_model)
+    prepare, patience = classifier.prepare, random.Random(0)
+
+    def slowly(image, name):
+        time.sleep(patience.uniform(0, 0.02))
+        return prepare(image, name)
+
+    monkeypatch.setattr(classifier, "prepare", slowly)
+    problems = []
+    files = predict_files.find_images([tmp_path], pytest.fail)
+    out = tmp_path / "out.csv"
+    predict_files.predict_files(classifier, files, out, on_problem=problems.append, on_progress=lambda *counts: None)
+    kept = [n for n in range(11) if n != 5]
+    rows = table_of(out)[1:]
+    assert [row[0].rpartition("/")[2] for row in rows] == [f"{n:02}.png" for n in kept]
+    expected = classifier.predict_proba([pictures[n] for n in kept])
+    assert np.array([row[2:5] for row in rows], float) == pytest.approx(expected, abs=1e-5)
+    assert [problem.partition(": ")[0].rpartition("/")[2] for problem in problems] == ["05.png"]
+
+
+def test_no_more_than_three_batches_are_alive_however_many_images_there_are(toy_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(predict_files, "BATCH_SIZE", 4)
+    (tmp_path / "a.png").write_bytes(png(PICTURES[0]))
+    classifier = LesionClassifier.load(toy_model)
+    prepare, lock = classifier.prepare, threading.Lock()
+    alive, most = set(), 0
+
+    def counted(image, name):
+        nonlocal most
+        tensor = prepare(image, name)
+        with lock:
+            key = object()
+            alive.add(key)
+            weakref.finalize(tensor, alive.discard, key)
+            most = max(most, len(alive))
+        return tensor
+
+    monkeypatch.setattr(classifier, "prepare", counted)
+    files = 25 * 4 * predict_files.find_images([tmp_path], pytest.fail)
+    rows = predict_files.predict_files(
+        classifier, files, tmp_path / "out.csv", on_problem=pytest.fail, on_progress=lambda *counts: None
+    )
+    assert rows == 100
+    # The batch in the network, the one read ahead, and the one whose names are still held by the loop.
+    assert most <= 3 * 4

@@ -75,6 +75,30 @@ class LesionAugmentation(Augmentation):
         super().__init__(image_size, steps)
 
 
+class FaceAugmentation(Augmentation):
+    """What a photograph of a face may vary in: place, scale, left and right, a slight tilt, light and color.
+
+    Args:
+        image_size: Side of the square that is returned.
+        smallest_scale: Smallest share of the area of the central square that a crop covers, in (0, 1].
+        color: Strength of brightness, contrast and saturation changes, in [0, 1].
+    """
+
+    def __init__(self, image_size: int, *, smallest_scale: float = 0.7, color: float = 0.2) -> None:
+        for name, value in (("smallest_scale", smallest_scale), ("color", color)):
+            if not 0 <= value <= 1 or (name == "smallest_scale" and value == 0):
+                raise ValueError(f"{name} must be in {'(0' if name == 'smallest_scale' else '[0'}, 1], got {value}")
+        super().__init__(
+            image_size,
+            [
+                A.RandomResizedCrop((image_size, image_size), scale=(smallest_scale, 1.0), ratio=(0.9, 1.11)),
+                A.HorizontalFlip(p=0.5),
+                A.Affine(rotate=(-10, 10), border_mode=4, p=0.5),
+                A.ColorJitter(brightness=color, contrast=color, saturation=color, hue=0, p=0.8),
+            ],
+        )
+
+
 class NoAugmentation(Augmentation):
     """The central square, the same every time: what the evaluation stage does."""
 

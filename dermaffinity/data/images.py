@@ -7,12 +7,13 @@ from contextlib import contextmanager
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
+from dermaffinity.data.dicom import decode_dicom, dicom_size, is_dicom
 from dermaffinity.errors import DataError
 
 MAX_PIXELS = 89_478_485
 """Larger images are refused by their header: Pillow's own limit, 0.25 GiB of RGB, far above any lesion photograph."""
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".bmp", ".tif", ".tiff", ".webp"})
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".dcm"})
 """What an image file of a folder is told from other files by, in lower case."""
 
 # Named, because Pillow would otherwise also hand files to interpreters such as Ghostscript.
@@ -27,7 +28,8 @@ def decode_image(content: bytes, name: str) -> np.ndarray:
     """Decodes a whole image and turns it upright as its EXIF orientation says.
 
     Palette, gray, bilevel and CMYK images become RGB; 16 bits per channel are scaled to 8; alpha is dropped, which
-    shows the color stored under it; of an animation the first frame is taken.
+    shows the color stored under it; of an animation the first frame is taken. Of a DICOM file, whatever its name, only
+    the picture is read.
 
     Args:
         content: The file's bytes.
@@ -39,6 +41,9 @@ def decode_image(content: bytes, name: str) -> np.ndarray:
     Raises:
         DataError: When the file is empty, truncated, damaged, too large, or no image.
     """
+    if is_dicom(content):
+        _check_size(*dicom_size(content, name), name)
+        return decode_dicom(content, name)
     with _opened(content, name) as image:
         return _upright_rgb(image, name)
 
@@ -121,6 +126,10 @@ def image_size(content: bytes, name: str) -> tuple[int, int]:
     Raises:
         DataError: When the header is not that of an image, or tells of too large a one. Later damage goes unseen.
     """
+    if is_dicom(content):
+        width, height = dicom_size(content, name)
+        _check_size(width, height, name)
+        return width, height
     with _opened(content, name) as image:
         # Pillow decodes a whole PNG to look for an orientation behind its pixels, where hardly any PNG has one.
         plain_png = image.format == "PNG" and not any(key in content for key in (b"eXIf", b"exif", b"xmp"))

@@ -70,7 +70,8 @@ class Head(nn.Module, ABC):
 
         Euclidean unless a head says otherwise.
         """
-        return torch.cdist(embedding, points, compute_mode="donot_use_mm_for_euclid_dist")
+        # Not torch.cdist, which ONNX does not have.
+        return torch.linalg.vector_norm(embedding[:, None, :] - points, dim=2)
 
     def center_distances(self, output: HeadOutput) -> Tensor:
         """Distance (N, C, M) of each embedding to every center, in this head's geometry."""

@@ -3,6 +3,7 @@
 from dermaffinity.models.backbones import Backbone, DigitNet, ResNet18, SmallConvNet
 from dermaffinity.models.necks import BatchNormNeck, IdentityNeck, LinearNeck, Neck, UnitNeck
 from dermaffinity.models.network import LesionNetwork
+from dermaffinity.models.timm_backbone import TimmBackbone
 
 __all__ = [
     "Backbone",
@@ -14,5 +15,6 @@ __all__ = [
     "Neck",
     "ResNet18",
     "SmallConvNet",
+    "TimmBackbone",
     "UnitNeck",
 ]

@@ -379,6 +379,32 @@ def plane_figure(
     return figure
 
 
+def verification_figure(
+    curves: Mapping[str, Sequence[tuple[np.ndarray, np.ndarray]]], impostors: int, title: str
+) -> "Figure":
+    """ROC of each method: the mean over seeds, and the band from the worst to the best seed.
+
+    Args:
+        curves: For each method one (false accept rates, true accept rates) a seed, rising.
+        impostors: Number of impostor pairs; the axis starts where one of them is accepted.
+        title: Shown above.
+    """
+    figure = _figure(6, 5)
+    axes = figure.add_subplot()
+    rates = np.geomspace(1 / impostors, 1, 400)
+    for index, (method, seeds) in enumerate(curves.items()):
+        color, line = METHOD_COLORS[index % len(METHOD_COLORS)], _LINES[index // len(METHOD_COLORS) % len(_LINES)]
+        # A rate between two points is that of the point before: no threshold gives more.
+        accepted = np.array([tar[np.searchsorted(far, rates + 1e-12, side="right") - 1] for far, tar in seeds])
+        axes.fill_between(rates, accepted.min(axis=0), accepted.max(axis=0), color=color, alpha=0.2, linewidth=0)
+        axes.plot(rates, accepted.mean(axis=0), color=color, linestyle=line, label=method)
+    axes.set(xscale="log", xlim=(rates[0], 1), ylim=(0, 1.02))
+    axes.set(xlabel=f"false accept rate ({impostors:,} impostor pairs)", ylabel="true accept rate")
+    _frame(figure, axes, title)
+    _legend_below(figure, list(curves))
+    return figure
+
+
 def save_figure(figure: "Figure", path: Path) -> None:
     """Write a figure as PNG, atomically; the folder is made if need be."""
     with atomic_write(path, "wb") as file:

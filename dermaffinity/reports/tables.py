@@ -1,13 +1,15 @@
 """Tables of measures, for the console and for Markdown: classes as rows, methods as columns, numbers in percent.
 
-`results_table`, `gains_table` and `p_value_table` choose and word the content; `console_table` and `markdown_table`
-draw any of them.
+`results_table`, `gains_table`, `p_value_table` and `verification_table` choose and word the content; `console_table`
+and `markdown_table` draw any of them.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import pandas as pd
+
+from dermaffinity.metrics.verification import FoldAccuracy
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -23,6 +25,7 @@ _OVERALL = {
     "malignant_specificity": "Malignant specificity",
     "ece": "Calibration error",
 }
+_VERIFICATION = {"auc": "AUC", "equal_error_rate": "Equal error rate"}
 _TESTS = {"mcnemar": "McNemar", "sign_flip": "Sign flip", "corrected_t": "Corrected t"}
 
 
@@ -72,6 +75,34 @@ def p_value_table(tests: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
+def verification_table(
+    summaries: Mapping[str, pd.DataFrame], accuracies: Mapping[str, Sequence[FoldAccuracy]]
+) -> pd.DataFrame:
+    """Accuracy as `mean ± standard error` over folds, the other measures as `value [low, high]`, in percent.
+
+    Args:
+        summaries: For each method what `dermaffinity.metrics.verification.verification_summary` returns.
+        accuracies: For each method and seed its accuracies of the folds; means over seeds are shown.
+
+    Returns:
+        Strings: one column per method; index `part` and `row`. A dash where a measure does not exist.
+    """
+    measures = next(iter(summaries.values())).index
+    rows = [("accuracy", "Accuracy ± standard error")]
+    rows += [("curve", _VERIFICATION.get(name, name.replace("tar.far_", "TAR at FAR "))) for name in measures]
+    columns = {}
+    for method, summary in summaries.items():
+        seeds = accuracies[method]
+        mean = sum(one.mean for one in seeds) / len(seeds)
+        error = sum(one.standard_error for one in seeds) / len(seeds)
+        values = summary[["value", "low", "high"]].to_numpy()
+        columns[method] = [
+            f"{100 * mean:.1f} ± {100 * error:.1f}",
+            *(percent_interval(value, low, high) for value, low, high in values),
+        ]
+    return pd.DataFrame(columns, index=pd.MultiIndex.from_tuples(rows, names=["part", "row"]))
+
+
 def console_table(content: pd.DataFrame, title: str, width: int = 100) -> "Table":
     """A table for rich to print, with a line between the parts.
 
@@ -100,7 +131,9 @@ def markdown_table(content: pd.DataFrame) -> str:
 
 
 def percent_interval(value: float, low: float, high: float, sign: str = "") -> str:
-    """A fraction with its interval as `value [low, high]` in percent; a dash for what does not exist.
+    """A fraction with its interval as `value [low, high]` in percent.
+
+    What does not exist is a dash; bounds that do not exist are left out.
 
     Args:
         value: A fraction, or NaN.
@@ -111,6 +144,8 @@ def percent_interval(value: float, low: float, high: float, sign: str = "") -> s
     if pd.isna(value):
         return "–"
     number = f"{sign}z.1f"  # z: no minus before 0.0
+    if pd.isna(low) or pd.isna(high):
+        return f"{100 * value:{number}}"
     return f"{100 * value:{number}} [{100 * low:{number}}, {100 * high:{number}}]"
 
 

@@ -1,6 +1,7 @@
 """What the rest of the package knows of experiment tracking: runs that take results, and a tracker that opens them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
@@ -60,6 +61,32 @@ class Run(Protocol):
     def log_text(self, text: str, path: str) -> None:
         """Save a text file in UTF-8."""
 
+    def log_model(
+        self,
+        write: Callable[[Path], None],
+        name: str,
+        alias: str,
+        *,
+        digest: str,
+        tags: Mapping[str, str],
+        description: str,
+    ) -> str:
+        """Register a trained model as the next version of a name, unless a version of it has this digest already.
+
+        Args:
+            write: Writes the model, laid out as MLflow wants it, to a folder that does not exist yet; only called for a
+                digest that the store has not.
+            name: What versions are gathered under, for example the manifest's name.
+            alias: What points to this version from now on; other aliases are left where they are. Characters that
+                MLflow has not in names become ``_``.
+            digest: Of all that makes up the model.
+            tags: Labels of the version.
+            description: Markdown shown with the version, and with the name when it is new.
+
+        Returns:
+            The address that the alias makes, for example ``models:/hamfit-7@affinity``; empty when nothing is recorded.
+        """
+
     def finish(self, status: RunStatus) -> None:
         """Mark the run as ended."""
 
@@ -110,4 +137,17 @@ class _NullRun:
     def log_json(self, value: object, path: str) -> None: ...
     def log_table(self, table: "pd.DataFrame", path: str) -> None: ...
     def log_text(self, text: str, path: str) -> None: ...
+
+    def log_model(
+        self,
+        write: Callable[[Path], None],
+        name: str,
+        alias: str,
+        *,
+        digest: str,
+        tags: Mapping[str, str],
+        description: str,
+    ) -> str:
+        return ""
+
     def finish(self, status: RunStatus) -> None: ...

@@ -8,6 +8,7 @@ import re
 import socket
 import sqlite3
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain, count
@@ -34,6 +35,9 @@ _ENVIRONMENT = {
     "MLFLOW_SQLALCHEMYSTORE_POOLCLASS": "NullPool",
     # A server that is away is waited for as long as a locked file, about a minute; the default is over four.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "5",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    # The lock file of whatever project the command runs in is no part of a model, and may name private package hosts.
+    "MLFLOW_UV_AUTO_DETECT": "false",
 }
 
 _UI_ENVIRONMENT = {
@@ -284,9 +288,60 @@ class MlflowRun:
         """Save a text file in UTF-8."""
         self._tracker.call(lambda client: client.log_text(self.id, text, path))
 
+    def log_model(
+        self,
+        write: Callable[[Path], None],
+        name: str,
+        alias: str,
+        *,
+        digest: str,
+        tags: Mapping[str, str],
+        description: str,
+    ) -> str:
+        """Register a trained model, once for each digest, and point the alias to it."""
+        name, alias = _model_name(name), _alias(alias)
+        tags = {key: _portable(value) for key, value in {**tags, "digest": digest}.items()}
+        version = self._registered(name, digest) or self._register(write, name, tags, description)
+        self._tracker.call(lambda client: client.set_registered_model_alias(name, alias, version))
+        return f"models:/{name}@{alias}"
+
     def finish(self, status: RunStatus) -> None:
         """Mark the run as ended."""
         self._tracker.call(lambda client: client.set_terminated(self.id, status))
+
+    def _registered(self, name: str, digest: str) -> str | None:
+        query = f"name = '{name}' and tags.digest = '{digest}'"
+        found = self._tracker.call(lambda client: client.search_model_versions(query))
+        return max((str(version.version) for version in found), key=int, default=None)
+
+    def _register(self, write: Callable[[Path], None], name: str, tags: dict[str, str], description: str) -> str:
+        call = self._tracker.call
+        with tempfile.TemporaryDirectory(prefix="dermaffinity-") as folder:
+            content = Path(folder) / "model"
+            # An action like the others, so that a full disk is told in words.
+            call(lambda client: write(content))
+            experiment_id = call(lambda client: client.get_run(self.id)).info.experiment_id
+            model = call(
+                lambda client: client.create_logged_model(experiment_id, name, self.id, tags, model_type="classifier")
+            )
+            call(lambda client: client.log_model_artifacts(model.model_id, str(content)))
+        call(lambda client: client.finalize_logged_model(model.model_id, "READY"))
+        output = _mlflow().entities.LoggedModelOutput(model.model_id, step=0)
+        call(lambda client: client.log_outputs(self.id, [output]))
+        call(lambda client: _create_registered_model(client, name, description))
+        # By its place: MLflow would look for models:/ID in the store of this folder, whatever the client's store is.
+        created = call(
+            lambda client: client.create_model_version(
+                name,
+                model.artifact_location,
+                run_id=self.id,
+                tags=tags,
+                description=description,
+                await_creation_for=0,
+                model_id=model.model_id,
+            )
+        )
+        return str(created.version)
 
     def _curve(self, name: str) -> dict[int, float]:
         if name not in self._curves:
@@ -369,6 +424,8 @@ def _mlflow() -> ModuleType:
 
     # The store logs a traceback with each error, all of which are raised again here in words.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+    # Would say of every model that its example fits its signature.
+    logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)
     return mlflow
 
 
@@ -383,6 +440,14 @@ def _holds_run(client: "MlflowClient", run_id: str) -> bool:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return False
         raise
+
+
+def _create_registered_model(client: "MlflowClient", name: str, description: str) -> None:
+    try:
+        client.create_registered_model(name, description=description)
+    except _mlflow().MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
 
 
 def _flat(section: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
@@ -411,6 +476,17 @@ def _slug(name: str) -> str:
     # A name is also a path for MLflow, so no part of it may be empty or dots.
     parts = re.sub(r"[^\w./ -]+", "_", name)[:_NAME_LENGTH].split("/")
     return "/".join(filter(None, (part.strip("_. ") for part in parts))) or "unnamed"
+
+
+def _model_name(name: str) -> str:
+    """Rewrite a name in what registered models, logged models, aliases and the addresses of models all allow."""
+    return re.sub(r"[^\w-]+", "_", name)[:_NAME_LENGTH].strip("_") or "unnamed"
+
+
+def _alias(name: str) -> str:
+    alias = _model_name(name)
+    # What MLflow itself calls the last version, and the version of a number.
+    return f"{alias}_" if re.fullmatch(r"latest|v\d+", alias, re.IGNORECASE) else alias
 
 
 def _text(value: object) -> str:

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dermaffinity.data.augmentation import LesionAugmentation, NoAugmentation, training_transform
+from dermaffinity.data.augmentation import FaceAugmentation, LesionAugmentation, NoAugmentation, training_transform
 from dermaffinity.data.transforms import (
     CentralSquare,
     CropToLesion,
@@ -206,3 +206,25 @@ def test_no_black_corner_marks_a_rotation():
 def test_impossible_hyper_parameters_are_refused(hyper_parameters, message):
     with pytest.raises(ValueError, match=message):
         LesionAugmentation(32, **hyper_parameters)
+
+
+def test_a_face_is_moved_and_mirrored_but_never_turned_upside_down():
+    face = np.zeros((40, 40, 3), np.uint8)
+    face[:12] = 255  # hair above
+    face[15:20, :12] = 160  # an ear on the left
+    augmentation = FaceAugmentation(32)
+    versions = []
+    for seed in range(20):
+        augmentation.set_random_state(seed=seed)
+        versions.append(augmentation(face).astype(float))
+    assert {version.shape for version in versions} == {(32, 32, 3)}
+    assert all(version[:16].mean() > version[16:].mean() + 20 for version in versions)
+    sides = {version[8:20, :12].mean() > version[8:20, 20:].mean() for version in versions}
+    assert sides == {True, False}
+
+
+def test_a_face_augmentation_refuses_impossible_strengths():
+    with pytest.raises(ValueError, match=r"smallest_scale must be in \(0, 1\], got 0"):
+        FaceAugmentation(32, smallest_scale=0)
+    with pytest.raises(ValueError, match=r"color must be in \[0, 1\], got 2"):
+        FaceAugmentation(32, color=2)

@@ -191,13 +191,13 @@ def test_the_statement_counts_groups_and_leaks_under_both_protocols(root):
     statement = verification.statement()
     # p holds images 0, 1 and 6, so 7 of the 10 development images share a group; p, q and r hold both classes.
     assert "10 images of 6 groups (patients or lesions) in 2 classes, from 5 images (A) to 5 (B)." in statement
-    assert "7 images (70.0%) share their group with another image; 3 groups hold more than one class." in statement
+    assert "7 images (70.0 %) share their group with another image; 3 groups hold more than one class." in statement
     assert "2 further images are set aside as an external test." in statement
     assert "Protocol 'group' (used here): no test image has another image of its group in training." in statement
     leak = verification.leak["image"]
     mates = sum(leak.group_mates.values())
     assert mates > 0
-    expected = f"Protocol 'image' (not used here): {mates} of 10 test images ({mates / 10:.1%}) have another image"
+    expected = f"Protocol 'image' (not used here): {mates} of 10 test images ({10 * mates:.1f} %) have another image"
     assert expected in statement
     assert "better than those to expect on new patients" not in statement
 
@@ -209,10 +209,10 @@ def test_a_leaking_protocol_is_said_to_flatter(root):
     assert list(verification.leak) == ["image", "group"]
     statement = verification.statement()
     assert (
-        "2 of 10 test images (20.0%) have another image of their group in training, 2 (20.0%) one of the same class"
+        "2 of 10 test images (20.0 %) have another image of their group in training, 2 (20.0 %) one of the same class"
         in statement
     )
-    assert "(most: A 40.0%)" in statement
+    assert "(most: A 40.0 %)" in statement
     assert "better than those to expect on new patients" in statement
 
 
@@ -241,4 +241,4 @@ def test_a_datasets_own_split_is_judged_by_its_test_images_alone(root):
     assert verification.leak["presplit"].group_mates == {"A": 1, "B": 0}
     statement = verification.statement()
     assert f"{NUMBER - 4} of them are trained on; 4 are the dataset's test set." in statement
-    assert "Protocol 'presplit' (used here): 1 of 4 test images (25.0%) have another image of their group" in statement
+    assert "Protocol 'presplit' (used here): 1 of 4 test images (25.0 %) have another image of their group" in statement

@@ -4,8 +4,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dermaffinity.heads import AffinityHead, Head, ScoreKind
+from dermaffinity.heads import affinity as module
 
 
 def head_at(centers: torch.Tensor, **hyper_parameters) -> AffinityHead:
@@ -200,3 +202,50 @@ def test_a_head_that_says_nothing_else_measures_euclidean_distance():
         measure(head, output.embedding, points) for measure in (Head.distance_to, AffinityHead.distance_to)
     )
     assert torch.allclose(euclidean.square(), squared, rtol=1e-4)
+
+
+@pytest.mark.parametrize("distance", ["l2", "l1"])
+@pytest.mark.parametrize("offset", [0.0, 100.0])
+def test_with_many_centers_scores_and_gradients_are_those_of_the_direct_form(monkeypatch, distance, offset):
+    torch.manual_seed(0)
+    centers, embedding = torch.randn(40, 3, 16) + offset, torch.randn(5, 16) + offset
+    embedding[0] = centers[7, 1]  # and distances that are small beside the vectors' own length
+    embedding[1] = centers[8, 0] + 1e-3
+
+    def scores_and_gradients():
+        head = head_at(centers.clone(), sigma=5.0, distance=distance)
+        moved = embedding.clone().requires_grad_()
+        scores = head(moved).scores
+        (scores * torch.arange(40)).sum().backward()
+        return scores.detach(), moved.grad, head.centers.grad
+
+    direct = scores_and_gradients()
+    monkeypatch.setattr(module, "_DIRECT_VALUES", 0)
+    monkeypatch.setattr(module, "_CENTERS_AT_A_TIME", 50)
+    many = scores_and_gradients()
+    assert many[0][0, 7] == 1
+    torch.testing.assert_close(many[0], direct[0], rtol=2e-6, atol=1e-7)
+    for found, expected in zip(many[1:], direct[1:], strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3 if offset else 1e-5)
+
+
+@pytest.mark.parametrize("distance", ["l2", "l1"])
+def test_gradients_with_many_centers_are_those_of_finite_differences(monkeypatch, distance):
+    monkeypatch.setattr(module, "_DIRECT_VALUES", 0)
+    test_gradients_are_those_of_finite_differences(distance, "gaussian", True)
+
+
+def test_thousands_of_identities_never_meet_a_batch_in_one_tensor_of_differences():
+    class LargestTensor(TorchDispatchMode):
+        values = 0
+
+        def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+            result = function(*arguments, **(keywords or {}))
+            made = result if isinstance(result, tuple | list) else [result]
+            self.values = max([self.values, *(t.numel() for t in made if isinstance(t, torch.Tensor))])
+            return result
+
+    head, embedding = AffinityHead(64, 1000, unit_centers=True), torch.randn(32, 64, requires_grad=True)
+    with LargestTensor() as largest:
+        head(embedding).scores.sum().backward()
+    assert largest.values == 1000 * 5 * 64  # the centers themselves; the differences would be 32 times as many

@@ -120,6 +120,15 @@ def test_the_closed_form_equals_the_pairwise_form_on_either_side_of_the_threshol
     assert [t.item() for t in spread(centers)] == pytest.approx(spread_by_loops(centers), rel=1e-6)
 
 
+def test_the_closed_form_equals_the_pairwise_form_for_the_centers_of_many_identities():
+    generator = torch.Generator().manual_seed(0)
+    centers = torch.nn.functional.normalize(torch.randn(1500, 512, dtype=torch.float64, generator=generator), dim=1)
+    squared = torch.nn.functional.pdist(centers).square()
+    mean, variance = spread(centers)
+    assert mean.item() == pytest.approx(squared.mean().item(), rel=1e-6)
+    assert variance.item() == pytest.approx(squared.var(correction=0).item(), rel=1e-6)
+
+
 @pytest.mark.parametrize("offset", [0.0, 100.0])
 def test_the_closed_form_equals_the_pairwise_form_for_nearly_equidistant_centers(monkeypatch, offset):
     # R is here about 1e-9 of μ²: a small difference of large sums.
@@ -160,6 +169,7 @@ def test_a_single_center_has_no_spread():
 @pytest.mark.parametrize("diversity", ["paper", "relative"])
 def test_gradients_of_the_diversity_are_those_of_finite_differences(monkeypatch, threshold, diversity):
     monkeypatch.setattr(module, "_DIRECT_CENTERS", threshold)
+    monkeypatch.setattr(module, "_CENTERS_AT_A_TIME", 4)
     centers = torch.randn(6, 1, 3, dtype=torch.float64, requires_grad=True)
     scores = torch.rand(1, 6, dtype=torch.float64)
     loss = AffinityLoss(torch.ones(6), 3, diversity=diversity)

@@ -18,6 +18,7 @@ from dermaffinity.reports.figures import (
     reliability_figure,
     roc_figure,
     rows_figure,
+    verification_figure,
 )
 
 COUNTS = {
@@ -97,7 +98,14 @@ def embedding():
     return embedding_figure(points, labels, rng.random(200) > 0.3, centers, tuple(COUNTS), (0.4, 0.2))
 
 
-DRAWN = [recalls, gains, confusion, reliability, history, rocs, coverage, embedding]
+def verification():
+    rng = np.random.default_rng(0)
+    far = np.linspace(0, 1, 200)
+    curves = {name: [(far, far ** rng.uniform(0.1, 0.5)) for _ in range(3)] for name in METHODS}
+    return verification_figure(curves, 400, "ROC")
+
+
+DRAWN = [recalls, gains, confusion, reliability, history, rocs, coverage, embedding, verification]
 
 
 @pytest.mark.parametrize("draw", DRAWN)
@@ -268,3 +276,17 @@ def test_an_embedding_has_a_panel_a_method_and_names_each_class_at_its_mean():
     second = figure.axes[1]
     assert [(text.get_text(), tuple(text.xy)) for text in second.texts] == [("a", (2, 2)), ("b", (6, 6))]
     assert [len(drawn.get_offsets()) for drawn in second.collections] == [2, 1]
+
+
+def test_a_roc_is_a_step_of_the_mean_over_seeds_with_a_band_from_worst_to_best():
+    far = np.array([0, 0.1, 0.1, 1])
+    curves = {"a": [(far, np.array([0, 0.2, 0.6, 1])), (far, np.array([0, 0.4, 0.8, 1]))]}
+    axes = verification_figure(curves, 100, "t").axes[0]
+    x, y = axes.lines[0].get_data()
+    assert axes.get_xscale() == "log"
+    assert (x[0], x[-1]) == pytest.approx((0.01, 1))
+    np.testing.assert_allclose(y[x < 0.0999], 0)  # nothing in between two points that a threshold can reach
+    np.testing.assert_allclose(y[(x > 0.1001) & (x < 1)], 0.7)
+    band = axes.collections[0].get_paths()[0].vertices
+    inside = band[(band[:, 0] > 0.2) & (band[:, 0] < 0.9), 1]
+    assert set(np.round(inside, 9)) == {0.6, 0.8}

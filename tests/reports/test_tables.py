@@ -5,7 +5,15 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from dermaffinity.reports.tables import console_table, gains_table, markdown_table, p_value_table, results_table
+from dermaffinity.metrics.verification import FoldAccuracy
+from dermaffinity.reports.tables import (
+    console_table,
+    gains_table,
+    markdown_table,
+    p_value_table,
+    results_table,
+    verification_table,
+)
 
 COUNTS = {"ML": 331, "PYO": 24}
 
@@ -91,3 +99,16 @@ def test_console_table_puts_intervals_on_their_own_line_only_when_narrow():
     content = results_table({f"method_{k}": SUMMARY for k in range(4)}, COUNTS)
     assert any("75.0 [55.1, 88.0]" in line for line in printed(console_table(content, "Recall", 100), 100))
     assert not any("75.0 [" in line for line in printed(console_table(content, "Recall", 80), 80))
+
+
+def test_verification_is_accuracy_with_its_standard_error_and_then_the_curve():
+    rows = {"auc": (0.95, 0.9, 0.99), "tar.far_0.01": (0.8, np.nan, np.nan), "tar.far_0.001": (np.nan,) * 3}
+    # Accuracies 0.8 and 1.0: mean 0.9, standard deviation 0.1414, over √2 folds 0.1; the other seed has 0.7 and 0.
+    seeds = [FoldAccuracy(np.array(values), np.zeros(2)) for values in ([0.8, 1.0], [0.7, 0.7])]
+    content = verification_table({"affinity": intervals(rows)}, {"affinity": seeds})
+    assert content["affinity"].to_dict() == {
+        ("accuracy", "Accuracy ± standard error"): "80.0 ± 5.0",
+        ("curve", "AUC"): "95.0 [90.0, 99.0]",
+        ("curve", "TAR at FAR 0.01"): "80.0",
+        ("curve", "TAR at FAR 0.001"): "–",
+    }

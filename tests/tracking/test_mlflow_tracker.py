@@ -257,6 +257,90 @@ def test_figures_tables_and_texts_lie_beside_the_database_whatever_the_folder(tm
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
+def register(run: Run, digest: str, name: str = "hamfit-7", alias: str = "affinity") -> tuple[str, list[Path]]:
+    """Registers a model of one file; tells its address and where it was written, if it was."""
+    written = []
+
+    def write(folder: Path) -> None:
+        assert not folder.exists()
+        folder.mkdir()
+        (folder / "MLmodel").write_text(f"model_uuid: {digest}")
+        written.append(folder)
+
+    tags = {"page": alias, "library": "/data/hamfit"}
+    address = run.log_model(write, name, alias, digest=digest, tags=tags, description="Research use only.")
+    return address, written
+
+
+def versions(tracker: MlflowTracker, name: str) -> dict[str, str]:
+    found = tracker.call(lambda client: client.search_model_versions(f"name = '{name}'"))
+    return {str(version.version): version.tags["digest"] for version in found}
+
+
+def pointed(tracker: MlflowTracker, name: str) -> dict[str, str]:
+    aliases = tracker.call(lambda client: client.get_registered_model(name)).aliases
+    return {alias: str(version) for alias, version in aliases.items()}
+
+
+def test_a_model_is_registered_once_for_each_digest_and_its_alias_moves_alone(tracker, parent):
+    address, written = register(parent, "d1", "once", "affinity")
+    assert address == "models:/once@affinity"
+    assert len(written) == 1
+    assert not written[0].exists()  # only the store keeps it
+    tracker.call(lambda client: client.set_registered_model_alias("once", "champion", "1"))
+    assert register(pickle.loads(pickle.dumps(parent)), "d1", "once", "affinity") == (address, [])
+    assert versions(tracker, "once") == {"1": "d1"}
+    register(parent, "d2", "once", "affinity")
+    assert versions(tracker, "once") == {"1": "d1", "2": "d2"}
+    assert pointed(tracker, "once") == {"champion": "1", "affinity": "2"}
+    register(parent, "d1", "once", "affinity")  # the older one is the newest word again
+    assert pointed(tracker, "once") == {"champion": "1", "affinity": "1"}
+    assert versions(tracker, "once") == {"1": "d1", "2": "d2"}
+
+
+def test_a_version_names_its_run_its_use_and_no_path_of_this_machine(tracker, parent):
+    register(parent, "d1", "facts")
+    version = tracker.call(lambda client: client.get_model_version_by_alias("facts", "affinity"))
+    assert version.tags == {"page": "affinity", "library": "hamfit", "digest": "d1"}
+    assert version.description == "Research use only."
+    assert version.run_id == parent.id
+    assert tracker.call(lambda client: client.get_registered_model("facts")).description == "Research use only."
+    (output,) = stored(tracker, parent).outputs.model_outputs
+    model = tracker.call(lambda client: client.get_logged_model(output.model_id))
+    assert version.source == model.artifact_location
+    assert (model.status, model.source_run_id) == ("READY", parent.id)
+    assert "mlflow.user" not in model.tags
+    assert (Path(model.artifact_location.removeprefix("file://").replace("%20", " ")) / "MLmodel").is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "alias", "address"),
+    [
+        ("Klinik (Süd): 7.1", "hamfit7.affinity", "models:/Klinik_Süd_7_1@hamfit7_affinity"),
+        ("named/v1", "v2", "models:/named_v1@v2_"),
+        ("..", "Latest", "models:/unnamed@Latest_"),
+        ("n" * 300, "a" * 300, f"models:/{'n' * 250}@{'a' * 250}"),
+    ],
+)
+def test_models_and_aliases_get_names_that_mlflow_allows(tracker, parent, name, alias, address):
+    from mlflow.tracking._model_registry.utils import _get_store
+
+    assert register(parent, "d1", name, alias)[0] == address
+    found, _, pointer = address.removeprefix("models:/").partition("@")
+    assert pointed(tracker, found) == {pointer: "1"}
+    assert _get_store(tracker.uri).get_model_version_by_alias(found, pointer).tags["digest"] == "d1"
+
+
+def test_a_model_that_finds_no_space_is_one_clear_error(tracker, parent):
+    def write(folder: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(TrackingError, match="No space left on device"):
+        parent.log_model(write, "full", "affinity", digest="d", tags={}, description="")
+    assert stored(tracker, parent).outputs.model_outputs == []
+    assert tracker.call(lambda client: client.search_model_versions("name = 'full'")) == []
+
+
 def test_a_run_goes_on_in_another_process(tracker, parent):
     parent.log_metrics({"loss": 1.0})
     copy = pickle.loads(pickle.dumps(parent))
@@ -363,6 +447,7 @@ def test_the_null_tracker_takes_everything_and_records_nothing(tmp_path, monkeyp
     run.log_dataset("a", "b", "c", "d", {})
     run.log_json({}, "a.json")
     run.log_text("a", "a.txt")
+    assert register(run, "d1") == ("", [])
     run.finish("FINISHED")
     assert run.id == ""
     assert not list(tmp_path.iterdir())
