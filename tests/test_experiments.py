@@ -127,7 +127,7 @@ def test_inner_validation_images_are_scored_instead_of_the_test_folds(tiny_page,
 
 
 def test_a_job_that_another_process_works_on_is_left_to_it(tiny_page, tmp_path, monkeypatch):
-    monkeypatch.setattr(cross_validation, "_PATIENCE", 0.1)
+    monkeypatch.setattr(cross_validation, "PATIENCE", 0.1)
     with (
         hold(ExperimentFolder(tmp_path / "tiny").job(0, 0).path, 0),
         pytest.raises(BusyError, match="fold-0_seed-0: another process is working here; wait for it or stop it"),
