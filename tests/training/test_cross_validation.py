@@ -41,13 +41,13 @@ def killed_often(commands, fresh_folder, tiny_page):
         ((f"{trainer}._check_finite", 4, "before", KILL), []),  # in the middle of the second epoch
         ((f"{trainer}.save_checkpoint", 1, "after", KILL), []),  # the second epoch is saved and not yet logged
         ((f"{trainer}.save_checkpoint", 1, "before", KILL), ["--set", "training.workers=2"]),  # learned, not saved
-        (("dermaffinity.files._keep_mode", 4, "before", KILL), []),  # in the middle of classifier.json
+        (("dermaffinity.files._keep_mode", 5, "before", KILL), []),  # in the middle of classifier.json
         ((f"{jobs}.write_json", 1, "after", KILL), []),  # results written, the tracking run still open
         # fold 1
         ((f"{trainer}.save_checkpoint", 2, "after", KILL), []),
         # all folds
         ((f"{experiments}.write_table", 1, "after", KILL), []),  # pooling
-        (("dermaffinity.model_folder._weights", 2, "after", KILL), []),  # joining the folds' models
+        (("dermaffinity.model_folder._content", 3, "after", KILL), []),  # joining the folds' models
     ]
     for number, (moment, options) in enumerate(moments):
         resume = ["--resume"] if number else []
