@@ -127,6 +127,25 @@ class LesionClassifier:
             )
         return classifier
 
+    def of_fold(self, fold: int) -> "LesionClassifier":
+        """The classifier of one fold's network alone, with its own calibration.
+
+        It is the one that may be asked about that fold's test images: the other members learned from them.
+
+        Args:
+            fold: The test fold, which that network never saw.
+
+        Raises:
+            ValueError: When no member is of that fold.
+        """
+        for network, member in zip(self.networks, self.description.members, strict=True):
+            if member.fold == fold:
+                alone = {"members": (member,), "temperature": member.calibration.temperature}
+                description = self.description.model_copy(update=alone)
+                return LesionClassifier(description, [network], self.folder, views=self.views, device=self.device)
+        known = ", ".join(str(member.fold) for member in self.description.members)
+        raise ValueError(f"there is no member of fold {fold}; there are members of the folds {known}")
+
     def predict(self, images: Any, *, abstain: bool = False) -> "np.ndarray":
         """The likeliest class of each image: (N,) class codes.
 

@@ -6,6 +6,7 @@ Reads a JSON line {"start": {...}} or {"wait": pid} and answers with a line: the
 import importlib
 import json
 import os
+import signal
 import sys
 import time
 import types
@@ -41,6 +42,8 @@ def warm_up() -> None:
 def run(argv: list[str], folder: str, environment: dict[str, str], signals: list[tuple[str, int, str, int]]) -> None:
     os.chdir(folder)
     os.environ.update(environment)
+    # A shell without job control starts what runs in the background deaf to Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for number, name in ((1, "stdout"), (2, "stderr")):
         file = os.open(f"{name}-{os.getpid()}.txt", os.O_CREAT | os.O_WRONLY, 0o600)
         os.dup2(file, number)

@@ -155,7 +155,10 @@ def test_pages_cannot_be_changed(write):
         ),
         ({"head": {"class": "dermaffinity.heads.Head"}}, "head.class: 'dermaffinity.heads.Head' is not a Head"),
         ({"backbone": {"class": "dermaffinity.models.Backbone"}}, "'dermaffinity.models.Backbone' is not a Backbone"),
-        ({"neck": {"class": "dermaffinity.models.Neck"}}, "dermaffinity has BatchNormNeck, IdentityNeck, LinearNeck, UnitNeck"),
+        (
+            {"neck": {"class": "dermaffinity.models.Neck"}},
+            "dermaffinity has BatchNormNeck, IdentityNeck, LinearNeck, UnitNeck",
+        ),
         (
             {"head": {"class": "torch.nn.Linear"}},
             "head.class: 'torch.nn.Linear' is outside dermaffinity; list its module under plugins: to allow it",

@@ -81,8 +81,8 @@ class DigitNet(Backbone):
     """Three 5 × 5 convolutions of 32, 64 and 128 filters and one fully connected layer; 128 features, none negative.
 
     The network of the digit experiments of Hayat et al., ICCV 2019. The paper gives the layers' sizes; the maximum
-    pooling after each convolution, to half, half, and 3 × 3, is this project's choice. Digits are gray, so that it sees
-    the mean of the channels.
+    pooling after each convolution, from 28 × 28 to 14, 7 and 3, is this project's choice. Digits are gray, so that it
+    sees the mean of the channels.
     """
 
     num_features = 128
@@ -98,14 +98,18 @@ class DigitNet(Backbone):
             nn.MaxPool2d(2),
             nn.Conv2d(64, 128, 5, padding=2),
             nn.ReLU(inplace=True),
-            nn.AdaptiveMaxPool2d(3),
+            nn.MaxPool2d(3, stride=2),
             nn.Flatten(),
             nn.Linear(128 * 9, 128),
             nn.ReLU(inplace=True),
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features (N, 128) of images (N, 3, H, W), H and W at least 16."""
+        """Features (N, 128) of images (N, 3, H, W), H and W from 28 to 35."""
+        if not all(28 <= side <= 35 for side in images.shape[2:]):
+            raise ValueError(
+                f"DigitNet sees images of 28 × 28 pixels, got {tuple(images.shape[2:])}; set data.image_size to 28"
+            )
         return self.layers(images.mean(dim=1, keepdim=True))
 
 

@@ -47,6 +47,8 @@ def shipped_parts() -> dict[str, dict]:
     found = {}
     for path in shipped_pages().values():
         page = read_page(path).resolved()
+        if "backbone" not in page:
+            continue  # a method without a network
         parts = {section: page[section] for section in ("backbone", "neck", "head")}
         found[json.dumps({**parts, "backbone": page["backbone"]["class"]}, sort_keys=True)] = parts
     return {"-".join(part["class"].rpartition(".")[2] for part in parts.values()): parts for parts in found.values()}

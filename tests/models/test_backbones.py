@@ -114,3 +114,8 @@ def test_the_digit_network_sees_gray():
     network = DigitNet()
     torch.testing.assert_close(network(images), network(images[:, [2, 0, 1]]))
     assert (network(images) >= 0).all()
+
+
+def test_the_digit_network_refuses_images_of_another_size():
+    with pytest.raises(ValueError, match=r"28 × 28 pixels, got \(64, 28\); set data\.image_size to 28"):
+        DigitNet()(torch.randn(1, 3, 64, 28))

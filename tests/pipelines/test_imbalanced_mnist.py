@@ -70,10 +70,10 @@ def test_table_1_has_every_row_method_and_seed_and_a_second_call_trains_nothing(
     assert (folder / "runs/reproduction/table1-quick.png").stat().st_size > 10_000
     assert (folder / "runs/reproduction/compare-odd-10/gains.csv").exists()
 
-    trained = {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/fold-*/*.safetensors")}
+    trained = {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/fold-*/fold-?_seed-?.safetensors")}
     assert len(trained) == 12
     assert run(recipe, monkeypatch, capsys, folder, "table1", str(digits), "--seeds", "0", "1") == shown
-    assert {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/fold-*/*.safetensors")} == trained
+    assert {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/fold-*/fold-?_seed-?.safetensors")} == trained
 
 
 @pytest.mark.slow
