@@ -30,7 +30,10 @@ Views = Annotated[
     typer.Option(help="Look at each image turned and mirrored in so many ways, and average; takes that much longer."),
 ]
 Device = Annotated[Literal["cpu", "cuda", "auto"], typer.Option(help="auto: a GPU where there is one.")]
-Uri = Annotated[str | None, typer.Option("--tracking-uri", help="MLflow store; default: mlflow.db in this folder.")]
+Uri = Annotated[
+    str | None,
+    typer.Option("--tracking-uri", help="MLflow store; default: MLFLOW_TRACKING_URI, else mlflow.db in this folder."),
+]
 
 
 def main() -> None:

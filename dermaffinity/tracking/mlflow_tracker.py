@@ -60,8 +60,9 @@ class MlflowTracker:
     Holds nothing but the address, so it can be pickled; each process opens its own connection at the first run.
 
     Args:
-        uri: ``sqlite:///FILE`` or the http(s) address of an MLflow server; by default ``mlflow.db`` in this folder.
-            A relative file is resolved here and now. Artifacts of a file lie in ``mlartifacts`` beside it.
+        uri: ``sqlite:///FILE`` or the http(s) address of an MLflow server; by default what ``MLFLOW_TRACKING_URI``
+            says, as everywhere in MLflow, and without it ``mlflow.db`` in this folder. A relative file is resolved here
+            and now. Artifacts of a file lie in ``mlartifacts`` beside it.
         lock_timeout: How long to wait for another process that is writing to the file, in seconds.
 
     Raises:
@@ -69,7 +70,7 @@ class MlflowTracker:
     """
 
     def __init__(self, uri: str | None = None, *, lock_timeout: float = 60.0) -> None:
-        self.uri = _resolved(uri or "sqlite:///mlflow.db")
+        self.uri = _resolved(uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db")
         self.lock_timeout = lock_timeout
         self._client: MlflowClient | None = None
 

@@ -451,3 +451,12 @@ def test_the_null_tracker_takes_everything_and_records_nothing(tmp_path, monkeyp
     run.finish("FINISHED")
     assert run.id == ""
     assert not list(tmp_path.iterdir())
+
+
+def test_without_an_address_the_store_is_the_one_mlflow_itself_would_use(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert MlflowTracker().uri == f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/other.db")
+    assert MlflowTracker().uri == f"sqlite:///{tmp_path}/other.db"
+    assert MlflowTracker("http://127.0.0.1:5000").uri == "http://127.0.0.1:5000"
