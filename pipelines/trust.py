@@ -31,7 +31,7 @@ from dermaffinity.metrics.curves import coverage_curve
 from dermaffinity.metrics.statistics import wilson_interval
 from dermaffinity.predict_files import find_images
 from dermaffinity.reports.figures import coverage_figure, save_figure
-from dermaffinity.reports.tables import console_table, markdown_table
+from dermaffinity.reports.tables import console_table, markdown_table, percent_interval
 from dermaffinity.results import ExperimentFolder, class_indices, read_table
 from dermaffinity.training.cross_validation import Images
 
@@ -40,6 +40,8 @@ ANSWERED = (1.0, 0.9, 0.8, 0.5)  # shares of images that are answered
 MOST = 1000  # images of an unknown kind, drawn at random where there are more
 
 progress = Console(stderr=True)
+
+Table = dict[tuple[str, str], str]  # by part and row
 
 
 class Photograph(NamedTuple):
@@ -58,13 +60,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/trust"))
     arguments = parser.parse_args()
     strangers = dict(unknown_files(text) for text in arguments.unknown)
-    tables: dict[str, list[pd.DataFrame]] = {}
+    tables: dict[str, dict[str, Table]] = {}
     for path in arguments.experiments:
         for title, table in examine(path, strangers, arguments.other_classes, arguments.out).items():
-            tables.setdefault(title, []).append(table)
+            tables.setdefault(title, {})[path.name] = table
     console, texts = Console(highlight=False), []
-    for title, parts in tables.items():
-        joined = pd.concat(parts)
+    for title, by_experiment in tables.items():
+        joined = pd.DataFrame(by_experiment).fillna("")
+        joined.index.names = ["part", "row"]
         console.print(console_table(joined, title, console.width))
         texts.append(f"## {title}\n\n{markdown_table(joined)}")
     with atomic_write(arguments.out / "trust.md") as file:
@@ -74,8 +77,8 @@ def main() -> None:
 
 def examine(
     path: Path, strangers: dict[str, list[Photograph]], other_classes: Path | None, out: Path
-) -> dict[str, pd.DataFrame]:
-    """The tables of one experiment, by title."""
+) -> dict[str, Table]:
+    """The columns of one experiment, by the table's title."""
     folder, classifier = ExperimentFolder(path), LesionClassifier.load(path)
     images = Images(read_page(path / "page.yaml").data)
     rows, _ = images.external()
@@ -85,78 +88,76 @@ def examine(
     strangers = {**strangers, **left_out(other_classes, images.manifest.classes)}
     unknown = {name: assess(classifier, files, f"{path.name}, {name}") for name, files in strangers.items()}
     labels = class_indices(rows["label"], images.manifest.classes)
-    abstaining, curves = answered(path.name, labels, known)
+    curves = surest_first(labels, known)
     save_figure(coverage_figure(curves), out / f"{path.name}_coverage.png")
     return {
-        "Calibration: error and Brier score, percent, before → after": calibration(folder),
-        f"Sets asked to hold {100 * COVERAGE:g} % of each class, external images": sets(
-            path.name, labels, known, classifier
+        "Calibration before → after, percent": calibration(folder),
+        f"Sets asked to hold {100 * COVERAGE:g} % of each class, external images, percent": sets(
+            labels, known, classifier
         ),
-        "Right among the surest external images, percent": abstaining,
-        "Unknown against external images": unknowns(path.name, known, unknown, classifier.doubt_limit),
+        "Right among the surest external images, percent": answered(curves),
+        "Unknown against external images": unknowns(known, unknown, classifier.doubt_limit),
     }
 
 
-def calibration(folder: ExperimentFolder) -> pd.DataFrame:
+def calibration(folder: ExperimentFolder) -> Table:
     """Calibration error and Brier score before and after the temperature, out of fold and outside."""
     cells = {}
     for part in ("out_of_fold", "external"):
         summary = read_table(folder.path / f"{part}_summary.csv").set_index("metric")["value"].astype(float)
         for measure, name in (("ece", "calibration error"), ("brier", "Brier score")):
             before, after = (100 * summary[f"{measure}{ending}"] for ending in ("", ".calibrated"))
-            cells[f"{name}, {part.replace('_', ' ')}"] = f"{before:.1f} → {after:.1f}"
-    return pd.DataFrame([cells], index=[folder.path.name])
+            cells[part, f"{name}, {part.replace('_', '-')}"] = f"{before:.1f} → {after:.1f}"
+    return cells
 
 
-def sets(name: str, labels: np.ndarray, known: Assessment, classifier: LesionClassifier) -> pd.DataFrame:
+def sets(labels: np.ndarray, known: Assessment, classifier: LesionClassifier) -> Table:
     """How often the sets hold the true class, for each class, against the promise."""
     inside = in_set(known.p_values, COVERAGE)
     promised = classifier.set_guarantees(COVERAGE)["coverage"]
     cells = {}
     for index, code in enumerate(classifier.classes_):
         own = inside[labels == index, index]
-        low, high = wilson_interval(own.sum(), len(own))
-        cells[f"{code} (n={len(own)})"] = (
-            f"{100 * own.mean():.1f} [{100 * low:.1f}, {100 * high:.1f}], promised {100 * promised[code]:.0f}"
-        )
-    cells["classes in a set, mean"] = f"{inside.sum(axis=1).mean():.2f}"
-    cells["sets of one class"] = f"{100 * (inside.sum(axis=1) == 1).mean():.1f} %"
-    return pd.DataFrame({name: cells}).T
+        seen = percent_interval(own.mean() if len(own) else np.nan, *wilson_interval(own.sum(), len(own)))
+        cells["classes", f"{code} (n={len(own)})"] = f"{seen}, promised {100 * promised[code]:.0f}"
+    size = inside.sum(axis=1)
+    cells["overall", "Classes in a set, mean"] = f"{size.mean():.2f}"
+    cells["overall", "Sets of one class"] = f"{100 * (size == 1).mean():.1f}"
+    cells["overall", "Empty sets"] = f"{100 * (size == 0).mean():.1f}"
+    return cells
 
 
-def answered(name: str, labels: np.ndarray, known: Assessment) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
-    """Accuracy when only the surest images are answered, by confidence and by doubt."""
+def surest_first(labels: np.ndarray, known: Assessment) -> dict[str, pd.DataFrame]:
+    """Accuracy over coverage, by confidence and by doubt."""
     right = known.probabilities.argmax(axis=1) == labels
-    curves = {
+    return {
         "by confidence": coverage_curve(right, 1 - known.probabilities.max(axis=1)),
         "by doubt": coverage_curve(right, known.doubt),
     }
-    rows = {}
+
+
+def answered(curves: dict[str, pd.DataFrame]) -> Table:
+    """Accuracy when only a share of the images is answered."""
+    cells = {}
     for way, curve in curves.items():
-        at = [curve.iloc[(curve["coverage"] - share).abs().argmin()] for share in ANSWERED]
-        rows[f"{name}, {way}"] = {
-            f"{100 * share:g} % answered": f"{100 * row['accuracy']:.1f}"
-            for share, row in zip(ANSWERED, at, strict=True)
-        }
-    return pd.DataFrame(rows).T, curves
+        for share in ANSWERED:
+            nearest = curve.iloc[(curve["coverage"] - share).abs().argmin()]
+            cells[way, f"{100 * share:g} % answered, {way}"] = f"{100 * nearest['accuracy']:.1f}"
+    return cells
 
 
-def unknowns(name: str, known: Assessment, unknown: dict[str, Assessment], limit: float) -> pd.DataFrame:
+def unknowns(known: Assessment, unknown: dict[str, Assessment], limit: float) -> Table:
     """How well doubt, and confidence, tell unknown images from external ones."""
-    rows = {
-        f"{name}: external": {"images": str(len(known.doubt)), "above the limit, %": share_above(known.doubt, limit)}
-    }
+    cells = {("known", f"external (n={len(known.doubt)}): above the limit, %"): share_above(known.doubt, limit)}
     for kind, assessed in unknown.items():
         truth = np.repeat([0, 1], [len(known.doubt), len(assessed.doubt)])
         doubt = np.concatenate([known.doubt, assessed.doubt])
         unsure = 1 - np.concatenate([known.probabilities, assessed.probabilities]).max(axis=1)
-        rows[f"{name}: {kind}"] = {
-            "images": str(len(assessed.doubt)),
-            "above the limit, %": share_above(assessed.doubt, limit),
-            "AUROC of doubt": f"{roc_auc_score(truth, doubt):.3f}",
-            "AUROC of 1 − confidence": f"{roc_auc_score(truth, unsure):.3f}",
-        }
-    return pd.DataFrame(rows).T.fillna("")
+        name = f"{kind} (n={len(assessed.doubt)})"
+        cells[kind, f"{name}: above the limit, %"] = share_above(assessed.doubt, limit)
+        cells[kind, f"{name}: AUROC of doubt"] = f"{roc_auc_score(truth, doubt):.3f}"
+        cells[kind, f"{name}: AUROC of 1 − confidence"] = f"{roc_auc_score(truth, unsure):.3f}"
+    return cells
 
 
 def share_above(doubt: np.ndarray, limit: float) -> str:
