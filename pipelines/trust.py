@@ -32,7 +32,7 @@ from dermaffinity.metrics.statistics import wilson_interval
 from dermaffinity.predict_files import find_images
 from dermaffinity.reports.figures import coverage_figure, save_figure
 from dermaffinity.reports.tables import console_table, markdown_table, percent_interval
-from dermaffinity.results import ExperimentFolder, class_indices, read_table
+from dermaffinity.results import ExperimentFolder, class_indices
 from dermaffinity.training.cross_validation import Images
 
 COVERAGE = 0.9  # asked of the prediction sets
@@ -104,7 +104,7 @@ def calibration(folder: ExperimentFolder) -> Table:
     """Calibration error and Brier score before and after the temperature, out of fold and outside."""
     cells = {}
     for part in ("out_of_fold", "external"):
-        summary = read_table(folder.path / f"{part}_summary.csv").set_index("metric")["value"].astype(float)
+        summary = pd.read_csv(folder.path / f"{part}_summary.csv", index_col="metric")["value"]
         for measure, name in (("ece", "calibration error"), ("brier", "Brier score")):
             before, after = (100 * summary[f"{measure}{ending}"] for ending in ("", ".calibrated"))
             cells[part, f"{name}, {part.replace('_', '-')}"] = f"{before:.1f} → {after:.1f}"

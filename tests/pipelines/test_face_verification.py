@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-PIPELINE = Path(__file__).resolve().parents[1] / "pipelines" / "face_verification.py"
+PIPELINE = Path(__file__).resolve().parents[2] / "pipelines" / "face_verification.py"
 SMALL = ["backbone={class: dermaffinity.models.SmallConvNet}", "data.image_size=16", "training.epochs=1"]
 
 
