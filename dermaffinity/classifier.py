@@ -70,11 +70,13 @@ class LesionClassifier:
         device: "device | str" = "cpu",
     ) -> None:
         import numpy as np
+        import torch
 
         from dermaffinity.data.transforms import EvaluationStage, FixedStage
 
         self.description = description
-        self.networks = [network.to(device) for network in networks]
+        # Images come in this layout; weights in another one would be laid anew for every image.
+        self.networks = [network.to(device).to(memory_format=torch.channels_last) for network in networks]
         self.folder = folder
         self.views = views
         self.device = device
