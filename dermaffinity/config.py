@@ -81,6 +81,8 @@ class Page(Section):
         page = json.loads(self.model_dump_json(by_alias=True))
         for section in self.bases:
             component = getattr(self, section)
+            if component is None:
+                continue
             defaults = {
                 name: parameter.default
                 for name, parameter in _hyper_parameters(import_class(component.class_path)).items()
@@ -103,6 +105,8 @@ class NetworkPage(Page):
     neck: Component
     head: Component
     loss: Component
+    mixing: Component | None = None  # of the images of a batch
+    refit: Component | None = None  # of the head, when the network is trained
     training: TrainingSettings = TrainingSettings()
 
     bases: ClassVar[dict[str, str]] = {
@@ -111,6 +115,8 @@ class NetworkPage(Page):
         "neck": "dermaffinity.models.Neck",
         "head": "dermaffinity.heads.Head",
         "loss": "dermaffinity.losses.Loss",
+        "mixing": "dermaffinity.data.mixing.Mixing",
+        "refit": "dermaffinity.refit.Refit",
     }
 
     def portable(self) -> dict[str, Any]:
@@ -333,13 +339,24 @@ def _check_together(page: Page) -> list[str]:
         "head": (8, 2),
         "loss": (torch.ones(2), 8),
     }
+    facts |= {section: () for section in ("mixing", "refit") if getattr(page, section) is not None}
     problems = _refusals(page, facts)
     head: Any = import_class(page.head.class_path)
-    loss: Any = import_class(page.loss.class_path)
-    if head.score_kind != loss.score_kind:
+    for section in ("loss", "refit"):
+        component = getattr(page, section)
+        if component is None:
+            continue
+        other: Any = import_class(component.class_path)
+        if head.score_kind != other.score_kind:
+            problems.append(
+                f"{section}: {other.__name__} works on {other.score_kind.value} scores, but the head {head.__name__} "
+                f"gives {head.score_kind.value} scores; change one of the two"
+            )
+    scales = {name: page.resolved()[name].get("scale") for name in ("head", "loss")}
+    if None not in scales.values() and scales["head"] != scales["loss"]:
         problems.append(
-            f"loss: {loss.__name__} works on {loss.score_kind.value} scores, but the head {head.__name__} gives "
-            f"{head.score_kind.value} scores; change one of the two"
+            f"loss.scale is {scales['loss']} and head.scale {scales['head']}: the probabilities would not be those "
+            "that were trained; give both the same"
         )
     return problems
 

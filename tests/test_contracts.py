@@ -152,7 +152,7 @@ def test_a_head_needs_a_dimension_and_two_classes(found, embedding_dim, num_clas
 def test_a_pair_gives_named_finite_scalars_and_a_gradient_into_the_embedding(head_class, loss_class, number):
     head, loss = build(head_class), build(loss_class)
     embedding = embeddings()[:number].requires_grad_()
-    loss.on_epoch_start(0)
+    loss.on_epoch_start(0, 5)
     terms = loss(head(embedding), labels()[:number])
     assert terms
     assert all(term.shape == () and torch.isfinite(term) for term in terms.values())
@@ -192,7 +192,7 @@ def test_an_epoch_end_gives_finite_numbers_and_a_restored_loss_goes_on_the_same(
     second.load_state_dict(first.state_dict())
     for epoch in range(2, 5):
         for loss in (first, second):
-            loss.on_epoch_start(epoch)
+            loss.on_epoch_start(epoch, 5)
             loss.on_epoch_end(epoch, validation)
     again = second.state_dict()
     assert all(torch.equal(tensor, again[name]) for name, tensor in first.state_dict().items())

@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "dermaffinity"
 # A part is a file or folder of the package. Imports within a part, and inside functions, count as well.
 NOTHING: set[str] = set()
 TRAINING = {"checkpoint", "config", "data", "errors", "files", "heads", "losses", "metrics", "models", "reports"}
-TRAINING |= {"classic", "model_folder", "prediction", "results", "seeding", "tracking"}
+TRAINING |= {"classic", "model_folder", "prediction", "refit", "results", "seeding", "tracking"}
 MAY_IMPORT = {
     "__init__": {"classifier"},  # when it is asked for
     "__main__": {"cli"},
@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "config": {"errors"},  # classes are named in pages and imported by name
     "files": {"errors"},
     "losses": {"heads"},
+    "refit": {"heads"},
     "models": {"heads", "errors"},
     "data": {"errors", "seeding"},
     "reports": {"files", "metrics"},

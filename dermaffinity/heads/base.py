@@ -12,6 +12,7 @@ class ScoreKind(Enum):
     """What a head's scores mean; a loss works with one kind only."""
 
     LOGIT = "logit"  # unbounded; softmax gives probabilities
+    COSINE = "cosine"  # in [-1, 1]; of the angle to a class vector, before any scale
     SIMILARITY = "similarity"  # in [0, 1]; 1 at a class center
 
 

@@ -36,8 +36,8 @@ class Loss(nn.Module, ABC):
     def forward(self, output: HeadOutput, labels: Tensor) -> dict[str, Tensor]:
         """Named scalar terms of a batch with labels (N,); the objective is their sum."""
 
-    def on_epoch_start(self, epoch: int) -> None:
-        """Called before each epoch, counted from 0: the place for deferred re-weighting."""
+    def on_epoch_start(self, epoch: int, epochs: int) -> None:
+        """Called before each of ``epochs`` epochs, counted from 0: the place for deferred re-weighting."""
 
     def on_epoch_end(self, epoch: int, validation: Predictions) -> dict[str, float]:
         """Called after each epoch with the network's view of the inner validation rows, never of test rows.

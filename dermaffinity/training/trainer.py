@@ -92,7 +92,7 @@ class Trainer:
             # Whatever draws random numbers inside the network then draws the same ones after an interruption.
             torch.manual_seed(derive_seed("epoch", self.seed, epoch))
             sampler.epoch = epoch
-            self.loss.on_epoch_start(epoch)
+            self.loss.on_epoch_start(epoch, settings.epochs)
             row = {"epoch": float(epoch), **self._train_epoch(loader, epoch, on_images)}
             self._share_buffers()
             predictions = self.predict(validation)

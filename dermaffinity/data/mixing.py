@@ -1,0 +1,98 @@
+"""Training on mixtures of two images of a batch."""
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class MixedBatch(NamedTuple):
+    """N mixed images whose objective is ``share`` · loss(``labels``) + (1 - ``share``) · loss(``other_labels``).
+
+    Losses are mixed rather than labels, so that every loss takes part, hinges as well.
+    """
+
+    images: Tensor  # (N, 3, H, W)
+    labels: Tensor  # (N,)
+    other_labels: Tensor  # (N,)
+    share: float  # in [0, 1]
+
+
+class Mixing(ABC):
+    """Mixes the images of a training batch with one another."""
+
+    @abstractmethod
+    def __call__(self, images: Tensor, labels: Tensor, class_counts: Tensor, generator: torch.Generator) -> MixedBatch:
+        """One random mixture.
+
+        Args:
+            images: (N, 3, H, W), normalized.
+            labels: (N,), class indices.
+            class_counts: (C,), images of each class in the training rows.
+            generator: What everything random is drawn from; on the CPU.
+        """
+
+
+class Mixup(Mixing):
+    """Weighted means of two images, and of their losses.
+
+    Source: Zhang et al., "mixup: Beyond empirical risk minimization", ICLR 2018, https://arxiv.org/abs/1710.09412.
+
+    Args:
+        alpha: Both parameters of the beta distribution that a batch's share is drawn from; positive, small for weak
+            mixing.
+    """
+
+    def __init__(self, *, alpha: float = 0.2) -> None:
+        if not alpha > 0:
+            raise ValueError(f"alpha must be positive, got {alpha}")
+        self.alpha = alpha
+
+    def __call__(self, images: Tensor, labels: Tensor, class_counts: Tensor, generator: torch.Generator) -> MixedBatch:
+        """See `Mixing`."""
+        share = _beta(self.alpha, generator)
+        other = torch.randperm(len(images), generator=generator).to(images.device)
+        return MixedBatch(images.lerp(images[other], 1 - share), labels, labels[other], share)
+
+
+class Remix(Mixing):
+    """Mixup whose mixtures of a common and a rare class count as the rare one, unless they show too little of it.
+
+    Source: Chou et al., "Remix: Rebalanced mixup", ECCV workshops 2020, https://arxiv.org/abs/2007.03943, Eq. 6.
+
+    Args:
+        alpha: Both parameters of the beta distribution that a batch's share is drawn from; positive.
+        imbalance: κ, how many times as many images the common class must have; at least 1.
+        smallest_share: τ, the share of the common image below which its label may be dropped; in [0, 1].
+    """
+
+    def __init__(self, *, alpha: float = 0.2, imbalance: float = 3.0, smallest_share: float = 0.5) -> None:
+        if not alpha > 0:
+            raise ValueError(f"alpha must be positive, got {alpha}")
+        if imbalance < 1:
+            raise ValueError(f"imbalance must be at least 1, got {imbalance}")
+        if not 0 <= smallest_share <= 1:
+            raise ValueError(f"smallest_share must be in [0, 1], got {smallest_share}")
+        self.alpha = alpha
+        self.imbalance = imbalance
+        self.smallest_share = smallest_share
+
+    def __call__(self, images: Tensor, labels: Tensor, class_counts: Tensor, generator: torch.Generator) -> MixedBatch:
+        """See `Mixing`."""
+        share = _beta(self.alpha, generator)
+        other = torch.randperm(len(images), generator=generator).to(images.device)
+        ratio = class_counts[labels] / class_counts[labels[other]]  # (N,)
+        # Eq. 6. A label that is dropped is replaced by that of the other image, which then counts in full.
+        only_other = (ratio >= self.imbalance) & (share < self.smallest_share)
+        only_own = (ratio <= 1 / self.imbalance) & (1 - share < self.smallest_share)
+        first = torch.where(only_other, labels[other], labels)
+        second = torch.where(only_own, labels, labels[other])
+        return MixedBatch(images.lerp(images[other], 1 - share), first, second, share)
+
+
+def _beta(alpha: float, generator: torch.Generator) -> float:
+    """A draw from Beta(alpha, alpha)."""
+    # torch's own distribution takes no generator.
+    gammas = torch._standard_gamma(torch.full((2,), alpha, dtype=torch.float64), generator=generator)
+    return float(gammas[0] / gammas.sum().clamp_min(torch.finfo(torch.float64).tiny))
