@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from dermaffinity.losses.affinity import spread
+from dermaffinity.losses.centers import spread
 
 DIMENSIONS, ROUNDS = 512, 3
 

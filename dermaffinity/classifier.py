@@ -111,7 +111,7 @@ class LesionClassifier:
             ValueError: For other views or devices.
         """
         from dermaffinity.model_folder import load_networks, read_description
-        from dermaffinity.prediction import VIEWS
+        from dermaffinity.models import VIEWS
 
         if views not in VIEWS:
             raise ValueError(f"views must be one of {', '.join(map(str, VIEWS))}, got {views!r}")
@@ -257,7 +257,8 @@ class LesionClassifier:
 
         from dermaffinity.metrics.calibration import with_temperature
         from dermaffinity.metrics.conformal import p_values
-        from dermaffinity.prediction import predict_batch, views_of
+        from dermaffinity.models import views_of
+        from dermaffinity.prediction import predict_batch
 
         images = torch.stack(list(tensors)).to(self.device)
         probabilities, doubt, usual, embeddings = [], [], [], []

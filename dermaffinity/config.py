@@ -60,6 +60,9 @@ class TrainingSettings(Section):
     weight_decay: float = Field(5e-4, ge=0)  # never applied to normalization, biases and centers
     warmup_epochs: float = Field(1.0, ge=0)  # linear, then one cosine to zero
     balanced_sampling: bool = False  # draw every class equally often
+    # Of an exponential moving average of the weights over the steps, which then is the result; None: the last weights.
+    average_decay: float | None = Field(None, gt=0, lt=1)
+    sam_radius: float | None = Field(None, gt=0)  # of sharpness-aware minimization, at twice the work; None: without
     patience: int | None = Field(
         None, ge=1
     )  # epochs without a better inner-validation score before stopping; None: never

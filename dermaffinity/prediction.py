@@ -1,6 +1,6 @@
 """What a network says about images, without gradients: the one way, in training and in a prototype."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -12,9 +12,6 @@ from dermaffinity.models import LesionNetwork
 
 BATCH_SIZE = 64
 """Images per forward pass; more gains no speed on a CPU, and memory on a GPU is not at stake."""
-
-VIEWS = (1, 2, 4, 8)
-"""How many views of an image `views_of` can give: the sizes of groups of symmetries, one within the next."""
 
 
 def predict(
@@ -58,19 +55,6 @@ def predict_batch(network: LesionNetwork, images: Tensor) -> tuple[HeadOutput, T
     output = network(images.contiguous(memory_format=torch.channels_last))
     probabilities = network.head.probabilities(output)
     return HeadOutput(*(part.detach().float().cpu() for part in output)), probabilities.float().cpu()
-
-
-def views_of(images: Tensor, views: int) -> Iterator[Tensor]:
-    """Square images (N, 3, S, S) as they are, then turned and mirrored, one view after the other.
-
-    Args:
-        images: Whose pixels are moved, never interpolated.
-        views: One of `VIEWS`: 1 the image alone; 2 with its mirror image; 4 with both turned by 180 degrees; 8 with
-            those four turned by 90 degrees, which are all symmetries of the square.
-    """
-    for view in range(views):
-        turned = images.rot90((0, 0, 2, 2, 1, 1, 3, 3)[view], dims=(2, 3))
-        yield turned.flip(3) if view % 2 else turned
 
 
 def _gather(part: Tensor, total: int, world_size: int) -> Tensor:

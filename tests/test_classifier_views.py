@@ -8,7 +8,7 @@ from dermaffinity import LesionClassifier
 from dermaffinity.errors import DataError
 from dermaffinity.metrics.calibration import with_temperature
 from dermaffinity.metrics.conformal import p_values, promised_coverage
-from dermaffinity.prediction import VIEWS, views_of
+from dermaffinity.models import VIEWS, views_of
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
 SYMMETRIES = [flip(np.rot90(PICTURE, turns)) for turns in range(4) for flip in (np.asarray, np.fliplr)]

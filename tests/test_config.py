@@ -151,7 +151,7 @@ def test_pages_cannot_be_changed(write):
         ),
         (
             {"head": {"class": "dermaffinity.losses.AffinityLoss"}},
-            "head.class: 'dermaffinity.losses.AffinityLoss' is not a Head; dermaffinity has AffinityHead, LinearHead",
+            "head.class: 'dermaffinity.losses.AffinityLoss' is not a Head; dermaffinity has AffinityHead, ",
         ),
         ({"head": {"class": "dermaffinity.heads.Head"}}, "head.class: 'dermaffinity.heads.Head' is not a Head"),
         ({"backbone": {"class": "dermaffinity.models.Backbone"}}, "'dermaffinity.models.Backbone' is not a Backbone"),

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from dermaffinity.heads.base import Head, HeadOutput, ScoreKind
+from dermaffinity.heads.base import Head, HeadOutput, ScoreKind, samples_of_each_class
 
 # Above this many values C·M·D of all centers, the differences to a batch would fill gigabytes.
 _DIRECT_VALUES = 2**18
@@ -78,11 +78,7 @@ class AffinityHead(Head):
     @torch.no_grad()
     def start_from(self, embedding: Tensor, labels: Tensor) -> None:
         """Puts the centers of each class on images of it, drawn at random, each once while there are enough."""
-        for label in range(self.num_classes):
-            members = embedding[labels == label]  # (n, D)
-            rounds = -(-self.centers.shape[1] // len(members))
-            order = torch.cat([torch.randperm(len(members)) for _ in range(rounds)])
-            self.centers[label] = members[order[: self.centers.shape[1]]]
+        self.centers.copy_(samples_of_each_class(embedding, labels, self.num_classes, self.centers.shape[1]))
 
     def probabilities(self, output: HeadOutput) -> Tensor:
         """Softmax over the log-affinities (N, C)."""

@@ -1,11 +1,12 @@
 """Backbones, necks, and the network that joins them with a head."""
 
-from dermaffinity.models.backbones import Backbone, DigitNet, ResNet18, SmallConvNet
+from dermaffinity.models.backbones import VIEWS, Backbone, DigitNet, ResNet18, SmallConvNet, views_of
 from dermaffinity.models.necks import BatchNormNeck, IdentityNeck, LinearNeck, Neck, UnitNeck
 from dermaffinity.models.network import LesionNetwork
 from dermaffinity.models.timm_backbone import TimmBackbone
 
 __all__ = [
+    "VIEWS",
     "Backbone",
     "BatchNormNeck",
     "DigitNet",
@@ -17,4 +18,5 @@ __all__ = [
     "SmallConvNet",
     "TimmBackbone",
     "UnitNeck",
+    "views_of",
 ]

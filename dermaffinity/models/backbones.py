@@ -1,14 +1,18 @@
 """Backbones map images (N, 3, H, W) to features (N, F)."""
 
 from abc import ABC
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from dermaffinity.errors import ConfigError
+
+VIEWS = (1, 2, 4, 8)
+"""How many views of an image `views_of` can give: the sizes of groups of symmetries, one within the next."""
 
 
 class Backbone(nn.Module, ABC):
@@ -25,12 +29,22 @@ class ResNet18(Backbone):
     Args:
         weights: ``"imagenet"`` for torchvision's ImageNet weights (downloaded once, then taken from its cache), the
             path of a torchvision ResNet-18 ``state_dict``, or None for random weights.
+        frozen_stages: How many of the first five stages (the stem and four groups of blocks) stay as they start, their
+            normalization statistics as well; for weights that were learned elsewhere.
+        views: In evaluation the features are the mean over 1, 2, 4 or 8 symmetries of a square image, at that many
+            times the work: the image, its mirror image, both turned by 180 degrees, all of them turned by 90 degrees.
     """
 
     num_features = 512
 
-    def __init__(self, *, weights: str | None = "imagenet") -> None:
+    def __init__(
+        self, *, weights: str | None = "imagenet", frozen_stages: int = 0, views: Literal[1, 2, 4, 8] = 1
+    ) -> None:
         super().__init__()
+        if not 0 <= frozen_stages <= 5:
+            raise ValueError(f"frozen_stages must be from 0 to 5, got {frozen_stages}")
+        if views not in VIEWS:
+            raise ValueError(f"views must be 1, 2, 4 or 8, got {views}")
         try:
             from torchvision.models import ResNet18_Weights, resnet18
         except RuntimeError as error:  # "operator torchvision::nms does not exist"
@@ -45,10 +59,25 @@ class ResNet18(Backbone):
             network.load_state_dict(_read(Path(weights)))
         network.fc = nn.Identity()
         self.network = network
+        self.views = views
+        stages = ([network.conv1, network.bn1], [network.layer1], [network.layer2], [network.layer3], [network.layer4])
+        self._frozen = [part for stage in stages[:frozen_stages] for part in stage]
+        for part in self._frozen:
+            part.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "ResNet18":
+        """As of every module, but for frozen stages, whose statistics no batch changes."""
+        super().train(mode)
+        for part in self._frozen:
+            part.eval()
+        return self
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features (N, 512) of images (N, 3, H, W)."""
-        return self.network(images)
+        """Features (N, 512) of images (N, 3, H, W); with several views in evaluation, H equals W."""
+        if self.training or self.views == 1:
+            return self.network(images)
+        features = [self.network(view) for view in views_of(images, self.views)]
+        return torch.stack(features).mean(dim=0)
 
 
 class SmallConvNet(Backbone):
@@ -111,6 +140,19 @@ class DigitNet(Backbone):
                 f"DigitNet sees images of 28 × 28 pixels, got {tuple(images.shape[2:])}; set data.image_size to 28"
             )
         return self.layers(images.mean(dim=1, keepdim=True))
+
+
+def views_of(images: Tensor, views: int) -> Iterator[Tensor]:
+    """Square images (N, 3, S, S) as they are, then turned and mirrored, one view after the other.
+
+    Args:
+        images: Whose pixels are moved, never interpolated.
+        views: One of `VIEWS`: 1 the image alone; 2 with its mirror image; 4 with both turned by 180 degrees; 8 with
+            those four turned by 90 degrees, which are all symmetries of the square.
+    """
+    for view in range(views):
+        turned = images.rot90((0, 0, 2, 2, 1, 1, 3, 3)[view], dims=(2, 3))
+        yield turned.flip(3) if view % 2 else turned
 
 
 def _download(weights: Any) -> dict[str, Tensor]:

@@ -191,7 +191,9 @@ def _train_and_score(job: Job, images: Images, fabric: Fabric, run: Run, progres
     network = build_network(page.resolved(), len(classes), pretrained=True)
     counts = torch.bincount(torch.as_tensor(labels[fit_rows]), minlength=len(classes))
     loss = page.loss.build(counts, network.head.embedding_dim)
-    trainer = Trainer(network, loss, settings, seed=derive_seed("training", job.seed, job.fold), fabric=fabric)
+    mixing = None if page.mixing is None else page.mixing.build()
+    seed = derive_seed("training", job.seed, job.fold)
+    trainer = Trainer(network, loss, settings, seed=seed, fabric=fabric, mixing=mixing)
 
     fixed = EvaluationStage(page.data.image_size)
     augmentation = page.augmentation.build(page.data.image_size)
@@ -217,11 +219,16 @@ def _train_and_score(job: Job, images: Images, fabric: Fabric, run: Run, progres
         probabilities = predictions.probabilities.numpy()
         return prediction_table(rows.iloc[which], probabilities, classes, fold=job.fold, seed=job.seed)
 
+    learned = trainer.predict(dataset(fit_rows, fixed))
+    if page.refit is not None:
+        head = network.head.cpu()
+        chosen = page.refit.build()(head, learned, trainer.predict(inner), seed=derive_seed("refit", seed))
+        head.to(fabric.device)
+        run.log_metrics({f"refit.{name}": value for name, value in chosen.items()}, step=settings.epochs)
     seen = trainer.predict(inner)
     validation = table(inner_rows, seen)
     scored = validation if job.scored == "inner" else table(test_rows, trainer.predict(dataset(test_rows, fixed)))
-    learned = rows.iloc[fit_rows]
-    embedding = trainer.predict(dataset(fit_rows, fixed)).embedding
+    examples = rows.iloc[fit_rows]
     if fabric.is_global_zero:
         save_model(
             job.files.path,
@@ -230,7 +237,7 @@ def _train_and_score(job: Job, images: Images, fabric: Fabric, run: Run, progres
             fold=job.fold,
             seed=job.seed,
             calibration=calibrate(seen, network.head, classes),
-            examples=TrainingExamples(learned["image"].tolist(), learned["label"].tolist(), embedding),
+            examples=TrainingExamples(examples["image"].tolist(), examples["label"].tolist(), learned.embedding),
         )
         history = pd.DataFrame(trainer.history)
         write_table(history, job.files.path / "history.csv")

@@ -4,23 +4,27 @@ import copy
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dermaffinity.checkpoint import load_checkpoint, save_checkpoint
 from dermaffinity.config import TrainingSettings
 from dermaffinity.data.dataset import ManifestDataset
 from dermaffinity.data.loaders import EpochSampler, evaluation_loader, training_loader
+from dermaffinity.data.mixing import MixedBatch, Mixing
 from dermaffinity.errors import TrainingError
 from dermaffinity.heads import Predictions
 from dermaffinity.losses import Loss
 from dermaffinity.models import LesionNetwork
 from dermaffinity.prediction import BATCH_SIZE, predict
 from dermaffinity.seeding import derive_seed
+from dermaffinity.training.memory import keep_freed_memory
 from dermaffinity.training.optim import build_optimizer, set_learning_rate
+from dermaffinity.training.sharpness import unchanged_statistics, uphill
 
 
 class Trainer:
@@ -32,19 +36,34 @@ class Trainer:
         settings: The page's ``training`` section.
         seed: Of order and augmentation.
         fabric: Launched; decides device, precision and number of processes.
+        mixing: Mixes the images of each training batch.
     """
 
     def __init__(
-        self, network: LesionNetwork, loss: Loss, settings: TrainingSettings, *, seed: int, fabric: Fabric
+        self,
+        network: LesionNetwork,
+        loss: Loss,
+        settings: TrainingSettings,
+        *,
+        seed: int,
+        fabric: Fabric,
+        mixing: Mixing | None = None,
     ) -> None:
         self.network = network
         self.loss = loss
         self.settings = settings
         self.seed = seed
         self.fabric = fabric
+        self.mixing = mixing
         network.to(memory_format=torch.channels_last)
         optimizer = build_optimizer(network, loss, settings)
         self.objective, self.optimizer = fabric.setup(_Objective(network, loss), optimizer)
+        # Buffers as well, so that the statistics of batch normalization fit the averaged weights.
+        self.average = (
+            None
+            if settings.average_decay is None
+            else AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(settings.average_decay), use_buffers=True)
+        )
         self.history: list[dict[str, float]] = []
         self.best: dict[str, Any] = {"score": -1.0, "epoch": -1, "network": None}
 
@@ -75,6 +94,8 @@ class Trainer:
             self._start_head(training)
         on_epoch(self.history)
         settings, fabric = self.settings, self.fabric
+        if fabric.device.type == "cpu":
+            keep_freed_memory()
         sampler = EpochSampler(
             training.labels,
             settings.batch_size,
@@ -107,20 +128,27 @@ class Trainer:
                 save_checkpoint(checkpoint, self._state())
             fabric.barrier()
             on_epoch(self.history)
-        if self.best["network"] is not None:
-            self.network.load_state_dict(self.best["network"])
+        self.network.load_state_dict(
+            self._result.state_dict() if self.best["network"] is None else self.best["network"]
+        )
+        self.average = None
 
     @torch.inference_mode()
     def predict(self, dataset: ManifestDataset) -> Predictions:
         """The network's view of every image, in order, in evaluation mode and float32, the same on every process."""
         return predict(
-            self.network,
+            self._result,
             dataset,
             device=self.fabric.device,
             workers=self.settings.workers,
             rank=self.fabric.global_rank,
             world_size=self.fabric.world_size,
         )
+
+    @property
+    def _result(self) -> LesionNetwork:
+        """The network that would be kept now: the average, where one is taken."""
+        return self.network if self.average is None else cast(LesionNetwork, self.average.module)
 
     @torch.no_grad()
     def _start_head(self, training: ManifestDataset) -> None:
@@ -134,20 +162,29 @@ class Trainer:
         loader = evaluation_loader(training, batch_size, self.settings.workers)
         embeddings = [self.network(images.to(self.fabric.device)).embedding for images, _ in loader]
         self.network.head.start_from(torch.cat(embeddings), training.labels.to(self.fabric.device))
+        if self.average is not None:
+            self.average.module.load_state_dict(self.network.state_dict())
 
     def _train_epoch(self, loader: Any, epoch: int, on_images: Callable[[int], None]) -> dict[str, float]:
         self.objective.train()
         sums: dict[str, float] = {}
         started = time.perf_counter()
         seen = 0
+        generator = torch.Generator().manual_seed(
+            derive_seed("mixing", self.seed, epoch, self.fabric.global_rank)  # every process mixes its own batch
+        )
         for step, (images, labels) in enumerate(loader):
             factor = set_learning_rate(self.optimizer, epoch + step / len(loader), self.settings)
-            terms: dict[str, Tensor] = self.objective(images.contiguous(memory_format=torch.channels_last), labels)
-            values = {name: term.item() for name, term in terms.items()}
+            batch = self._batch(images, labels, generator)
+            values = self._backward(batch)
             _check_finite(values, epoch, step)
-            self.optimizer.zero_grad(set_to_none=True)
-            self.fabric.backward(torch.stack(list(terms.values())).sum())
+            if self.settings.sam_radius is not None:
+                parameters = list(self.objective.parameters())
+                with uphill(parameters, self.settings.sam_radius), unchanged_statistics(self.network):
+                    self._backward(batch)
             self.optimizer.step()
+            if self.average is not None:
+                self.average.update_parameters(self.network)
             seen += len(labels)
             for name, value in values.items():
                 sums[name] = sums.get(name, 0.0) + value * len(labels)
@@ -159,6 +196,21 @@ class Trainer:
             "learning_rate": self.settings.learning_rate * factor,
             "images_per_second": seen * self.fabric.world_size / (time.perf_counter() - started),
         }
+
+    def _batch(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> MixedBatch:
+        """The batch as it is trained on."""
+        if self.mixing is None:
+            batch = MixedBatch(images, labels, labels, 1.0)
+        else:
+            batch = self.mixing(images, labels, self.loss.class_counts, generator)
+        return batch._replace(images=batch.images.contiguous(memory_format=torch.channels_last))
+
+    def _backward(self, batch: MixedBatch) -> dict[str, float]:
+        """Puts the objective's gradient at the parameters; returns its terms."""
+        terms: dict[str, Tensor] = self.objective(*batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.fabric.backward(torch.stack(list(terms.values())).sum())
+        return {name: term.item() for name, term in terms.items()}
 
     def _share_buffers(self) -> None:
         # Every process has normalized its own images; the statistics of the first are the ones that are saved.
@@ -172,7 +224,7 @@ class Trainer:
 
     def _keep_best(self, score: float, epoch: int) -> None:
         if self.settings.patience is not None and score > self.best["score"]:
-            weights = {name: tensor.detach().cpu().clone() for name, tensor in self.network.state_dict().items()}
+            weights = {name: tensor.detach().cpu().clone() for name, tensor in self._result.state_dict().items()}
             self.best = {"score": score, "epoch": epoch, "network": weights}
 
     def _state(self) -> dict[str, Any]:
@@ -182,6 +234,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "history": self.history,
             "best": self.best,
+            "average": None if self.average is None else self.average.state_dict(),
         }
 
     def _restore(self, state: dict[str, Any]) -> None:
@@ -190,6 +243,8 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.history = copy.deepcopy(state["history"])
         self.best = state["best"]
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
 
 
 class _Objective(nn.Module):
@@ -200,10 +255,14 @@ class _Objective(nn.Module):
         self.network = network
         self.loss = loss
 
-    def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def forward(self, images: Tensor, labels: Tensor, other_labels: Tensor, share: float) -> dict[str, Tensor]:
         output = self.network(images)
         with torch.autocast(device_type=images.device.type, enabled=False):
-            return self.loss(output, labels)
+            terms = self.loss(output, labels)
+            if share == 1:
+                return terms
+            others = self.loss(output, other_labels)
+            return {name: share * term + (1 - share) * others[name] for name, term in terms.items()}
 
 
 def _check_finite(values: dict[str, float], epoch: int, step: int) -> None:

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from dermaffinity.heads import AffinityHead, HeadOutput, Predictions, ScoreKind
 from dermaffinity.losses import AffinityLoss
-from dermaffinity.losses import affinity as module
-from dermaffinity.losses.affinity import spread
+from dermaffinity.losses import centers as module
+from dermaffinity.losses.centers import spread
 
 
 def simplex(number: int, scale: float = 1.0) -> torch.Tensor:

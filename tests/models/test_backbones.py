@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dermaffinity.errors import ConfigError
-from dermaffinity.models import DigitNet, ResNet18, SmallConvNet
+from dermaffinity.models import DigitNet, ResNet18, SmallConvNet, views_of
 from dermaffinity.models import backbones as module
 
 
@@ -119,3 +119,41 @@ def test_the_digit_network_sees_gray():
 def test_the_digit_network_refuses_images_of_another_size():
     with pytest.raises(ValueError, match=r"28 × 28 pixels, got \(64, 28\); set data\.image_size to 28"):
         DigitNet()(torch.randn(1, 3, 64, 28))
+
+
+def test_several_views_give_the_mean_features_of_the_symmetries_in_evaluation_only():
+    torch.manual_seed(0)
+    backbone, images = ResNet18(weights=None, views=8), torch.randn(2, 3, 32, 32)
+    alone = ResNet18(weights=None)
+    alone.load_state_dict(backbone.state_dict())
+    backbone.eval(), alone.eval()
+    expected = torch.stack([alone(view) for view in views_of(images, 8)]).mean(dim=0)
+    torch.testing.assert_close(backbone(images), expected)
+    # The same whatever way the image is turned.
+    torch.testing.assert_close(backbone(images.rot90(1, (2, 3)).flip(2)), expected)
+    backbone.train(), alone.train()
+    torch.testing.assert_close(backbone(images), alone(images))
+
+
+def test_frozen_stages_neither_learn_nor_count_and_the_others_do():
+    torch.manual_seed(0)
+    backbone = ResNet18(weights=None, frozen_stages=2).train()
+    before = {name: value.clone() for name, value in backbone.state_dict().items()}
+    optimizer = torch.optim.SGD([p for p in backbone.parameters() if p.requires_grad], lr=0.1)
+    backbone(torch.randn(4, 3, 32, 32)).square().mean().backward()
+    optimizer.step()
+    changed = {name for name, value in backbone.state_dict().items() if not torch.equal(value, before[name])}
+    parts = {name.split(".")[1] for name in changed}
+    assert parts == {"layer2", "layer3", "layer4"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"frozen_stages": 6}, "frozen_stages must be from 0 to 5, got 6"),
+        ({"views": 3}, "views must be 1, 2, 4 or 8, got 3"),
+    ],
+)
+def test_what_a_resnet18_cannot_do_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        ResNet18(weights=None, **options)

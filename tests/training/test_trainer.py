@@ -2,6 +2,7 @@
 
 import errno
 import os
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from dermaffinity import files
 from dermaffinity.config import TrainingSettings
 from dermaffinity.data.augmentation import LesionAugmentation, training_transform
 from dermaffinity.data.dataset import ManifestDataset
+from dermaffinity.data.mixing import MixedBatch, Mixing, Mixup, Remix
 from dermaffinity.data.transforms import EvaluationStage
 from dermaffinity.errors import DataError, TrainingError
 from dermaffinity.heads import LinearHead
@@ -68,12 +70,20 @@ def validation_images():
     return dataset(10, EvaluationStage(16), seed=1)
 
 
-def make_trainer(loss=CoSenLoss, **settings):
+def make_trainer(loss=CoSenLoss, mixing=None, **settings):
     torch.manual_seed(0)
     network = LesionNetwork(NoisyBackbone(), IdentityNeck(4), LinearHead(4, CLASSES))
     built = loss(torch.tensor([9.0, 8.0, 8.0]), 4)
     settings = TrainingSettings(**{"epochs": 4, "batch_size": 8, "learning_rate": 0.05, **settings})
-    return Trainer(network, built, settings, seed=3, fabric=Fabric(accelerator="cpu", devices=1))
+    return Trainer(network, built, settings, seed=3, fabric=Fabric(accelerator="cpu", devices=1), mixing=mixing)
+
+
+EXTRAS = {
+    "average": {"average_decay": 0.9},
+    "sharpness": {"sam_radius": 0.05},
+    "mixing": {"mixing": Mixup(alpha=1.0)},
+    "all": {"average_decay": 0.9, "sam_radius": 0.05, "mixing": Remix(alpha=1.0, imbalance=1.0)},
+}
 
 
 def fit(trainer, checkpoint, **callbacks):
@@ -215,3 +225,63 @@ def test_a_damaged_checkpoint_is_named_with_what_to_do(tmp_path, content):
     checkpoint.write_bytes(content)
     with pytest.raises(DataError, match=r"checkpoint.pt: not a readable checkpoint.*Delete it to train this fold anew"):
         fit(make_trainer(), checkpoint)
+
+
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_an_interruption_changes_nothing_with_any_way_of_training(tmp_path, extra):
+    whole = make_trainer(**EXTRAS[extra])
+    expected = fit(whole, tmp_path / "whole.pt")
+    plain = fit(make_trainer(), tmp_path / "plain.pt")
+    assert any(not torch.equal(plain[name], expected[name]) for name in expected), "it has an effect"
+
+    with pytest.raises(InterruptionError):
+        fit(make_trainer(**EXTRAS[extra]), tmp_path / "cut.pt", on_epoch=stop_after(2))
+    resumed = make_trainer(**EXTRAS[extra])
+    found = fit(resumed, tmp_path / "cut.pt")
+    assert without_speed(resumed.history) == without_speed(whole.history)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_the_result_is_the_moving_average_of_the_weights_over_the_steps(tmp_path):
+    seen = []
+
+    class Watched(CrossEntropyLoss):
+        def forward(self, output, labels):
+            seen.append({name: value.clone() for name, value in trainer.network.state_dict().items()})
+            return super().forward(output, labels)
+
+    trainer = make_trainer(Watched, average_decay=0.75, epochs=2)
+    fit(trainer, tmp_path / "averaged.pt")
+    average = {name: value.clone() for name, value in trainer.network.state_dict().items()}
+    trainer = make_trainer(CrossEntropyLoss, epochs=2)
+    last = fit(trainer, tmp_path / "last.pt")
+    # The weights before the second step are those after the first, and so on.
+    after_each = [state["head.linear.weight"] for state in seen[1:]] + [last["head.linear.weight"]]
+    expected = after_each[0]
+    for weights in after_each[1:]:
+        expected = 0.75 * expected + 0.25 * weights
+    torch.testing.assert_close(average["head.linear.weight"], expected)
+
+
+def test_a_mixed_objective_is_the_mean_of_both_labels_objectives(tmp_path):
+    class Fixed(Mixing):
+        def __call__(self, images, labels, class_counts, generator):
+            assert class_counts.tolist() == [9, 8, 8]
+            return MixedBatch(images, labels, labels.flip(0), 0.25)
+
+    terms = []
+
+    class Watched(CrossEntropyLoss):
+        def forward(self, output, labels):
+            terms.append(super().forward(output, labels))
+            return terms[-1]
+
+    trainer = make_trainer(Watched, mixing=Fixed(), epochs=1)
+    fit(trainer, tmp_path / "checkpoint.pt")
+    pairs = [first["cross_entropy"] * 0.25 + second["cross_entropy"] * 0.75 for first, second in pairwise(terms)][::2]
+    assert trainer.history[0]["loss"] == pytest.approx(torch.stack(pairs).mean().item())
+
+
+def test_statistics_of_normalization_count_each_batch_once_with_sharpness(tmp_path):
+    state = fit(make_trainer(sam_radius=0.05), tmp_path / "checkpoint.pt")
+    assert state["backbone.layers.1.num_batches_tracked"] == 4 * (25 // 8)
