@@ -12,7 +12,7 @@ def keep_freed_memory() -> None:
     """Has the C library keep what this process frees, for the next tensor of the size.
 
     Otherwise every batch's large tensors are given back to the system and asked for again, which clears each page on
-    first touch. ``benchmarks/training_loop.py`` measures what that costs. Does nothing where the C library is not
+    first touch. ``benchmarks/freed_memory.py`` measures what that costs. Does nothing where the C library is not
     glibc, and nothing to memory on a GPU.
     """
     if not sys.platform.startswith("linux"):
