@@ -63,7 +63,7 @@ NOISE = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 RETAINED = (0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 SIGMAS = (0.1, 0.5, 1.0, 5.0, 10.0, 20.0, 50.0)
 CENTERS = (1, 2, 3, 5, 10, 15, 20)
-METHODS = ("softmax", "cosen", "affinity")
+METHODS = ("softmax", "cosen", "affinity", "affinity_plus")
 
 
 class Trial(NamedTuple):
@@ -71,9 +71,14 @@ class Trial(NamedTuple):
 
     row: str | float
     experiment: str
-    method: str
+    page: str
     changes: tuple[str, ...] = ()
     label_noise: float = 0.0
+
+    @property
+    def method(self) -> str:
+        """The page's name without that of its base."""
+        return self.page.partition("_")[2]
 
 
 @dataclass(frozen=True)
@@ -122,16 +127,14 @@ class Study:
 
     def page(self, trial: Trial, manifest: Path) -> Page:
         """The method's page on this manifest; its name tells what is changed, and nothing where nothing is."""
-        prefix, _, method = trial.method.rpartition("_")
-        source = f"{prefix or 'mnist'}_{method}"
         quick = ("training.epochs=2", "training.batch_size=32") if self.quick else ()
         common = [f"data.manifest={manifest}", *quick, *self.overrides]
-        name = f"{manifest.stem}_{trial.method.replace('_', '-')}"
-        plain, changed = (read_page(source, [*common, *changes, f"name={name}"]) for changes in ((), trial.changes))
+        name = f"{manifest.stem}_{trial.page.removeprefix('mnist_').replace('_', '-')}"
+        plain, changed = (read_page(trial.page, [*common, *changes, f"name={name}"]) for changes in ((), trial.changes))
         if changed.resolved() == plain.resolved():
             return plain
         words = "_".join(change.partition(".")[2] for change in trial.changes).replace("=", "-")
-        return read_page(source, [*common, *trial.changes, f"name={name}_{words}"])
+        return read_page(trial.page, [*common, *trial.changes, f"name={name}_{words}"])
 
     def train(self, pages: list[Page]) -> dict[str, str]:
         """Runs pages on one manifest; returns why those failed that did, by job."""
@@ -162,7 +165,7 @@ class Study:
             metrics = job.metrics() if job.finished else {}
             yield {
                 "row": trial.row,
-                "method": trial.method.rpartition("_")[2],
+                "method": trial.method,
                 "experiment": trial.experiment,
                 "name": page.name,
                 "seed": seed,
@@ -230,9 +233,9 @@ def main() -> None:
 
 
 def table1(study: Study) -> None:
-    """Five mixtures of rare and common digits, three methods."""
+    """Five mixtures of rare and common digits, every method."""
     rows = dict(list(TABLE1.items())[:2]) if study.quick else TABLE1
-    trials = [Trial(row, experiment, method) for experiment, row in rows.items() for method in METHODS]
+    trials = [Trial(row, experiment, f"mnist_{method}") for experiment, row in rows.items() for method in METHODS]
     measured = study.measure(trials)
     figure = rows_figure(
         {method: ranges(own).set_index("x") for method, own in measured.groupby("method", sort=False)},
@@ -283,7 +286,7 @@ def figure5(study: Study) -> None:
     sweep(
         study,
         [
-            Trial(noise, "standard", method, ("training.patience=2",), label_noise=noise)
+            Trial(noise, "standard", f"mnist_{method}", ("training.patience=2",), label_noise=noise)
             for noise in chosen(NOISE, study)
             for method in METHODS
         ],
@@ -297,7 +300,7 @@ def figure6(study: Study) -> None:
     sweep(
         study,
         [
-            Trial(share, f"first-{100 * share:g}" if share < 1 else "standard", method)
+            Trial(share, f"first-{100 * share:g}" if share < 1 else "standard", f"mnist_{method}")
             for share in chosen(RETAINED, study)
             for method in METHODS
         ],
@@ -308,19 +311,19 @@ def figure6(study: Study) -> None:
 
 def figure7(study: Study) -> None:
     """The width of the similarity."""
-    trials = [Trial(sigma, RARE, "affinity", (f"head.sigma={sigma}",)) for sigma in chosen(SIGMAS, study)]
+    trials = [Trial(sigma, RARE, "mnist_affinity", (f"head.sigma={sigma}",)) for sigma in chosen(SIGMAS, study)]
     sweep(study, trials, x_label="sigma", title="Figure 7: width of the similarity", published=(5, 20))
 
 
 def figure8(study: Study) -> None:
     """The number of centers."""
-    trials = [Trial(m, RARE, "affinity", (f"head.centers_per_class={m}",)) for m in chosen(CENTERS, study)]
+    trials = [Trial(m, RARE, "mnist_affinity", (f"head.centers_per_class={m}",)) for m in chosen(CENTERS, study)]
     sweep(study, trials, x_label="centers per class", title="Figure 8: number of centers", published=(5, 20))
 
 
 def table4(study: Study) -> None:
     """Two distances, two similarities."""
-    measured = study.measure([Trial(row, RARE, "affinity", changes) for row, changes in TABLE4.items()])
+    measured = study.measure([Trial(row, RARE, "mnist_affinity", changes) for row, changes in TABLE4.items()])
     figure = rows_figure(
         {"affinity": ranges(measured).set_index("x")},
         x_label="accuracy on the test set, % (all seeds)",

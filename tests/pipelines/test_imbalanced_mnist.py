@@ -56,7 +56,7 @@ def test_table_1_has_every_row_method_and_seed_and_a_second_call_trains_nothing(
     folder = fresh_folder("table1")
     shown = run(recipe, monkeypatch, capsys, folder, "table1", str(digits), "--seeds", "0", "1")
     table = pd.read_csv(folder / "runs/reproduction/table1-quick.csv")
-    assert len(table) == 2 * 3 * 2
+    assert len(table) == 2 * 4 * 2
     assert set(table["experiment"]) == {"standard", "odd-10"}
     assert table["accuracy"].notna().all()
     assert table.loc[table["experiment"] == "standard", "accuracy"].min() > 0.8  # drawn digits are easy
@@ -71,7 +71,7 @@ def test_table_1_has_every_row_method_and_seed_and_a_second_call_trains_nothing(
     assert (folder / "runs/reproduction/compare-odd-10/gains.csv").exists()
 
     trained = {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/fold-*/fold-?_seed-?.safetensors")}
-    assert len(trained) == 12
+    assert len(trained) == 16
     assert run(recipe, monkeypatch, capsys, folder, "table1", str(digits), "--seeds", "0", "1") == shown
     assert {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/fold-*/fold-?_seed-?.safetensors")} == trained
 
@@ -119,10 +119,10 @@ def test_every_trial_of_every_item_is_a_sound_page(recipe, digits, monkeypatch, 
             recipe.main()
     numbers = pd.Series([item for item, _ in asked]).value_counts()
     assert numbers.to_dict() == {
-        "table1": 15,
+        "table1": 20,
         "figure2": 3,
-        "figure5": 18,
-        "figure6": 18,
+        "figure5": 24,
+        "figure6": 24,
         "figure7": 7,
         "figure8": 7,
         "table4": 4,
