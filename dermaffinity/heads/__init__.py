@@ -2,6 +2,7 @@
 
 from dermaffinity.heads.affinity import AffinityHead
 from dermaffinity.heads.base import Head, HeadOutput, Predictions, ScoreKind
+from dermaffinity.heads.cosine import CosineHead
 from dermaffinity.heads.linear import LinearHead
 
-__all__ = ["AffinityHead", "Head", "HeadOutput", "LinearHead", "Predictions", "ScoreKind"]
+__all__ = ["AffinityHead", "CosineHead", "Head", "HeadOutput", "LinearHead", "Predictions", "ScoreKind"]
