@@ -151,7 +151,8 @@ def test_pages_cannot_be_changed(write):
         ),
         (
             {"head": {"class": "dermaffinity.losses.AffinityLoss"}},
-            "head.class: 'dermaffinity.losses.AffinityLoss' is not a Head; dermaffinity has AffinityHead, ",
+            "head.class: 'dermaffinity.losses.AffinityLoss' is not a Head; "
+            "dermaffinity has AffinityHead, AffinityMixtureHead, CosineHead, LinearHead",
         ),
         ({"head": {"class": "dermaffinity.heads.Head"}}, "head.class: 'dermaffinity.heads.Head' is not a Head"),
         ({"backbone": {"class": "dermaffinity.models.Backbone"}}, "'dermaffinity.models.Backbone' is not a Backbone"),
@@ -166,6 +167,21 @@ def test_pages_cannot_be_changed(write):
         (
             {"loss": {"class": "dermaffinity.losses.CoSenLoss"}},
             "loss: CoSenLoss works on logit scores, but the head AffinityHead gives similarity scores; change one",
+        ),
+        (
+            {"refit": {"class": "dermaffinity.refit.TauNormalization"}},
+            "refit: TauNormalization works on logit scores, but the head AffinityHead gives similarity scores",
+        ),
+        (
+            {
+                "head": {"class": "dermaffinity.heads.CosineHead", "scale": 30.0},
+                "loss": {"class": "dermaffinity.losses.LDAMLoss"},
+            },
+            "loss.scale is 16.0 and head.scale 30.0: the probabilities would not be those that were trained",
+        ),
+        (
+            {"mixing": {"class": "dermaffinity.data.mixing.Mixup", "alpha": 0}},
+            "mixing: alpha must be positive, got 0",
         ),
     ],
 )

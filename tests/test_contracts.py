@@ -1,4 +1,4 @@
-"""What every head, loss, neck, backbone and augmentation must do, found by walking the package: no list by hand."""
+"""What every class that a page can name must do, found by walking the package: no list by hand."""
 
 import importlib
 import inspect
@@ -11,13 +11,16 @@ import torch
 
 import dermaffinity
 from dermaffinity.data.augmentation import Augmentation, training_transform
+from dermaffinity.data.mixing import Mixing
 from dermaffinity.data.transforms import EvaluationStage
 from dermaffinity.heads import Head, HeadOutput, Predictions
 from dermaffinity.losses import Loss
 from dermaffinity.models import Backbone, Neck
+from dermaffinity.refit import Refit
 
 N, C, D = 6, 4, 16
-FACTS = {Backbone: (), Neck: (D,), Head: (D, C), Loss: (torch.tensor([40, 20, 9, 3]), D), Augmentation: (24,)}
+COUNTS = torch.tensor([40, 20, 9, 3])
+FACTS = {Backbone: (), Neck: (D,), Head: (D, C), Loss: (COUNTS, D), Augmentation: (24,), Mixing: (), Refit: ()}
 
 
 def concrete(base: type) -> list[type]:
@@ -32,8 +35,9 @@ def concrete(base: type) -> list[type]:
     return sorted((c for c in set(found) if not inspect.isabstract(c)), key=lambda c: c.__name__)
 
 
-BACKBONES, NECKS, HEADS, LOSSES, AUGMENTATIONS = (concrete(base) for base in FACTS)
+BACKBONES, NECKS, HEADS, LOSSES, AUGMENTATIONS, MIXINGS, REFITS = (concrete(base) for base in FACTS)
 PAIRS = [(head, loss) for head in HEADS for loss in LOSSES if head.score_kind is loss.score_kind]
+REFITTED = [(head, refit) for head in HEADS for refit in REFITS if head.score_kind is refit.score_kind]
 named = pytest.mark.parametrize
 
 
@@ -55,10 +59,10 @@ def embeddings() -> torch.Tensor:
 
 
 def test_something_is_found_of_every_kind():
-    assert all((BACKBONES, NECKS, HEADS, LOSSES, AUGMENTATIONS, PAIRS))
+    assert all((BACKBONES, NECKS, HEADS, LOSSES, AUGMENTATIONS, MIXINGS, REFITS, PAIRS, REFITTED))
 
 
-@named("found", [*BACKBONES, *NECKS, *HEADS, *LOSSES, *AUGMENTATIONS])
+@named("found", [*BACKBONES, *NECKS, *HEADS, *LOSSES, *AUGMENTATIONS, *MIXINGS, *REFITS])
 def test_a_class_is_documented_and_its_hyper_parameters_are_keyword_only_with_defaults(found):
     assert found.__doc__
     assert len(found.__doc__.strip()) > 10
@@ -222,3 +226,66 @@ def test_an_augmentation_gives_a_square_tensor_that_repeats_with_its_seed(found)
         assert augmented.shape == (3, 24, 24)
         assert augmented.dtype == torch.float32
         assert torch.equal(augmented, second(image))
+
+
+@named("found", MIXINGS)
+def test_a_mixing_gives_a_batch_that_repeats_with_its_generator(found):
+    mixing, images, classes = build(found), torch.rand(N, 3, 8, 8), labels()
+    before, state = images.clone(), torch.get_rng_state()
+    first, second, other = (mixing(images, classes, COUNTS, torch.Generator().manual_seed(s)) for s in (5, 5, 6))
+    assert torch.equal(torch.get_rng_state(), state), "everything random comes from the generator"
+    assert torch.equal(images, before)
+    assert torch.equal(classes, labels())
+    assert first.images.shape == images.shape
+    assert first.labels.shape == first.other_labels.shape == (N,)
+    assert set(first.labels.tolist()) | set(first.other_labels.tolist()) <= set(range(C))
+    assert 0 <= first.share <= 1
+    assert first.share == second.share
+    assert all(torch.equal(a, b) for a, b in zip(first[:3], second[:3], strict=True))
+    assert first.share != other.share
+
+
+@named("found", MIXINGS)
+def test_a_mixing_takes_a_batch_of_one_image(found):
+    mixed = build(found)(torch.rand(1, 3, 8, 8), torch.tensor([2]), COUNTS, torch.Generator().manual_seed(0))
+    assert mixed.labels.tolist() == mixed.other_labels.tolist() == [2]
+
+
+def refitted(head_class: type, refit_class: type, seed: int) -> tuple[Head, Predictions, dict[str, float]]:
+    """A head after a refit on random predictions, the predictions, and what the refit says."""
+    head, generator = build(head_class).eval(), torch.Generator().manual_seed(3)
+    classes = torch.repeat_interleave(torch.arange(C), COUNTS)
+    with torch.inference_mode():  # as a trainer predicts
+        embedding = torch.randn(C, D, generator=generator)[classes] + torch.randn(len(classes), D, generator=generator)
+        output = head(embedding)
+        probabilities, centers = head.probabilities(output), output.centers.clone()
+        seen = Predictions(output.scores, probabilities, output.embedding, centers, classes.clone())
+    before = [tensor.clone() for tensor in seen]
+    numbers = build(refit_class)(head, seen, seen, seed=seed)
+    assert all(torch.equal(a, b) for a, b in zip(before, seen, strict=True)), "predictions stay as they are"
+    return head, seen, numbers
+
+
+@named(("head_class", "refit_class"), REFITTED)
+def test_a_refit_leaves_a_head_that_gives_finite_probabilities(head_class, refit_class):
+    head, seen, numbers = refitted(head_class, refit_class, seed=0)
+    assert all(isinstance(value, float) and math.isfinite(value) for value in numbers.values())
+    assert {name: tensor.shape for name, tensor in head.state_dict().items()} == {
+        name: tensor.shape for name, tensor in build(head_class).state_dict().items()
+    }
+    assert all(p.is_leaf and p.requires_grad and p.dtype == torch.float32 for p in head.parameters())
+    with torch.no_grad():
+        probabilities = head.probabilities(head(seen.embedding))
+    torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(len(probabilities)))
+    assert not torch.equal(probabilities, seen.probabilities), "something has changed"
+
+
+@named(("head_class", "refit_class"), REFITTED)
+def test_a_refit_is_the_same_for_the_same_seed_and_touches_no_random_state(head_class, refit_class):
+    first, seen, said = refitted(head_class, refit_class, seed=7)
+    second, _, repeated = refitted(head_class, refit_class, seed=7)
+    assert said == repeated
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    refit, state = build(refit_class), torch.get_rng_state()
+    refit(first, seen, seen, seed=7)
+    assert torch.equal(torch.get_rng_state(), state)

@@ -67,13 +67,14 @@ def test_a_part_imports_only_what_lies_below_it(part):
     assert found <= MAY_IMPORT[part]
 
 
-def test_losses_know_of_heads_only_what_every_head_is():
-    found = {name for file in (PACKAGE / "losses").glob("*.py") for name in imported(file)}
+@pytest.mark.parametrize("folder", ["losses", "refit"])
+def test_losses_and_refits_know_of_heads_only_what_every_head_is(folder):
+    found = {name for file in (PACKAGE / folder).glob("*.py") for name in imported(file)}
     assert {".".join(name.split(".")[:2]) for name in found if name.startswith("heads")} == {"heads.base"}
 
 
-def test_every_head_loss_and_adapter_stands_alone():
-    for folder in ("heads", "losses"):
+def test_every_head_loss_and_refit_stands_alone():
+    for folder in ("heads", "losses", "refit"):
         shared = ("__init__", "base", "centers")
         files = [path for path in (PACKAGE / folder).glob("*.py") if path.stem not in shared]
         for file in files:

@@ -27,20 +27,22 @@ def block(language: str, word: str) -> str:
 
 
 def test_the_loss_shown_is_one_file_and_its_page_another(tmp_path, monkeypatch):
-    (tmp_path / "focal.py").write_text(block("python", "FocalLoss"))
-    page = yaml.safe_load(block("yaml", "FocalLoss"))
-    assert page["loss"]["class"] == "dermaffinity.losses.focal.FocalLoss"
-    page["loss"] |= {"class": "focal.FocalLoss", "gamma": 0}
-    (tmp_path / "focal.yaml").write_text(yaml.safe_dump({**page, "plugins": ["focal"]}))
+    (tmp_path / "poly1.py").write_text(block("python", "Poly1Loss"))
+    page = yaml.safe_load(block("yaml", "Poly1Loss"))
+    assert page["loss"] == {"class": "dermaffinity.losses.poly1.Poly1Loss", "epsilon": 2}
+    page["loss"]["class"] = "poly1.Poly1Loss"
+    (tmp_path / "poly1.yaml").write_text(yaml.safe_dump({**page, "plugins": ["poly1"]}))
     (tmp_path / "hamfit7.yaml").write_text((ROOT / "configs" / "hamfit7.yaml").read_text())
     monkeypatch.syspath_prepend(tmp_path)
 
-    loss = read_page(tmp_path / "focal.yaml").loss.build(torch.ones(3), 4)
+    loss = read_page(tmp_path / "poly1.yaml").loss.build(torch.ones(3), 4)
 
     logits, labels = torch.randn(5, 3), torch.tensor([0, 1, 2, 0, 1])
     output = HeadOutput(logits, torch.zeros(5, 4), torch.zeros(3, 1, 4))
-    torch.testing.assert_close(loss(output, labels)["focal"], F.cross_entropy(logits, labels))
-    del sys.modules["focal"]
+    p = logits.softmax(dim=1)[torch.arange(5), labels]
+    expected = F.cross_entropy(logits, labels) + 2 * (1 - p).mean()
+    torch.testing.assert_close(loss(output, labels)["poly1"], expected)
+    del sys.modules["poly1"]
 
 
 def test_the_classifier_is_used_as_shown(toy_model, tmp_path, monkeypatch):

@@ -40,13 +40,13 @@ class Mixup(Mixing):
     Source: Zhang et al., "mixup: Beyond empirical risk minimization", ICLR 2018, https://arxiv.org/abs/1710.09412.
 
     Args:
-        alpha: Both parameters of the beta distribution that a batch's share is drawn from; positive, small for weak
-            mixing.
+        alpha: Both parameters of the beta distribution that a batch's share is drawn from; at least 0.01, small for
+            weak mixing.
     """
 
     def __init__(self, *, alpha: float = 0.2) -> None:
-        if not alpha > 0:
-            raise ValueError(f"alpha must be positive, got {alpha}")
+        if not alpha >= 0.01:
+            raise ValueError(f"alpha must be at least 0.01, below which two images are never mixed, got {alpha}")
         self.alpha = alpha
 
     def __call__(self, images: Tensor, labels: Tensor, class_counts: Tensor, generator: torch.Generator) -> MixedBatch:
@@ -62,14 +62,14 @@ class Remix(Mixing):
     Source: Chou et al., "Remix: Rebalanced mixup", ECCV workshops 2020, https://arxiv.org/abs/2007.03943, Eq. 6.
 
     Args:
-        alpha: Both parameters of the beta distribution that a batch's share is drawn from; positive.
+        alpha: Both parameters of the beta distribution that a batch's share is drawn from; at least 0.01.
         imbalance: κ, how many times as many images the common class must have; at least 1.
         smallest_share: τ, the share of the common image below which its label may be dropped; in [0, 1].
     """
 
     def __init__(self, *, alpha: float = 0.2, imbalance: float = 3.0, smallest_share: float = 0.5) -> None:
-        if not alpha > 0:
-            raise ValueError(f"alpha must be positive, got {alpha}")
+        if not alpha >= 0.01:
+            raise ValueError(f"alpha must be at least 0.01, below which two images are never mixed, got {alpha}")
         if imbalance < 1:
             raise ValueError(f"imbalance must be at least 1, got {imbalance}")
         if not 0 <= smallest_share <= 1:

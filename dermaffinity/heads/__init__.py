@@ -3,6 +3,16 @@
 from dermaffinity.heads.affinity import AffinityHead
 from dermaffinity.heads.affinity_mixture import AffinityMixtureHead
 from dermaffinity.heads.base import Head, HeadOutput, Predictions, ScoreKind
+from dermaffinity.heads.cosine import CosineHead
 from dermaffinity.heads.linear import LinearHead
 
-__all__ = ["AffinityHead", "AffinityMixtureHead", "Head", "HeadOutput", "LinearHead", "Predictions", "ScoreKind"]
+__all__ = [
+    "AffinityHead",
+    "AffinityMixtureHead",
+    "CosineHead",
+    "Head",
+    "HeadOutput",
+    "LinearHead",
+    "Predictions",
+    "ScoreKind",
+]

@@ -1,7 +1,12 @@
-"""What every refit is."""
+"""What every refit is, and what several of them do."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from dermaffinity.heads.base import Head, Predictions, ScoreKind
 
@@ -29,3 +34,55 @@ class Refit(ABC):
         Returns:
             Numbers worth tracking, such as what was chosen.
         """
+
+
+def linear_layer(head: Head) -> nn.Linear:
+    """The layer behind the logits.
+
+    Raises:
+        TypeError: When the head has none.
+    """
+    linear = getattr(head, "linear", None)
+    if not isinstance(linear, nn.Linear):
+        raise TypeError(
+            f"this refit changes the weights of a linear layer, and {type(head).__name__} has no nn.Linear called "
+            "'linear'; use dermaffinity.heads.LinearHead"
+        )
+    return linear
+
+
+def class_balanced_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """The mean over classes of the mean cross-entropy of their images, as in sampling every class equally often.
+
+    Args:
+        logits: (N, C).
+        labels: (N,); a class without images takes no part.
+    """
+    image_loss = F.cross_entropy(logits, labels, reduction="none")  # (N,)
+    number = torch.bincount(labels)
+    return (image_loss / number[labels]).sum() / (number > 0).sum()
+
+
+def balanced_accuracy(logits: Tensor, labels: Tensor) -> float:
+    """The mean recall of the classes that have images; logits (N, C), labels (N,)."""
+    right = (logits.argmax(dim=1) == labels).double()
+    number = torch.bincount(labels)
+    return float((right / number[labels]).sum() / (number > 0).sum())
+
+
+def minimize(objective: Callable[[], Tensor], parameters: list[Tensor]) -> float:
+    """Moves the parameters to the minimum of a convex, smooth objective; the value there."""
+    # The minimum is found rather than approached: no learning rate, no order of images, nothing drawn at random.
+    optimizer = torch.optim.LBFGS(
+        parameters, max_iter=1000, tolerance_grad=1e-7, tolerance_change=1e-12, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> float:
+        optimizer.zero_grad()
+        value = objective()
+        value.backward()
+        return value.item()
+
+    optimizer.step(closure)
+    with torch.no_grad():
+        return objective().item()

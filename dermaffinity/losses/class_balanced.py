@@ -1,0 +1,43 @@
+"""Cross-entropy weighted by the effective number of images of a class."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dermaffinity.heads.base import HeadOutput, ScoreKind
+from dermaffinity.losses.base import Loss
+
+
+class ClassBalancedLoss(Loss):
+    r"""Mean of -log p(label) over the batch, each image weighted by its class.
+
+    .. math:: w_c \propto \frac{1 - \beta}{1 - \beta^{n_c}}
+
+    scaled to sum to C. The more images n_c a class has, the more a further one repeats what is known. With β = 0 all
+    weights are 1; as β comes to 1 they come to those of inverse frequency, ``CrossEntropyLoss(weighting="inverse")``.
+
+    Source: Cui et al., "Class-Balanced Loss Based on Effective Number of Samples", CVPR 2019,
+    https://arxiv.org/abs/1901.05555, on softmax cross-entropy.
+
+    Args:
+        class_counts: (C,), images of each class in the training rows.
+        embedding_dim: Size D of the embedding.
+        beta: β, in [0, 1); the paper tries 0.9 to 0.9999.
+    """
+
+    score_kind = ScoreKind.LOGIT
+    class_weights: Tensor
+
+    def __init__(self, class_counts: Tensor, embedding_dim: int, *, beta: float = 0.9999) -> None:
+        super().__init__(class_counts, embedding_dim)
+        if not 0 <= beta < 1:
+            raise ValueError(f"beta must be in [0, 1), got {beta}; for inverse frequency use CrossEntropyLoss")
+        # In float64: 1 - beta ** n is a small difference.
+        weights = (1 - beta) / (1 - beta ** class_counts.double())
+        self.register_buffer("class_weights", (len(weights) * weights / weights.sum()).to(torch.float32))
+
+    def forward(self, output: HeadOutput, labels: Tensor) -> dict[str, Tensor]:
+        """The one term ``class_balanced_cross_entropy``."""
+        image_loss = F.cross_entropy(output.scores, labels, reduction="none")  # (N,)
+        # Divided by N, not by the batch's weights: a batch of common classes must not count as much as a rare one.
+        return {"class_balanced_cross_entropy": (self.class_weights[labels] * image_loss).mean()}

@@ -1,0 +1,45 @@
+"""The vector-scaling loss: logits both divided and shifted by class."""
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from dermaffinity.heads.base import HeadOutput, ScoreKind
+from dermaffinity.losses.base import Loss
+
+
+class VectorScalingLoss(Loss):
+    r"""Cross-entropy on logits that are divided, and shifted, by how rare their class is.
+
+    .. math:: L = -\frac{1}{N} \sum_i \log \mathrm{softmax}_{y_i}\!\Big(\frac{z_i}{\Delta} + \tau \log \pi\Big), \qquad
+              \Delta_c = \Big(\frac{\max_k n_k}{n_c}\Big)^\gamma, \quad \pi_c = \frac{n_c}{\sum_k n_k}
+
+    A rare class must answer with larger logits for the same loss, which leaves it a wider margin at the end of
+    training; the shift works at its start. Prediction uses the plain logits.
+
+    Source: Kini et al., "Label-Imbalanced and Group-Sensitive Classification under Overparameterization", NeurIPS 2021,
+    https://arxiv.org/abs/2103.01550, without its weights, as in the authors' experiments.
+
+    Args:
+        class_counts: (C,), images of each class in the training rows.
+        embedding_dim: Size D of the embedding.
+        gamma: γ, at least 0; 0 is ``LogitAdjustedLoss``.
+        tau: τ, at least 0; 0 together with γ = 0 is plain cross-entropy.
+    """
+
+    score_kind = ScoreKind.LOGIT
+    factor: Tensor
+    shift: Tensor
+
+    def __init__(self, class_counts: Tensor, embedding_dim: int, *, gamma: float = 0.3, tau: float = 1.0) -> None:
+        super().__init__(class_counts, embedding_dim)
+        if not gamma >= 0:
+            raise ValueError(f"gamma must be at least 0, got {gamma}")
+        if not tau >= 0:
+            raise ValueError(f"tau must be at least 0, got {tau}")
+        counts = self.class_counts
+        self.register_buffer("factor", (counts / counts.max()) ** gamma)  # (C,), 1/Δ
+        self.register_buffer("shift", tau * (counts / counts.sum()).log())  # (C,)
+
+    def forward(self, output: HeadOutput, labels: Tensor) -> dict[str, Tensor]:
+        """The one term ``vector_scaled_cross_entropy``."""
+        return {"vector_scaled_cross_entropy": F.cross_entropy(output.scores * self.factor + self.shift, labels)}

@@ -1,0 +1,42 @@
+"""Post-hoc logit adjustment: the class frequencies are taken out of the bias."""
+
+import torch
+
+from dermaffinity.heads.base import Head, Predictions, ScoreKind
+from dermaffinity.refit.base import Refit, balanced_accuracy, linear_layer
+
+_GRID = tuple(step / 10 for step in range(21))
+
+
+class PosthocLogitAdjustment(Refit):
+    r"""Takes the log share of each class in training from its logits.
+
+    .. math:: b_c \leftarrow b_c - \tau \log \pi_c, \qquad \pi_c = \frac{n_c}{\sum_k n_k}
+
+    Source: Menon et al., "Long-tail learning via logit adjustment", ICLR 2021, https://arxiv.org/abs/2007.07314, Eq. 9.
+
+    Args:
+        tau: τ, at least 0; 0 changes nothing, 1 is right for calibrated probabilities. None for the value among 0, 0.1,
+            …, 2 with the best balanced accuracy on the inner validation images, the smallest of several.
+    """
+
+    score_kind = ScoreKind.LOGIT
+
+    def __init__(self, *, tau: float | None = 1.0) -> None:
+        if tau is not None and not tau >= 0:
+            raise ValueError(f"tau must be at least 0, or None to choose it on validation images, got {tau}")
+        self.tau = tau
+
+    @torch.no_grad()
+    def __call__(self, head: Head, training: Predictions, validation: Predictions, *, seed: int) -> dict[str, float]:
+        """See `Refit`."""
+        linear = linear_layer(head)
+        number = torch.bincount(training.labels, minlength=len(linear.bias)).clamp_min(1)  # (C,)
+        log_share = (number / number.sum()).log()
+
+        def score(tau: float) -> float:
+            return balanced_accuracy(validation.scores - tau * log_share, validation.labels)
+
+        tau = max(_GRID, key=score) if self.tau is None else self.tau  # the first of several best
+        linear.bias.sub_(tau * log_share)
+        return {"tau": tau}

@@ -1,0 +1,45 @@
+"""τ-normalization: class vectors brought to more equal lengths."""
+
+import torch
+
+from dermaffinity.heads.base import Head, Predictions, ScoreKind
+from dermaffinity.refit.base import Refit, balanced_accuracy, linear_layer
+
+_GRID = tuple(step / 10 for step in range(21))
+
+
+class TauNormalization(Refit):
+    r"""Divides the weights of each class by a power of their length, which has grown with the class's frequency.
+
+    .. math:: w_c \leftarrow \frac{w_c}{\lVert w_c \rVert^\tau}, \qquad b_c \leftarrow 0
+
+    Source: Kang et al., ICLR 2020, https://arxiv.org/abs/1910.09217, Section 4.3; as there, the bias is left out.
+
+    Args:
+        tau: τ, at least 0; 0 leaves the weights, 1 makes all lengths one. None for the value among 0, 0.1, …, 2 with
+            the best balanced accuracy on the inner validation images, the smallest of several.
+    """
+
+    score_kind = ScoreKind.LOGIT
+
+    def __init__(self, *, tau: float | None = None) -> None:
+        if tau is not None and not tau >= 0:
+            raise ValueError(f"tau must be at least 0, or None to choose it on validation images, got {tau}")
+        self.tau = tau
+
+    @torch.no_grad()
+    def __call__(self, head: Head, training: Predictions, validation: Predictions, *, seed: int) -> dict[str, float]:
+        """See `Refit`."""
+        linear = linear_layer(head)
+
+        def normalized(tau: float) -> torch.Tensor:
+            length = linear.weight.norm(dim=1, keepdim=True).clamp_min(torch.finfo(linear.weight.dtype).eps)  # (C, 1)
+            return linear.weight / length**tau
+
+        def score(tau: float) -> float:
+            return balanced_accuracy(validation.embedding @ normalized(tau).T, validation.labels)
+
+        tau = max(_GRID, key=score) if self.tau is None else self.tau  # the first of several best
+        linear.weight.copy_(normalized(tau))
+        linear.bias.zero_()
+        return {"tau": tau}
