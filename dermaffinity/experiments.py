@@ -161,11 +161,11 @@ def _check_request(
     if isinstance(page, EstimatorPage):
         check_estimator_page(page, manifest, external)
     known, now = _known(folder), _identity(page, manifest, scored)
-    if known and known["identity"] != now:
+    if known and (differences := _differences(known["identity"], now)):
         raise ConfigError(
             f"{folder.path} holds another experiment of this name. Give this one a name of its own, --set name=NEW, or "
             "remove that folder",
-            _differences(known["identity"], now),
+            differences,
         )
     asked = [folder.job(fold, seed) for fold in (range(manifest.folds) if folds is None else folds) for seed in seeds]
     finished, started = (sum(state) for state in zip(*((job.finished, job.started) for job in asked), strict=True))
@@ -364,7 +364,8 @@ def _identity(page: Page, manifest: Manifest, scored: Scored) -> dict[str, Any]:
 
 
 def _differences(known: dict[str, Any], asked: dict[str, Any]) -> list[str]:
-    before, now = dict(flatten(known)), dict(flatten(asked))
+    # A setting that is left out equals one that did not exist when the experiment was begun.
+    before, now = ({key: value for key, value in flatten(given) if value is not None} for given in (known, asked))
     return [
         f"{key.removeprefix('page.')}: there {before.get(key)!r}, now {now.get(key)!r}"
         for key in sorted(before.keys() | now.keys())

@@ -1,5 +1,6 @@
 """Experiments that exist already, that others are working on, and that grow."""
 
+import json
 import shutil
 import sqlite3
 from io import StringIO
@@ -175,3 +176,12 @@ def test_a_job_that_fails_does_not_stop_the_next_and_goes_by_its_name(tiny_page,
     assert ExperimentFolder(tmp_path / "tiny").job(1, 0).finished
     outcome, _ = run(tiny_page, tmp_path, *overrides, folds=[0])  # not begun, so there is nothing to resume
     assert outcome.folder.job(0, 0).finished
+
+
+def test_an_experiment_from_before_an_optional_setting_existed_goes_on(tiny_page, runs):
+    description = runs / "tiny/experiment.json"
+    facts = json.loads(description.read_text())
+    assert facts["identity"]["page"].pop("mixing", "none") is None
+    description.write_text(json.dumps(facts))
+    outcome, _ = run(tiny_page, runs, resume=True)
+    assert outcome.summary is not None
