@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _OVERALL = {
     "minority_recall": "Minority recall",
+    "majority_recall": "Majority recall",
     "worst_class_recall": "Worst class recall",
     "balanced_accuracy": "Balanced accuracy",
     "accuracy": "Accuracy",
