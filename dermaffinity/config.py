@@ -19,7 +19,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from dermaffinity.errors import ConfigError
 
-
 # What of the images' layout a grid may change; anything else would choose other images to be judged on.
 _GRID_DATA = ("data.image_size", "data.lesion_crop")
 

@@ -16,6 +16,7 @@ against one baseline, read `p_holm`, which is adjusted for their number.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -105,8 +106,8 @@ def compare_all(
         return Measured.of(predictions, minority=minority, malignant=malignant, seed=seed, resamples=resamples)
 
     first = measured(base)
-    options = {"minority": minority, "test_train_ratio": test_train_ratio, "seed": seed}
-    return adjusted({name: compare_measured(first, measured(other), **options) for name, other in others.items()})
+    compare_with = partial(compare_measured, first, minority=minority, test_train_ratio=test_train_ratio, seed=seed)
+    return adjusted({name: compare_with(measured(other)) for name, other in others.items()})
 
 
 def compare_measured(
