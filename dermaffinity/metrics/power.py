@@ -8,8 +8,6 @@ import math
 from collections.abc import Callable
 from statistics import NormalDist
 
-import numpy as np
-
 _NORMAL = NormalDist()
 
 
@@ -19,7 +17,7 @@ def smallest_gain(standard_error: float, *, level: float = 0.05, power: float = 
     .. math:: 1 - \Phi(z - \delta / s) + \Phi(-z - \delta / s) = power
 
     Args:
-        standard_error: s of the paired difference, at least 0; see `sign_flip_error`, or the spread of a paired bootstrap.
+        standard_error: s of the difference, at least 0, such as the spread of a paired bootstrap.
         level: Chance of a false alarm, in (0, 1).
         power: In (level, 1).
     """
@@ -30,19 +28,6 @@ def smallest_gain(standard_error: float, *, level: float = 0.05, power: float = 
         return 1 - _NORMAL.cdf(bound - ratio) + _NORMAL.cdf(-bound - ratio)
 
     return standard_error * _root(found, power)
-
-
-def sign_flip_error(differences: np.ndarray, groups: np.ndarray) -> float:
-    """Standard deviation of the sum of differences when each group's sign is chosen at random.
-
-    It is what `dermaffinity.metrics.statistics.sign_flip_test` holds the observed sum against.
-
-    Args:
-        differences: (N,), first method minus second, for each image, scaled so that their sum is the gain.
-        groups: (N,), group of each image.
-    """
-    _, group = np.unique(groups, return_inverse=True)
-    return float(np.sqrt(np.square(np.bincount(group, weights=differences)).sum()))
 
 
 def smallest_resampled_gain(
