@@ -313,7 +313,7 @@ def benchmark(
 
     Example: dermaffinity benchmark hamfit7_cosen hamfit7_softmax hamfit7_affinity --seeds 0,1,2 --tuned
     """
-    from dermaffinity.benchmark import run_benchmark
+    from dermaffinity.benchmark.run import run_benchmark
     from dermaffinity.reports.tables import console_table
     from dermaffinity.tracking.mlflow_tracker import MlflowTracker
 

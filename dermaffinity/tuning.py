@@ -1,8 +1,9 @@
 """Choosing a method's settings: every combination of a short grid, judged on the inner validation images.
 
 Each combination is an experiment of its own, ``RUNS/<page>.tune<digits>``, whose digits come from its settings, so that
-a grid that grows keeps what was run. The test folds stay unseen. Mind that one setting is chosen for all folds together:
-an inner validation image of one fold is a test image of another, so that the choice, but no model, has seen its label.
+a grid that grows keeps what was run. The test folds stay unseen. Mind that one setting is chosen for all folds
+together: an inner validation image of one fold is a test image of another, so that the choice, but no model, has seen
+its label.
 """
 
 import hashlib
@@ -90,9 +91,10 @@ def tune(
         TrainingError: When no combination could be trained.
     """
     page = read_page(source, overrides)
-    tried = combinations(grid or page.grid) if grid or page.grid else []
-    if not tried:
+    grid = grid or page.grid
+    if not grid:
         raise ConfigError(f"{page.name} states no grid; add grid: to the page, or --grid loss.tau=0.5,1.0")
+    tried = combinations(grid)
     pages = _pages(source, overrides, page.name, tried)
     outcomes = run_experiments(
         pages,
@@ -115,7 +117,7 @@ def tune(
         raise TrainingError(f"{page.name}: none of {len(tried)} combinations could be trained", failures)
     table = table.sort_values("balanced_accuracy.value", ascending=False, kind="stable", ignore_index=True)
     tuning = Tuning(table, json.loads(table["settings"].iloc[0]), runs / f"{page.name}.tuning")
-    _write(tuning, page, grid or page.grid, outcomes[0], folds, seeds)
+    _write(tuning, page, grid, outcomes[0], folds, seeds)
     return tuning
 
 
@@ -123,13 +125,16 @@ def read_chosen(page: Page, runs: Path) -> dict[str, Any]:
     """What ``chosen.yaml`` says of a page that was tuned: ``overrides``, ``combinations`` and how they were judged.
 
     Raises:
-        DataError: When the page was not tuned.
+        DataError: When the page was not tuned, or on another grid.
     """
     path = runs / f"{page.name}.tuning" / "chosen.yaml"
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        chosen = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
         raise DataError(f"{path}: no readable choice ({error}); run dermaffinity tune for this page first") from error
+    if chosen["grid"] != _plain(page.grid):
+        raise DataError(f"{path}: this is the choice from another grid; run dermaffinity tune for this page again")
+    return chosen
 
 
 def _pages(source: str | Path, overrides: Sequence[str], name: str, tried: Sequence[Settings]) -> list[Page]:
@@ -148,6 +153,10 @@ def _pages(source: str | Path, overrides: Sequence[str], name: str, tried: Seque
 def _digits(settings: Settings) -> str:
     text = json.dumps(settings, sort_keys=True, default=str)
     return f"{int(hashlib.sha256(text.encode()).hexdigest(), 16) % 10**6:06}"
+
+
+def _plain(grid: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+    return json.loads(json.dumps(grid))
 
 
 def _said(settings: Settings) -> str:
@@ -189,7 +198,7 @@ def _write(
         "experiment": best["experiment"],
         "balanced_accuracy": {bound: float(best[f"balanced_accuracy.{bound}"]) for bound in ("value", "low", "high")},
         "combinations": len(tuning.table),
-        "grid": {key: list(values) for key, values in grid.items()},
+        "grid": _plain(grid),
         "folds": list(range(facts["folds"]) if folds is None else folds),
         "seeds": list(seeds),
         "split_hash": facts["identity"]["split_hash"],

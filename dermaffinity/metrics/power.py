@@ -49,13 +49,14 @@ def smallest_resampled_gain(
     _check(level, power)
     if results < 2:
         return math.inf
-    from scipy.stats import nct, t
+    from scipy.special import ncfdtr, stdtrit
 
     freedom = results - 1
-    bound = float(t.ppf(1 - level / 2, freedom))
+    bound = float(stdtrit(freedom, 1 - level / 2))
 
     def found(noncentrality: float) -> float:
-        return float(nct.sf(bound, freedom, noncentrality) + nct.cdf(-bound, freedom, noncentrality))
+        # The square of t is F, which has both tails in one.
+        return 1 - float(ncfdtr(1, freedom, noncentrality**2, bound**2))
 
     return deviation * math.sqrt(1 / results + test_train_ratio) * _root(found, power)
 

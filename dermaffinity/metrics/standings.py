@@ -1,7 +1,8 @@
 """Several methods on the same images: each against the baseline and its best rival, ranks, and what cannot be seen.
 
 The best rival of a method is the one with the best balanced accuracy among all others. Picking it by its result favors
-it, so that a comparison with it is conservative.
+it, so that a comparison with it is conservative. The method that comes out first is picked by its result as well, so
+that its own gains are likely to shrink on other images.
 """
 
 import math
@@ -21,25 +22,32 @@ _MEASURE = "balanced_accuracy"
 
 
 @dataclass(frozen=True)
-class Standings:
-    """How methods stand; everything is by method, in the order given.
+class Contest:
+    """Methods, each against another one.
 
     Args:
-        baseline: What methods are compared with.
-        against_baseline: Of each but the baseline; empty where there is no baseline.
-        rivals: The best rival of each.
-        against_rival: Of each with its best rival.
-        resolution: See `resolution`, against the baseline.
-        rival_resolution: The same against the best rival.
+        against: The other one of each method.
+        comparisons: Of each with it, p-values adjusted over the methods.
+        resolution: See `resolution`.
+    """
+
+    against: dict[str, str]
+    comparisons: dict[str, Comparison]
+    resolution: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class Standings:
+    """How methods stand.
+
+    Args:
+        over_baseline: Each but the baseline against it; empty where the baseline could not be measured.
+        over_rival: Each against its best rival.
         ranks: By balanced accuracy, over folds and seeds.
     """
 
-    baseline: str
-    against_baseline: dict[str, Comparison]
-    rivals: dict[str, str]
-    against_rival: dict[str, Comparison]
-    resolution: pd.DataFrame
-    rival_resolution: pd.DataFrame
+    over_baseline: Contest
+    over_rival: Contest
     ranks: Ranks
 
 
@@ -52,10 +60,10 @@ def standings(
     test_train_ratio: float | None = None,
     seed: int = 0,
 ) -> Standings:
-    """Compares every method with the baseline and its best rival; p-values are adjusted over the methods.
+    """Compares every method with the baseline and with its best rival.
 
     Args:
-        measured: By method, on the same images and folds, with the same seeds and resamples.
+        measured: By method, on the same images and folds, with the same seeds and resamples; at least two.
         baseline: One of them, or one that could not be measured.
         minority: Codes of the minority classes.
         folds: Number of folds K of the split.
@@ -67,27 +75,21 @@ def standings(
     """
     first = next(iter(measured.values()))
     check_paired(first.predictions, {name: method.predictions for name, method in measured.items()})
-    bases = {name: baseline for name in measured if name != baseline and baseline in measured}
-    rivals = best_rivals({name: method.value(_MEASURE) for name, method in measured.items()})
+    ratio = test_train_ratio or (1 / (folds - 1) if folds > 1 else None)
 
-    def compared(pairs: Mapping[str, str]) -> dict[str, Comparison]:
+    def contest(against: dict[str, str]) -> Contest:
         comparisons = {
             name: compare_measured(
-                measured[other], measured[name], minority=minority, test_train_ratio=test_train_ratio, seed=seed
+                measured[other], measured[name], minority=minority, test_train_ratio=ratio, seed=seed
             )
-            for name, other in pairs.items()
+            for name, other in against.items()
         }
-        return adjusted(comparisons) if comparisons else {}
+        comparisons = adjusted(comparisons) if comparisons else {}
+        return Contest(against, comparisons, resolution(measured, against, comparisons, ratio))
 
-    against_baseline, against_rival = compared(bases), compared(rivals)
-    ratio = test_train_ratio or (1 / (folds - 1) if folds > 1 else None)
     return Standings(
-        baseline,
-        against_baseline,
-        rivals,
-        against_rival,
-        resolution(measured, bases, against_baseline, ratio),
-        resolution(measured, rivals, against_rival, ratio),
+        contest({name: baseline for name in measured if name != baseline and baseline in measured}),
+        contest(best_rivals({name: method.value(_MEASURE) for name, method in measured.items()})),
         average_ranks(pd.DataFrame({name: method.by_fold[_MEASURE] for name, method in measured.items()})),
     )
 
@@ -103,7 +105,7 @@ def best_rivals(balanced_accuracy: Mapping[str, float]) -> dict[str, str]:
 
 def resolution(
     measured: Mapping[str, Measured],
-    pairs: Mapping[str, str],
+    against: Mapping[str, str],
     comparisons: Mapping[str, Comparison],
     test_train_ratio: float | None,
 ) -> pd.DataFrame:
@@ -114,7 +116,7 @@ def resolution(
 
     Args:
         measured: By method.
-        pairs: The method that each is compared with.
+        against: The method that each is compared with.
         comparisons: With p-values adjusted over the methods.
         test_train_ratio: Test over training images of a fold; None where nothing can be said about other folds.
 
@@ -124,7 +126,7 @@ def resolution(
         find the observed gain; NaN if 100 are too few) and `verdict`. NaN where a test needs more folds or seeds.
     """
     rows = {}
-    for name, other in pairs.items():
+    for name, other in against.items():
         method, base = measured[name], measured[other]
         tests = comparisons[name].tests.set_index(["test", "metric"])["p_holm"]
         row = {
@@ -132,7 +134,7 @@ def resolution(
             "gain": method.value(_MEASURE) - base.value(_MEASURE),
             "p_images": tests["sign_flip", _MEASURE],
             "p_training": tests["corrected_t", _MEASURE],
-            **_visible(method, base, LEVEL / len(pairs), test_train_ratio),
+            **_visible(method, base, LEVEL / len(against), test_train_ratio),
         }
         rows[name] = row | {"verdict": verdict(row["gain"], row["p_images"], row["p_training"], row["visible_images"])}
     return pd.DataFrame.from_dict(rows, orient="index", columns=_COLUMNS).rename_axis("method")

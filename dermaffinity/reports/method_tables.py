@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from dermaffinity.metrics.ranks import Ranks
-from dermaffinity.metrics.standings import Standings
+from dermaffinity.metrics.standings import Contest
 from dermaffinity.metrics.summary import Measured
 from dermaffinity.reports.tables import p_value, percent_interval
 
@@ -62,23 +62,20 @@ def seeds_table(measured: Mapping[str, Measured], tried: Mapping[str, int]) -> p
     return _table(rows, [*(MEASURES[name] for name in names), "Settings tried"])
 
 
-def against_table(standings: Standings) -> pd.DataFrame:
-    """Gains in balanced accuracy and minority recall over the baseline and the best rival, with adjusted p-values."""
+def method_gains_table(contest: Contest) -> pd.DataFrame:
+    """Gains of each method over another one as `+value [low, high]` in percentage points, with adjusted p-values.
+
+    Args:
+        contest: One of `dermaffinity.metrics.standings.Standings`.
+    """
+    names = [f"gain.{name}" for name in _GAINS]
     rows = {}
-    for method, rival in standings.rivals.items():
-        cells = []
-        for comparison in (standings.against_baseline.get(method), standings.against_rival[method]):
-            if comparison is None:
-                cells += ["–"] * 4
-                continue
-            tests = comparison.tests.set_index(["test", "metric"])["p_holm"]
-            gains = [comparison.gains.reindex([f"gain.{name}"]).to_numpy(float)[0] for name in _GAINS]
-            cells += [percent_interval(value, low, high, "+") for value, low, high in gains]
-            cells += [p_value(tests[test, "balanced_accuracy"]) for test in ("sign_flip", "corrected_t")]
-        rows["methods", method] = [*cells[:4], rival, *cells[4:]]
-    per_base = ["balanced accuracy", "minority recall", "p images", "p training"]
-    base, other = f"Over {standings.baseline}: ", "Over rival: "
-    return _table(rows, [*(base + name for name in per_base), "Best rival", *(other + name for name in per_base)])
+    for method, comparison in contest.comparisons.items():
+        p = comparison.tests.set_index(["test", "metric"])["p_holm"].reindex(list(_P_VALUES))
+        gains = comparison.gains.reindex(names)[["value", "low", "high"]].to_numpy(float)
+        cells = [percent_interval(value, low, high, "+") for value, low, high in gains]
+        rows["methods", method] = [contest.against[method], *cells, *(p_value(one) for one in p)]
+    return _table(rows, ["Against", *(MEASURES[name] for name in _GAINS), *_P_VALUES.values()])
 
 
 def resolution_table(resolution: pd.DataFrame) -> pd.DataFrame:
@@ -124,7 +121,12 @@ def tuning_table(table: pd.DataFrame) -> pd.DataFrame:
     return _table(rows, [*(MEASURES[name] for name in names), ""])
 
 
-_GAINS = ("balanced_accuracy", "minority_recall")
+_GAINS = ("balanced_accuracy", "minority_recall", "majority_recall")
+_P_VALUES = {
+    ("sign_flip", "balanced_accuracy"): "p images",
+    ("corrected_t", "balanced_accuracy"): "p training",
+    ("sign_flip", "minority_recall"): "p images, minority",
+}
 
 
 def _table(rows: Mapping[tuple[str, str], list[str]], columns: list[str]) -> pd.DataFrame:
