@@ -15,6 +15,7 @@ from dermaffinity.errors import TrainingError
 from dermaffinity.experiments import at_temperatures, joint_temperatures, single_temperatures
 from dermaffinity.files import atomic_write
 from dermaffinity.metrics.classification import minority_classes
+from dermaffinity.metrics.ranks import Ranks
 from dermaffinity.metrics.standings import Contest, Standings, standings
 from dermaffinity.metrics.summary import Measured, Predictions, summarize_calibration
 from dermaffinity.reports.figures import save_figure
@@ -27,7 +28,7 @@ from dermaffinity.reports.method_tables import (
     resolution_table,
     seeds_table,
 )
-from dermaffinity.reports.tables import markdown_table
+from dermaffinity.reports.tables import markdown_table, p_value
 from dermaffinity.results import ExperimentFolder, JobFolder, average_models, write_table
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class Benchmark:
 
     Args:
         about: What was run, in sentences.
+        quick: Whether it was only to see that everything works.
         baseline: What methods are compared with; it may be among those that failed.
         images: Which images were scored, in words.
         methods: All, those that failed too.
@@ -70,6 +72,7 @@ class Benchmark:
     """
 
     about: tuple[str, ...]
+    quick: bool
     baseline: str
     images: str
     methods: dict[str, Method]
@@ -95,7 +98,9 @@ class Benchmark:
             tables[title] = resolution_table(contest.resolution)
         if self.standings is not None:
             tables["Average ranks"] = ranks_table(self.standings.ranks)
-        return tables
+        return {
+            f"Quick trial, means nothing: {title}" if self.quick else title: table for title, table in tables.items()
+        }
 
     def contests(self) -> dict[str, Contest]:
         """The contests that were held, by what methods were held against."""
@@ -108,7 +113,6 @@ class Benchmark:
         """How to read the tables, and what failed."""
         notes = [*self.about]
         if self.standings is not None:
-            ranks = self.standings.ranks
             best = max(self.measured, key=lambda name: self.measured[name].value("balanced_accuracy"))
             notes += [
                 "The best rival of a method has the best pooled balanced accuracy of all others. It is picked by its "
@@ -117,9 +121,7 @@ class Benchmark:
                 "p images (sign flip): do these trained models differ? p training (corrected t): would training again "
                 "pick the same winner? 'Visible from' is the smallest gain that either test finds in four of five "
                 "experiments, at 5 % for all comparisons of a table together.",
-                f"Ranks over {ranks.blocks} results (fold × seed): Friedman p {ranks.friedman_p:.3g}, Nemenyi critical "
-                f"difference {ranks.critical_difference:.2f}. Folds share training images, so that ranks describe and "
-                "prove nothing.",
+                _ranks_note(self.standings.ranks),
             ]
         return notes + [f"Without results: {line}" for lines in self.failures.values() for line in lines]
 
@@ -200,6 +202,8 @@ def measure(
     failures: dict[str, tuple[str, ...]],
     baseline: str,
     about: tuple[str, ...],
+    *,
+    quick: bool = False,
 ) -> Benchmark:
     """Measures and compares the methods that have all of their jobs.
 
@@ -209,6 +213,7 @@ def measure(
         failures: What keeps the others from being measured, a line each.
         baseline: The name of one method.
         about: What was run, in sentences.
+        quick: Whether it was only to see that everything works.
 
     Raises:
         TrainingError: When there is no method to measure.
@@ -238,7 +243,7 @@ def measure(
             test_train_ratio=test_train_ratio(facts),
         )
     images = folders[first].scored_images()
-    return Benchmark(about, baseline, images, methods, measured, summaries, external, failures, compared)
+    return Benchmark(about, quick, baseline, images, methods, measured, summaries, external, failures, compared)
 
 
 def _out_of_fold(
@@ -279,6 +284,16 @@ def _with_calibrated(summary: pd.DataFrame, calibrated: pd.DataFrame, facts: dic
 
 def _leaves_models(folder: ExperimentFolder) -> bool:
     return "estimator" not in folder.description()["identity"]["page"]
+
+
+def _ranks_note(ranks: Ranks) -> str:
+    friedman = f"Friedman p {p_value(ranks.friedman_p)}, " if ranks.friedman_p <= 1 else ""
+    critical = ranks.critical_difference
+    tested = f"{friedman}Nemenyi critical difference {critical:.2f}" if ranks.blocks > 1 else "no more to be said"
+    return (
+        f"Ranks over {ranks.blocks} results (fold × seed): {tested}. Folds share training images, so that ranks describe "
+        "and prove nothing."
+    )
 
 
 def _flat(summary: pd.DataFrame, names: Iterable[str], prefix: str) -> dict[str, float]:

@@ -92,7 +92,7 @@ def run_benchmark(
     asked = [(fold, seed) for fold in (range(manifest.folds) if folds is None else folds) for seed in seeds]
     jobs = _jobs(started, manifest, runs, asked, failures)
     about = _about(manifest, folds, seeds, budget if tuned else 0, quick)
-    return measure(methods, jobs, failures, base, about)
+    return measure(methods, jobs, failures, base, about, quick=quick)
 
 
 @dataclass(frozen=True)

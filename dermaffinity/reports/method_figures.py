@@ -151,10 +151,8 @@ def _labels_beside(axes: "Axes", names: list[str], points: np.ndarray, bold: np.
 
 def _spread(heights: np.ndarray, distance: float) -> np.ndarray:
     """Rising heights in [0, 1], moved apart to some distance, which must leave room for all."""
-    placed = heights.copy()
-    for index in range(1, len(placed)):
-        placed[index] = max(placed[index], placed[index - 1] + distance)
-    placed[-1] = min(placed[-1], 1.0)
-    for index in range(len(placed) - 2, -1, -1):
-        placed[index] = min(placed[index], placed[index + 1] - distance)
-    return placed
+    from scipy.optimize import isotonic_regression
+
+    least = distance * np.arange(len(heights))
+    placed = isotonic_regression(heights - least).x  # as near to the heights as can be
+    return np.clip(placed, 0, 1 - least[-1]) + least
