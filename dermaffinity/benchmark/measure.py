@@ -98,9 +98,8 @@ class Benchmark:
             tables[title] = resolution_table(contest.resolution)
         if self.standings is not None:
             tables["Average ranks"] = ranks_table(self.standings.ranks)
-        return {
-            f"Quick trial, means nothing: {title}" if self.quick else title: table for title, table in tables.items()
-        }
+        warning = "Quick trial, means nothing: " if self.quick else ""
+        return {f"{warning}{title}": table for title, table in tables.items()}
 
     def contests(self) -> dict[str, Contest]:
         """The contests that were held, by what methods were held against."""
@@ -291,8 +290,8 @@ def _ranks_note(ranks: Ranks) -> str:
     critical = ranks.critical_difference
     tested = f"{friedman}Nemenyi critical difference {critical:.2f}" if ranks.blocks > 1 else "no more to be said"
     return (
-        f"Ranks over {ranks.blocks} results (fold × seed): {tested}. Folds share training images, so that ranks describe "
-        "and prove nothing."
+        f"Ranks over {ranks.blocks} results (fold × seed): {tested}. Folds share training images, so that ranks "
+        "describe and prove nothing."
     )
 
 
