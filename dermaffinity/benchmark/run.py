@@ -4,6 +4,7 @@ With ``tuned``, every page that states a grid is tuned first, each with the same
 """
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +80,7 @@ def run_benchmark(
     base = find_baseline(baseline, list(pages))
     manifest = _common_manifest(pages, external)
     if tuned:
-        _check_budget(pages, budget)
+        _check_tuning(pages, budget)
     how: dict[str, Any] = {"runs": runs, "tracker": tracker, "folds": folds, "launcher": launcher, "console": console}
     methods, failures = _chosen(pages, seeds[:1], tuned, train, how)
     started = {name: method for name, method in methods.items() if name not in failures}
@@ -135,7 +136,12 @@ def _common_manifest(pages: Mapping[str, _Source], external: bool) -> Manifest:
     return manifest
 
 
-def _check_budget(pages: Mapping[str, _Source], budget: int) -> None:
+def _check_tuning(pages: Mapping[str, _Source], budget: int) -> None:
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        # The other processes would read the choice before the first one has written it.
+        raise ConfigError(
+            "--tuned: torchrun trains one page; run dermaffinity tune with it, then crossval as that says"
+        )
     sizes = {name: len(combinations(one.page.grid)) for name, one in pages.items() if one.page.grid}
     if not sizes:
         raise ConfigError("--tuned: none of these pages states a grid; add grid: to a page, or leave --tuned out")

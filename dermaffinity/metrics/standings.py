@@ -19,6 +19,16 @@ from dermaffinity.metrics.summary import Measured
 
 LEVEL = 0.05
 _MEASURE = "balanced_accuracy"
+_COLUMNS = [
+    "against",
+    "gain",
+    "p_images",
+    "p_training",
+    "visible_images",
+    "visible_training",
+    "seeds_needed",
+    "verdict",
+]
 
 
 @dataclass(frozen=True)
@@ -166,18 +176,6 @@ def pareto_front(scores: np.ndarray) -> np.ndarray:
     as_good = (scores[:, None] >= scores[None]).all(axis=2)  # (k, k): row at least as good as column
     better = (scores[:, None] > scores[None]).any(axis=2)
     return np.logical_not(np.any(as_good & better, axis=0))
-
-
-_COLUMNS = [
-    "against",
-    "gain",
-    "p_images",
-    "p_training",
-    "visible_images",
-    "visible_training",
-    "seeds_needed",
-    "verdict",
-]
 
 
 def _visible(method: Measured, base: Measured, level: float, ratio: float | None) -> dict[str, float]:

@@ -23,6 +23,12 @@ MEASURES = {
     "ece": "Calibration error",
     "ece.calibrated": "Calibrated",
 }
+_GAINS = ("balanced_accuracy", "minority_recall", "majority_recall")
+_P_VALUES = {
+    ("sign_flip", "balanced_accuracy"): "p images",
+    ("corrected_t", "balanced_accuracy"): "p training",
+    ("sign_flip", "minority_recall"): "p images, minority",
+}
 
 
 def measures_table(summaries: Mapping[str, pd.DataFrame], failed: Mapping[str, str]) -> pd.DataFrame:
@@ -119,14 +125,6 @@ def tuning_table(table: pd.DataFrame) -> pd.DataFrame:
         state = "failed" if row["failure"] else "chosen" if place == 0 else ""
         rows["combinations", settings] = [*(percent_interval(*interval) for interval in intervals), state]
     return _table(rows, [*(MEASURES[name] for name in names), ""])
-
-
-_GAINS = ("balanced_accuracy", "minority_recall", "majority_recall")
-_P_VALUES = {
-    ("sign_flip", "balanced_accuracy"): "p images",
-    ("corrected_t", "balanced_accuracy"): "p training",
-    ("sign_flip", "minority_recall"): "p images, minority",
-}
 
 
 def _table(rows: Mapping[tuple[str, str], list[str]], columns: list[str]) -> pd.DataFrame:

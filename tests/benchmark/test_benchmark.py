@@ -170,7 +170,13 @@ def test_a_quick_tuned_benchmark_runs_under_names_of_its_own_and_says_so(desk):
     assert seeds["Balanced accuracy"].str.endswith("(one seed)").all()
 
 
-def test_what_cannot_be_compared_is_refused_before_anything_is_trained(desk, tmp_path, phantom_manifest):
+def test_tuning_within_a_benchmark_is_refused_under_torchrun(desk, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    with pytest.raises(ConfigError, match="run dermaffinity tune with it, then crossval"):
+        run(desk, "cosen", "softmax", runs="none", tuned=True)
+
+
+def test_what_cannot_be_compared_is_refused_before_anything_is_trained(desk, phantom_manifest):
     with pytest.raises(ConfigError, match="larger than the budget of 1 combinations that every method has") as error:
         run(desk, "cosen", "softmax", runs="none", tuned=True, budget=1)
     assert error.value.problems == ("tiny_softmax: 2 combinations",)
