@@ -1,7 +1,7 @@
 """The ``dermaffinity`` command. Heavy libraries are imported inside the verbs, so that ``--help`` answers at once."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -25,6 +25,10 @@ app = typer.Typer(
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; results only.")]
 Runs = Annotated[Path, typer.Option("--runs", help="Folder of all experiments' results.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of every page.")
+]
+LauncherName = Annotated[str, typer.Option("--launcher", help="inline: one job after the other; local: side by side.")]
 Views = Annotated[
     Literal["1", "2", "4", "8"],
     typer.Option(help="Look at each image turned and mirrored in so many ways, and average; takes that much longer."),
@@ -153,9 +157,7 @@ def crossval(
     pages: Annotated[list[str], typer.Argument(help="YAML pages, or names of shipped ones.", metavar="PAGE...")],
     folds: Annotated[str | None, typer.Option(help="Such as 0,1; default: all.")] = None,
     seeds: Annotated[str, typer.Option(help="Such as 0,1,2.")] = "0",
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of every page.")
-    ] = None,
+    overrides: Overrides = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an earlier command stopped.")] = False,
     external: Annotated[
         bool, typer.Option("--external", help="Score the manifest's external images as well, once, at the end.")
@@ -167,7 +169,7 @@ def crossval(
         ),
     ] = False,
     baseline: Annotated[str, typer.Option(help="The page that the others are compared with.")] = "cosen",
-    launcher: Annotated[str, typer.Option(help="inline: one job after the other; local: side by side.")] = "inline",
+    launcher: LauncherName = "inline",
     runs: Runs = Path("runs"),
     tracking_uri: Uri = None,
     quiet: Quiet = False,
@@ -180,8 +182,7 @@ def crossval(
     from dermaffinity.experiments import run_experiments
     from dermaffinity.tracking.mlflow_tracker import MlflowTracker
 
-    if launcher not in ("inline", "local"):
-        raise ConfigError(f"--launcher {launcher}: allowed are inline and local")
+    _check_launcher(launcher)
     read = [read_page(page, overrides or ()) for page in pages]
     outcomes = run_experiments(
         read,
@@ -236,6 +237,114 @@ def compare(
     if candidate.description()["identity"]["scored"] == "test":
         print(f"One page to read and pass on: dermaffinity report {candidate.path} --baseline {compared.baseline}")
     print("Next: dermaffinity ui, to sort and chart the runs by recall.<CLASS> and gain.<CLASS>")
+
+
+@app.command(name="tune")
+def tune_page(
+    page: Annotated[str, typer.Argument(help="A YAML page, or the name of a shipped one.")],
+    grid: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--grid", metavar="KEY=V1,V2", help="Values to try, in every combination; default: the page's grid."
+        ),
+    ] = None,
+    folds: Annotated[str | None, typer.Option(help="Such as 0,1; default: all.")] = None,
+    seeds: Annotated[str, typer.Option(help="Such as 0,1,2.")] = "0",
+    overrides: Overrides = None,
+    launcher: LauncherName = "inline",
+    runs: Runs = Path("runs"),
+    tracking_uri: Uri = None,
+    quiet: Quiet = False,
+) -> None:
+    """Choose a method's settings on the inner validation images; the test folds stay unseen. Goes on where it stopped.
+
+    Example: dermaffinity tune hamfit7_affinity --grid training.learning_rate=0.004,0.01 --grid loss.margin=0.5,0.75
+    """
+    from dermaffinity.reports.method_tables import tuning_table
+    from dermaffinity.reports.tables import console_table
+    from dermaffinity.tracking.mlflow_tracker import MlflowTracker
+    from dermaffinity.tuning import tune
+
+    _check_launcher(launcher)
+    tuning = tune(
+        page,
+        grid=dict(_grid(text) for text in grid or ()),
+        overrides=overrides or (),
+        runs=runs,
+        tracker=MlflowTracker(tracking_uri),
+        folds=None if folds is None else _numbers("--folds", folds),
+        seeds=_numbers("--seeds", seeds),
+        launcher=launcher,  # type: ignore[arg-type]
+        console=Console(stderr=True, quiet=quiet),
+    )
+    if tuning is None:  # torchrun has started this process to help another
+        return
+    console = Console(highlight=False)
+    title = "Inner validation images (for choosing, not for reporting): percent [95 % interval]"
+    console.print(console_table(tuning_table(tuning.table), title, console.width))
+    for name in ("tuning.csv", "chosen.yaml"):
+        print(tuning.folder / name)
+    print(f"Next: dermaffinity crossval {_quoted(page, overrides or (), tuning.chosen)}")
+
+
+@app.command()
+def benchmark(
+    pages: Annotated[list[str], typer.Argument(help="YAML pages, or names of shipped ones.", metavar="PAGE...")],
+    folds: Annotated[str | None, typer.Option(help="Such as 0,1; default: all.")] = None,
+    seeds: Annotated[str, typer.Option(help="Such as 0,1,2; tuning uses the first.")] = "0",
+    tuned: Annotated[bool, typer.Option("--tuned", help="Tune every page that states a grid first.")] = False,
+    budget: Annotated[int, typer.Option(min=1, help="Most combinations that a grid may have.")] = 4,
+    baseline: Annotated[str, typer.Option(help="The page that the others are compared with.")] = "cosen",
+    external: Annotated[
+        bool, typer.Option("--external", help="Score the manifest's external images as well, once, at the end.")
+    ] = False,
+    overrides: Overrides = None,
+    train: Annotated[bool, typer.Option("--train/--no-train", help="--no-train: only measure what is there.")] = True,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="One fold, one seed, one epoch at 32 pixels: does it work at all?")
+    ] = False,
+    launcher: LauncherName = "inline",
+    runs: Runs = Path("runs"),
+    out: Annotated[Path | None, typer.Option(help="Folder of the tables; default: RUNS/benchmark.")] = None,
+    tracking_uri: Uri = None,
+    quiet: Quiet = False,
+) -> None:
+    """Compare many methods on one split: tune, train, test, rank. Stopped and called again, it goes on.
+
+    Example: dermaffinity benchmark hamfit7_cosen hamfit7_softmax hamfit7_affinity --seeds 0,1,2 --tuned
+    """
+    from dermaffinity.benchmark.run import run_benchmark
+    from dermaffinity.reports.tables import console_table
+    from dermaffinity.tracking.mlflow_tracker import MlflowTracker
+
+    _check_launcher(launcher)
+    found = run_benchmark(
+        pages,
+        baseline=baseline,
+        overrides=overrides or (),
+        runs=runs,
+        tracker=MlflowTracker(tracking_uri),
+        folds=None if folds is None else _numbers("--folds", folds),
+        seeds=_numbers("--seeds", seeds),
+        tuned=tuned,
+        budget=budget,
+        external=external,
+        train=train,
+        launcher=launcher,  # type: ignore[arg-type]
+        quick=quick,
+        console=Console(stderr=True, quiet=quiet),
+    )
+    if found is None:  # torchrun has started this process to help another
+        return
+    console = Console(highlight=False)
+    for title, table in found.tables().items():
+        console.print(console_table(table, title, console.width))
+    print("\n".join(found.notes()))
+    for path in found.write(out or runs / ("benchmark.quick" if quick else "benchmark")):
+        print(path)
+    if found.failures:
+        raise typer.Exit(1)
+    print("Next: dermaffinity report EXPERIMENT, or dermaffinity ui")
 
 
 @app.command()
@@ -464,6 +573,36 @@ def _show(outcomes: "list[Outcome]", already: set[str]) -> None:
         kept = "figures, tables and models" if outcome.folder.classifier.exists() else "figures and tables"
         state = kept if outcome.summary is not None else "some folds are still to be run"
         print(f"{outcome.folder.path}: {state}")
+
+
+def _check_launcher(launcher: str) -> None:
+    if launcher not in ("inline", "local"):
+        raise ConfigError(f"--launcher {launcher}: allowed are inline and local")
+
+
+def _grid(text: str) -> tuple[str, list[Any]]:
+    """A key and its values; commas within brackets belong to a value."""
+    import yaml
+
+    key, equals, values = text.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--grid {text}: write key=value,value, such as --grid loss.tau=0.5,1.0")
+    try:
+        return key, yaml.safe_load(f"[{values}]")
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--grid {text}: {values!r} is not a list of YAML values") from error
+
+
+def _quoted(page: str, overrides: Sequence[str], chosen: dict[str, Any]) -> str:
+    """The rest of a command that runs a page with overrides and chosen settings, for a shell."""
+    import json
+    import shlex
+
+    from dermaffinity.config import read_page
+
+    name = f"{read_page(page, overrides).name}.tuned"
+    settings = [*overrides, *(f"{key}={json.dumps(value)}" for key, value in chosen.items()), f"name={name}"]
+    return shlex.join([page, *(word for setting in settings for word in ("--set", setting))])
 
 
 def _numbers(option: str, text: str) -> list[int]:

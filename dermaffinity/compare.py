@@ -78,10 +78,10 @@ def compare_experiments(sources: Sequence[str], *, baseline: str, runs: Path, tr
         ComparisonError: When splits, images, folds or seeds differ, or the baseline is not among the sources.
     """
     folders = {folder.path.name: folder for folder in (find_experiment(source, runs) for source in sources)}
-    base = _baseline(baseline, list(folders))
+    base = find_baseline(baseline, list(folders))
     folders = {base: folders.pop(base), **folders}  # first, so that every figure gives a method the same color
     descriptions = {name: folder.description() for name, folder in folders.items()}
-    _check_comparable(descriptions)
+    check_comparable(descriptions)
     facts = descriptions[base]
     measured = {
         "classes": facts["classes"],
@@ -96,7 +96,7 @@ def compare_experiments(sources: Sequence[str], *, baseline: str, runs: Path, tr
             tables[base],
             {name: table for name, table in tables.items() if name != base},
             **measured,
-            test_train_ratio=_test_train_ratio(facts),
+            test_train_ratio=test_train_ratio(facts),
         )
     except ValueError as error:
         raise ComparisonError(f"these experiments cannot be compared: {error}") from error
@@ -107,7 +107,7 @@ def compare_experiments(sources: Sequence[str], *, baseline: str, runs: Path, tr
     return ComparedExperiments(base, first.scored_images(), first.scored_counts(), summaries, comparisons)
 
 
-def _test_train_ratio(facts: dict[str, Any]) -> float | None:
+def test_train_ratio(facts: dict[str, Any]) -> float | None:
     """Test over training images of a fold; None for a single test set, which says nothing about other folds."""
     if facts["folds"] == 1:
         return None
@@ -115,7 +115,12 @@ def _test_train_ratio(facts: dict[str, Any]) -> float | None:
     return 1 / ((facts["folds"] - 1) * (1 - facts["validation_fraction"]))
 
 
-def _baseline(text: str, names: list[str]) -> str:
+def find_baseline(text: str, names: list[str]) -> str:
+    """The one of some names that a text means: itself, or the only one that it is a part of.
+
+    Raises:
+        ComparisonError: When there is none or several, or nothing to compare it with.
+    """
     matching = [text] if text in names else [name for name in names if text in name]
     if len(matching) != 1:
         raise ComparisonError(
@@ -127,7 +132,12 @@ def _baseline(text: str, names: list[str]) -> str:
     return matching[0]
 
 
-def _check_comparable(descriptions: dict[str, dict[str, Any]]) -> None:
+def check_comparable(descriptions: dict[str, dict[str, Any]]) -> None:
+    """Holds that experiments, given by their descriptions, scored the same part of the same split.
+
+    Raises:
+        ComparisonError: With the splits or parts that differ.
+    """
     splits = {name: facts["identity"]["split_hash"] for name, facts in descriptions.items()}
     if len(set(splits.values())) > 1:
         raise ComparisonError(

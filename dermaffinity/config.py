@@ -5,6 +5,7 @@ hyper-parameters. Facts of the run, such as the number of classes, are positiona
 page are reported at once.
 """
 
+import copy
 import difflib
 import importlib
 import inspect
@@ -17,6 +18,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from dermaffinity.errors import ConfigError
+
+# What of the images' layout a grid may change; anything else would choose other images to be judged on.
+_GRID_DATA = ("data.image_size", "data.lesion_crop")
 
 
 class Section(BaseModel):
@@ -75,13 +79,16 @@ class Page(Section):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)
     plugins: tuple[str, ...] = ()  # modules outside dermaffinity that the page may take classes from
+    grid: dict[
+        str, tuple[Any, ...]
+    ] = {}  # what `dermaffinity tune` tries: dotted key -> values; no part of the experiment
     data: DataSettings
 
     bases: ClassVar[dict[str, str]]  # what a section's class must be
 
     def resolved(self) -> dict[str, Any]:
         """The whole page as plain values, every default filled in; what two equal experiments share."""
-        page = json.loads(self.model_dump_json(by_alias=True))
+        page = json.loads(self.model_dump_json(by_alias=True, exclude={"grid"}))
         for section in self.bases:
             component = getattr(self, section)
             if component is None:
@@ -151,12 +158,13 @@ def shipped_pages() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
-def read_page(source: str | Path, overrides: Sequence[str] = ()) -> Page:
+def read_page(source: str | Path, overrides: Sequence[str] = (), settings: Mapping[str, Any] | None = None) -> Page:
     """Reads, merges and checks one page.
 
     Args:
         source: Path of a page, or the name of a shipped one.
         overrides: ``key=value`` texts such as ``training.epochs=5``; they go through the same checks.
+        settings: The same as values by dotted key, such as a combination of a grid; they come last.
 
     Raises:
         ConfigError: With every problem found.
@@ -167,9 +175,22 @@ def read_page(source: str | Path, overrides: Sequence[str] = ()) -> Page:
     # A page of another kind than its base takes from it what both kinds have, such as the data.
     values = _merge({key: value for key, value in base.items() if key in kind.model_fields or key == "base"}, own)
     values.pop("base", None)
+    if "grid" in own or kind is EstimatorPage:
+        values["grid"] = own.get("grid", {})  # a grid replaces the base's, whose keys a page of another kind has not
     for override in overrides:
         _apply(values, override)
-    problems = []
+    for key, value in (settings or {}).items():
+        _assign(values, key, value, f"setting {key}")
+    page, problems = _check(values, kind)
+    problems += _check_grid(values, kind, problems)
+    if problems or page is None:
+        raise ConfigError(f"{path}: this page does not describe an experiment", problems)
+    return page
+
+
+def _check(values: dict[str, Any], kind: type[Page]) -> tuple[Page | None, list[str]]:
+    """The page that values describe, and what is wrong with them; None where they are no page at all."""
+    problems: list[str] = []
     component_problems = _check_components(values, kind)
     page: Page | None = None
     try:
@@ -179,9 +200,33 @@ def read_page(source: str | Path, overrides: Sequence[str] = ()) -> Page:
     problems += component_problems
     if page is not None and not problems:
         problems += _check_together(page)
-    if problems or page is None:
-        raise ConfigError(f"{path}: this page does not describe an experiment", problems)
-    return page
+    return page, problems
+
+
+def _check_grid(values: Mapping[str, Any], kind: type[Page], known: Sequence[str]) -> list[str]:
+    """Problems of a page's grid besides those of the page: each value alone must give a valid page."""
+    grid = values.get("grid")
+    if not isinstance(grid, dict) or not all(isinstance(tried, list | tuple) for tried in grid.values()):
+        return []  # no grid, or pydantic says so
+    problems = []
+    for key, tried in grid.items():
+        section = str(key).partition(".")[0]
+        if section not in kind.bases and section != "training" and key not in _GRID_DATA:
+            allowed = ", ".join([*kind.bases, *(["training"] if "training" in kind.model_fields else [])])
+            problems.append(f"grid.{key}: only settings within {allowed}, and {', '.join(_GRID_DATA)}, can be tried")
+            continue
+        if len(tried) < 1:
+            problems.append(f"grid.{key}: no values; write a list such as [0.5, 1.0]")
+        for value in tried:
+            changed = copy.deepcopy({name: part for name, part in values.items() if name != "grid"})
+            try:
+                _assign(changed, key, value, f"grid.{key}")
+            except ConfigError as error:
+                problems.append(error.message)
+                continue
+            found = _check(changed, kind)[1]
+            problems += [f"grid.{key} = {value!r}: {problem}" for problem in found if problem not in known]
+    return problems
 
 
 def import_class(path: str) -> type:
@@ -266,11 +311,18 @@ def _apply(values: dict[str, Any], override: str) -> None:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {override}: {text!r} is not a YAML value") from error
+    _assign(values, key, value, f"--set {override}")
+
+
+def _assign(values: dict[str, Any], key: str, value: Any, said: str) -> None:
+    """Sets a dotted key; ``said`` is what an error calls it."""
     *sections, last = key.split(".")
     for section in sections:
-        values = values.setdefault(section, {})
+        if values.get(section) is None:
+            values[section] = {}
+        values = values[section]
         if not isinstance(values, dict):
-            raise ConfigError(f"--set {override}: {section!r} is not a section")
+            raise ConfigError(f"{said}: {section!r} is not a section")
     values[last] = value
 
 

@@ -18,7 +18,7 @@ from rich.console import Console
 import dermaffinity
 from dermaffinity.config import EstimatorPage, Page, flatten
 from dermaffinity.data.manifest import Manifest
-from dermaffinity.errors import ConfigError
+from dermaffinity.errors import ConfigError, TrainingError
 from dermaffinity.files import atomic_write, hold, sweep_partial, write_json
 from dermaffinity.metrics.calibration import reliability_bins, with_temperature
 from dermaffinity.metrics.classification import confusion_matrix, minority_classes
@@ -28,6 +28,7 @@ from dermaffinity.model_folder import join_models, read_description
 from dermaffinity.reports.figures import METHOD_COLORS, confusion_figure, reliability_figure, save_figure
 from dermaffinity.results import (
     ExperimentFolder,
+    JobFolder,
     as_separate_images,
     average_models,
     class_indices,
@@ -56,12 +57,14 @@ class Outcome:
         summary: A row a metric with ``value``, ``low``, ``high``; None while folds are missing.
         external: The same for the external images, where they were scored.
         external_counts: External images of each class.
+        failures: What stopped jobs, a line each, where the caller wanted to know.
     """
 
     folder: ExperimentFolder
     summary: pd.DataFrame | None
     external: pd.DataFrame | None
     external_counts: dict[str, int]
+    failures: tuple[str, ...] = ()
 
 
 def run_experiments(
@@ -75,6 +78,7 @@ def run_experiments(
     external: bool = False,
     scored: Scored = "test",
     launcher: Launcher = "inline",
+    keep_going: bool = False,
     console: Console,
 ) -> list[Outcome]:
     """Runs every fold and seed of every page, then pools and measures each page.
@@ -89,6 +93,7 @@ def run_experiments(
         external: Whether to score the manifest's external images with every fold's model.
         scored: ``"inner"`` scores the inner validation rows instead of the test folds.
         launcher: How jobs are run.
+        keep_going: Whether a page with jobs that fail is an outcome with its failures, rather than an error.
         console: For progress.
 
     Returns:
@@ -96,7 +101,7 @@ def run_experiments(
 
     Raises:
         ConfigError: When the pages cannot be run as asked, before anything is trained.
-        TrainingError: When a job fails.
+        TrainingError: When a job fails, after all others have run.
         BusyError: When another process is at one of the jobs.
     """
     if launcher == "local" and "TORCHELASTIC_RUN_ID" in os.environ:
@@ -124,11 +129,32 @@ def run_experiments(
         for fold in (range(manifest.folds) if folds is None else folds)
     ]
     with ended_when_stopped(*opened):
+        failures: tuple[str, ...] = ()
         with RunProgress(len(jobs), console) as progress:
-            launch(jobs, launcher, progress)
+            try:
+                launch(jobs, launcher, progress)
+            except TrainingError as error:
+                if not keep_going:
+                    raise
+                failures = error.problems
         if not speaks_for_all():
             return []
-        return [_pool(folder, run) for folder, run in zip(folders, opened, strict=True)]
+        return [_outcome(folder, run, failures) for folder, run in zip(folders, opened, strict=True)]
+
+
+def check_identity(page: Page, manifest: Manifest, folder: ExperimentFolder, scored: Scored) -> None:
+    """Holds a page against the experiment of its name, if there is one.
+
+    Raises:
+        ConfigError: When that is another experiment, with all differences.
+    """
+    known, now = _known(folder), _identity(page, manifest, scored)
+    if known and (differences := _differences(known["identity"], now)):
+        raise ConfigError(
+            f"{folder.path} holds another experiment of this name. Give this one a name of its own, --set name=NEW, or "
+            "remove that folder",
+            differences,
+        )
 
 
 def versions() -> dict[str, str]:
@@ -160,13 +186,7 @@ def _check_request(
         raise ConfigError(f"--external: {page.data.manifest} has no external images")
     if isinstance(page, EstimatorPage):
         check_estimator_page(page, manifest, external)
-    known, now = _known(folder), _identity(page, manifest, scored)
-    if known and (differences := _differences(known["identity"], now)):
-        raise ConfigError(
-            f"{folder.path} holds another experiment of this name. Give this one a name of its own, --set name=NEW, or "
-            "remove that folder",
-            differences,
-        )
+    check_identity(page, manifest, folder, scored)
     asked = [folder.job(fold, seed) for fold in (range(manifest.folds) if folds is None else folds) for seed in seeds]
     finished, started = (sum(state) for state in zip(*((job.finished, job.started) for job in asked), strict=True))
     if (finished or started) and not resume:
@@ -239,6 +259,15 @@ def _open_held(
     return run
 
 
+def _outcome(folder: ExperimentFolder, run: Run, failures: Sequence[str]) -> Outcome:
+    # A job's label starts with the page's name, which has no blanks.
+    own = tuple(failure for failure in failures if failure.startswith(f"{folder.path.name} "))
+    if own:
+        run.finish("FAILED")
+        return Outcome(folder, None, None, {}, own)
+    return _pool(folder, run)
+
+
 def _pool(folder: ExperimentFolder, run: Run) -> Outcome:
     """Joins the jobs' predictions, measures them and draws the figures, once no fold of any seed is missing."""
     with hold(folder.path, _PATIENCE):
@@ -261,9 +290,10 @@ def _pool_held(folder: ExperimentFolder, run: Run) -> Outcome:
     if facts["identity"]["scored"] == "inner":
         table = as_separate_images(table)  # the images that temperatures are fitted on
     elif "estimator" not in facts["identity"]["page"]:  # which leaves no model
-        single = _single_temperatures(folder)
+        single = single_temperatures(folder.jobs())
         # Of a single model, the mean is that model.
-        joint = _joint_temperatures(folder, table, classes) if facts["folds"] > 1 else single
+        several = facts["folds"] > 1
+        joint = joint_temperatures(table, folder.predictions("validation"), classes) if several else single
     summary = _measure(folder, run, table, single, facts, "out_of_fold")
     external, counts = None, {}
     if all((job.path / "external.csv").exists() for job in folder.jobs()):
@@ -299,19 +329,33 @@ def _register_model(folder: ExperimentFolder, run: Run, facts: dict[str, Any], b
     )
 
 
-def _single_temperatures(folder: ExperimentFolder) -> Temperatures:
-    """Of each fold's model alone."""
-    descriptions = [read_description(job.path) for job in folder.jobs() if job.finished]
+def single_temperatures(jobs: Sequence[JobFolder]) -> Temperatures:
+    """Of each finished job's model alone."""
+    descriptions = [read_description(job.path) for job in jobs if job.finished]
     return {(m.fold, m.seed): m.calibration.temperature for description in descriptions for m in description.members}
 
 
-def _joint_temperatures(folder: ExperimentFolder, table: pd.DataFrame, classes: list[str]) -> Temperatures:
-    """Of the mean of all folds' models, which `average_models` calls fold 0."""
-    validation = folder.predictions("validation")
+def joint_temperatures(table: pd.DataFrame, validation: pd.DataFrame, classes: Sequence[str]) -> Temperatures:
+    """Of the mean of all folds' models, which `average_models` calls fold 0.
+
+    Args:
+        table: Predictions for the test rows of every fold.
+        validation: Those for the inner validation rows.
+        classes: The C class codes.
+    """
     return {
         (0, seed): ensemble_temperature(table[table["seed"] == seed], validation[validation["seed"] == seed], classes)
         for seed in map(int, table["seed"].unique())
     }
+
+
+def at_temperatures(table: pd.DataFrame, temperatures: Temperatures, classes: Sequence[str]) -> pd.DataFrame:
+    """The table with each model's probabilities at its temperature."""
+    columns = [f"p.{name}" for name in classes]
+    own = np.array([temperatures[model] for model in zip(table["fold"], table["seed"], strict=True)])
+    calibrated = table.copy()
+    calibrated[columns] = with_temperature(table[columns].to_numpy(), own[:, None])
+    return calibrated
 
 
 def _measure(
@@ -328,9 +372,7 @@ def _measure(
     summary = summarize(table, classes, minority=minority_classes(facts["class_counts"]), malignant=facts["malignant"])
     tables = {"as trained": table}
     if temperatures is not None:
-        own = np.array([temperatures[model] for model in zip(table["fold"], table["seed"], strict=True)])
-        tables["calibrated"] = table.copy()
-        tables["calibrated"][columns] = with_temperature(table[columns].to_numpy(), own[:, None])
+        tables["calibrated"] = at_temperatures(table, temperatures, classes)
         calibrated = summarize_calibration(tables["calibrated"], classes)
         summary = pd.concat([summary, calibrated.rename("{}.calibrated".format)])
     write_table(table, folder.path / f"{part}.csv")

@@ -92,13 +92,14 @@ class ExperimentFolder:
         counts = self.predictions("predictions").drop_duplicates("image")["label"].value_counts()
         return {name: int(counts.get(name, 0)) for name in self.description()["classes"]}
 
-    def predictions(self, part: str) -> pd.DataFrame:
+    def predictions(self, part: str, jobs: Sequence[JobFolder] | None = None) -> pd.DataFrame:
         """The joined prediction tables of all finished jobs.
 
         Args:
             part: ``"predictions"`` for the scored rows (test folds), ``"validation"`` or ``"external"``.
+            jobs: Only of these.
         """
-        files = [job.path / f"{part}.csv" for job in self.jobs() if job.finished]
+        files = [job.path / f"{part}.csv" for job in (self.jobs() if jobs is None else jobs) if job.finished]
         tables = [read_table(file) for file in files if file.exists()]
         if not tables:
             raise ComparisonError(f"{self.path}: no finished job has a {part} table; run dermaffinity crossval first")

@@ -86,6 +86,15 @@ def desk(fresh_folder, phantom_manifest, tiny_page):
         (2, "crossval page.yaml --set data.manifest=rootless.csv", "rootless.csv: the folder of its images is not"),
         (1, "crossval page.yaml --set data.manifest=lost.csv", "expected the folder or .zip archive.*found nothing"),
         (1, "crossval page.yaml --tracking-uri mlruns", "mlruns is not a tracking store"),
+        (2, "tune page.yaml", "tiny states no grid; add grid: to the page, or --grid"),
+        (2, "tune page.yaml --grid training.epochs", "--grid training.epochs: write key=value,value"),
+        (2, "tune page.yaml --grid training.epochs=1,[", r"--grid .*: '1,\[' is not a list of YAML values"),
+        (2, "tune page.yaml --grid training.epochs=1,0", "no valid page\n  - training.epochs=0: training.epochs: .*"),
+        (2, "tune page.yaml --launcher slurm", "--launcher slurm: allowed are inline and local"),
+        (1, "benchmark page.yaml", "nothing to compare tiny with|--baseline cosen: none of tiny fits"),
+        (2, "benchmark page.yaml page.yaml", "page.yaml: every page needs a name of its own"),
+        (2, "benchmark page.yaml --budget 0", "'--budget'"),
+        (2, "benchmark page.yaml --launcher slurm", "--launcher slurm: allowed are inline and local"),
         (1, "compare nothing other", "nothing: no experiment of that name under runs; there is none"),
         (2, "compare", "Missing argument"),
         (2, "crossval page.yaml --fold 1", "No such option: --fold"),
@@ -207,6 +216,34 @@ def test_two_libraries_in_one_command_are_each_compared_on_their_own(commands, c
     assert done.code == 0, done.stderr
     assert "Gain over my_cosen" in done.stdout
     assert "Gain over image_my_cosen" in done.stdout
+
+
+def test_settings_are_chosen_and_methods_ranked_in_two_commands(commands, compared):
+    folder, _ = compared
+    grid = ("--grid", "training.learning_rate=0.01,0.02", "--folds", "0", "--quiet")
+    tuned = commands.run("tune", "my_softmax.yaml", *grid, "--set", "training.epochs=1", folder=folder)
+    assert tuned.code == 0, tuned.stderr
+    assert tuned.stderr == ""
+    assert "training.learning_rate=0.0" in tuned.stdout
+    assert "chosen" in tuned.stdout
+    *_, file, following = tuned.stdout.splitlines()
+    assert file == "runs/my_softmax.tuning/chosen.yaml"
+    chosen = yaml.safe_load((folder / file).read_text())["overrides"]
+    assert following == (
+        "Next: dermaffinity crossval my_softmax.yaml --set training.epochs=1 --set "
+        f"training.learning_rate={chosen['training.learning_rate']} --set name=my_softmax.tuned"
+    )
+    ranked = commands.run("benchmark", "my_cosen.yaml", "my_softmax.yaml", "--quiet", folder=folder)
+    assert ranked.code == 0, ranked.stderr
+    assert ranked.stderr == ""
+    assert "Gain over my_cosen" in ranked.stdout
+    assert "Gain over the best rival" in ranked.stdout
+    assert ranked.stdout.splitlines()[-1].startswith("Next: dermaffinity report")
+    again = commands.run("benchmark", "my_cosen.yaml", "my_softmax.yaml", "--no-train", folder=folder)
+    assert again.stdout == ranked.stdout
+    missing = commands.run("benchmark", "my_cosen.yaml", "my_softmax.yaml", "--seeds", "5", "--no-train", folder=folder)
+    assert missing.code == 1
+    assert "no method has all of its folds and seeds" in missing.stderr
 
 
 def test_verify_ends_with_one_when_something_would_spoil_a_run(commands, desk):

@@ -401,8 +401,8 @@ def test_a_page_with_an_estimator_takes_from_a_networks_base_only_what_both_have
 
 def test_sections_of_a_network_do_not_fit_a_page_with_an_estimator(write):
     assert problems_of(write(**ESTIMATOR), ["features.levels=1", "estimator.neigbors=3"])[:2] == [
-        "augmentation: unknown key; allowed: name, plugins, data, features, estimator",
-        "backbone: unknown key; allowed: name, plugins, data, features, estimator",
+        "augmentation: unknown key; allowed: name, plugins, grid, data, features, estimator",
+        "backbone: unknown key; allowed: name, plugins, grid, data, features, estimator",
     ]
     only = dict.fromkeys(NetworkPage.bases) | {"training": None} | ESTIMATOR
     assert problems_of(write(**only), ["features.levels=1"]) == ["features: levels must be from 2 to 256, got 1"]
@@ -410,3 +410,52 @@ def test_sections_of_a_network_do_not_fit_a_page_with_an_estimator(write):
         "estimator.class: 'dermaffinity.heads.LinearHead' is not a Estimator; dermaffinity has FlatKNN, "
         "HierarchicalBayes, HierarchicalKNN"
     ]
+
+
+def test_a_grid_is_no_part_of_the_experiment(tiny_page, tmp_path):
+    with_grid = tmp_path / "tiny.yaml"
+    with_grid.write_text(
+        tiny_page.read_text() + "grid: {training.learning_rate: [0.01, 0.02], loss.cost_rate: [1.0]}\n"
+    )
+    page = read_page(with_grid)
+    assert page.grid == {"training.learning_rate": (0.01, 0.02), "loss.cost_rate": (1.0,)}
+    assert page.resolved() == read_page(tiny_page).resolved()
+
+
+def test_every_wrong_value_of_a_grid_is_reported_together_with_the_page(tiny_page, tmp_path):
+    wrong = tmp_path / "tiny.yaml"
+    wrong.write_text(
+        tiny_page.read_text().replace("epochs: 3", "epochs: 0")
+        + "grid: {training.learning_rate: [0.01, -1, fast], loss.cost_rat: [1.0], name: [a], training.momentum: []}\n"
+    )
+    with pytest.raises(ConfigError) as error:
+        read_page(wrong)
+    said = [problem.partition(", got")[0] for problem in error.value.problems]
+    assert said == [
+        "training.epochs: input should be greater than or equal to 1",
+        "grid.training.learning_rate = -1: training.learning_rate: input should be greater than 0",
+        "grid.training.learning_rate = 'fast': training.learning_rate: input should be a valid number, unable to parse "
+        "string as a number",
+        "grid.loss.cost_rat = 1.0: loss.cost_rat: CoSenLoss takes no such key (did you mean 'cost_rate'?)",
+        "grid.name: only settings within augmentation, backbone, neck, head, loss, mixing, refit, training, and "
+        "data.image_size, data.lesion_crop, can be tried",
+        "grid.training.momentum: no values; write a list such as [0.5, 1.0]",
+    ]
+
+
+def test_a_grid_replaces_that_of_its_base_and_an_estimator_takes_none_from_it(tiny_page, tmp_path):
+    (tmp_path / "base.yaml").write_text(tiny_page.read_text() + "grid: {training.learning_rate: [0.01, 0.02]}\n")
+    (tmp_path / "same.yaml").write_text("base: base.yaml\nname: same\n")
+    (tmp_path / "own.yaml").write_text("base: base.yaml\nname: own\ngrid: {loss.cost_rate: [0.5]}\n")
+    (tmp_path / "classic.yaml").write_text(
+        "base: base.yaml\nname: classic\nfeatures: {class: dermaffinity.classic.ColorTexture}\n"
+        "estimator: {class: dermaffinity.classic.FlatKNN}\n"
+    )
+    assert read_page(tmp_path / "same.yaml").grid == {"training.learning_rate": (0.01, 0.02)}
+    assert read_page(tmp_path / "own.yaml").grid == {"loss.cost_rate": (0.5,)}
+    assert read_page(tmp_path / "classic.yaml").grid == {}
+
+
+def test_settings_come_after_overrides_as_values(tiny_page):
+    page = read_page(tiny_page, ["training.epochs=2"], {"training.epochs": 4, "name": "other"})
+    assert (page.training.epochs, page.name) == (4, "other")

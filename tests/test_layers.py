@@ -42,8 +42,12 @@ MAY_IMPORT = {
     "compare": {"errors", "files", "metrics", "reports", "results", "tracking"},
     "report": {"compare", "data", "errors", "files", "heads", "metrics", "model_folder", "prediction", "reports"}
     | {"results", "tracking"},
+    "tuning": TRAINING | {"experiments", "training"},
+    "benchmark": TRAINING | {"compare", "experiments", "training", "tuning"},
     "demo": TRAINING | {"experiments", "compare"},
-    "cli": TRAINING | {"training", "experiments", "compare", "demo", "classifier", "predict_files", "report", "export"},
+    "cli": TRAINING
+    | {"training", "experiments", "compare", "demo", "classifier", "predict_files", "report", "export"}
+    | {"tuning", "benchmark"},
 }
 
 

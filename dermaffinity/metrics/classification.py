@@ -42,7 +42,7 @@ def classification_metrics(
 
     * `balanced_accuracy`, `accuracy`, `macro_f1`, `macro_auc`, `worst_class_recall`
     * `recall.<CLASS>`, `auc.<CLASS>` (one class against the rest)
-    * `minority_recall`, the mean recall of the minority classes
+    * `minority_recall`, the mean recall of the minority classes, and `majority_recall`, that of all others
     * `malignant_sensitivity` and `malignant_specificity`, where an image counts as predicted malignant if its predicted
       class is a malignant one; `malignant_auc`, from the summed probability of the malignant classes
     * `ece`, `brier`, `nll`, see `dermaffinity.metrics.calibration`
@@ -51,7 +51,8 @@ def classification_metrics(
         labels: (N,), class indices, N at least 1.
         probabilities: (N, C), rows sum to 1.
         classes: The C class codes, in the order of the indices.
-        minority: Codes of the minority classes; without any, `minority_recall` is left out.
+        minority: Codes of the minority classes; without any, `minority_recall` is left out, without any
+            other class `majority_recall`.
         malignant: Codes of the malignant classes; without any, the `malignant_*` measures are left out.
 
     Raises:
@@ -109,6 +110,8 @@ def weighted_metrics(
     }
     if is_minority.any():
         metrics["minority_recall"] = _mean_over_classes(recall[is_minority])
+    if not is_minority.all():
+        metrics["majority_recall"] = _mean_over_classes(recall[~is_minority])
     if is_malignant.any():
         found = matrix[np.ix_(is_malignant, is_malignant)].sum(axis=(0, 1))
         cleared = matrix[np.ix_(~is_malignant, ~is_malignant)].sum(axis=(0, 1))

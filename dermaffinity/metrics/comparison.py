@@ -16,7 +16,7 @@ against one baseline, read `p_holm`, which is adjusted for their number.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -28,9 +28,9 @@ from dermaffinity.metrics.statistics import (
     mcnemar_exact,
     sign_flip_test,
 )
-from dermaffinity.metrics.summary import Predictions, interval_table, per_fold
+from dermaffinity.metrics.summary import Measured, Predictions, interval_table
 
-_GAINS = ("balanced_accuracy", "minority_recall", "accuracy", "macro_auc")
+_GAINS = ("balanced_accuracy", "minority_recall", "majority_recall", "accuracy", "macro_auc")
 
 
 @dataclass(frozen=True)
@@ -100,37 +100,58 @@ def compare_all(
     """`compare` for several candidates; `p_holm` is adjusted over them, for each test and measure."""
     base = Predictions.from_table(baseline, classes)
     others = {name: Predictions.from_table(table, classes) for name, table in candidates.items()}
+    check_paired(base, others)
+
+    def measured(predictions: Predictions) -> Measured:
+        return Measured.of(predictions, minority=minority, malignant=malignant, seed=seed, resamples=resamples)
+
+    first = measured(base)
+    compare_with = partial(compare_measured, first, minority=minority, test_train_ratio=test_train_ratio, seed=seed)
+    return adjusted({name: compare_with(measured(other)) for name, other in others.items()})
+
+
+def compare_measured(
+    base: Measured, other: Measured, *, minority: Sequence[str], test_train_ratio: float | None = None, seed: int = 0
+) -> Comparison:
+    """`compare` for methods that are measured already; `p_holm` is `p` until `adjusted` has seen all comparisons.
+
+    Args:
+        base: The baseline, measured on the same images, with the same resamples.
+        other: The candidate.
+        minority: As for `compare`.
+        test_train_ratio: As for `compare`.
+        seed: Of the permutations.
+    """
+    right = other.predictions.correct() - base.predictions.correct()
+    gained, lost = int((right > 0).sum()), int((right < 0).sum())
+    tests = {
+        ("mcnemar", "accuracy"): mcnemar_exact(gained, lost).mid_p,
+        **_sign_flip_tests(base.predictions, right, minority, seed),
+        **_corrected_t_tests(other.by_fold - base.by_fold, len(np.unique(base.predictions.folds)), test_train_ratio),
+    }
+    table = pd.DataFrame([(test, metric, p) for (test, metric), p in tests.items()], columns=["test", "metric", "p"])
+    return Comparison(_gains(base, other), table.assign(p_holm=table["p"]), gained, lost)
+
+
+def adjusted(comparisons: Mapping[str, Comparison]) -> dict[str, Comparison]:
+    """The comparisons with `p_holm` adjusted over them, for each test and measure."""
+    p_values = np.array([comparison.tests["p"] for comparison in comparisons.values()])  # (methods, tests)
+    by_method = np.apply_along_axis(holm, 0, p_values)
+    return {
+        name: replace(comparison, tests=comparison.tests.assign(p_holm=p_holm))
+        for (name, comparison), p_holm in zip(comparisons.items(), by_method, strict=True)
+    }
+
+
+def check_paired(base: Predictions, others: Mapping[str, Predictions]) -> None:
+    """Holds that all methods scored the same images, in the same folds and with the same seeds.
+
+    Raises:
+        ValueError: With every difference.
+    """
     problems = [f"{name}: {difference}" for name, other in others.items() for difference in _differences(base, other)]
     if problems:
         raise ValueError("only predictions for the same images and folds can be compared: " + "; ".join(problems))
-
-    def measured(predictions: Predictions) -> _Measured:
-        return _Measured(
-            predictions.metrics(minority=minority, malignant=malignant),
-            predictions.resampled_metrics(minority=minority, malignant=malignant, resamples=resamples, seed=seed),
-        )
-
-    base_measured = measured(base)
-    base_folds = per_fold(baseline, classes, minority=minority, malignant=malignant)
-    comparisons = {}
-    for name, other in others.items():
-        fold_gains = per_fold(candidates[name], classes, minority=minority, malignant=malignant) - base_folds
-        right = other.correct() - base.correct()
-        gained, lost = int((right > 0).sum()), int((right < 0).sum())
-        tests = {
-            ("mcnemar", "accuracy"): mcnemar_exact(gained, lost).mid_p,
-            **_sign_flip_tests(base, right, minority, seed),
-            **_corrected_t_tests(fold_gains, len(np.unique(base.folds)), test_train_ratio),
-        }
-        comparisons[name] = Comparison(
-            _gains(base_measured, measured(other), classes), _test_table(tests), gained, lost
-        )
-    return _adjusted(comparisons)
-
-
-class _Measured(NamedTuple):
-    values: dict[str, np.ndarray]  # (1,) each
-    draws: dict[str, np.ndarray]  # (B,) each
 
 
 def _differences(base: Predictions, other: Predictions) -> list[str]:
@@ -147,11 +168,12 @@ def _differences(base: Predictions, other: Predictions) -> list[str]:
     return differences
 
 
-def _gains(base: _Measured, other: _Measured, classes: Sequence[str]) -> pd.DataFrame:
-    gained_in = {name: f"recall.{name}" for name in classes} | {name: name for name in _GAINS if name in base.values}
+def _gains(base: Measured, other: Measured) -> pd.DataFrame:
+    gained_in = {name: f"recall.{name}" for name in base.predictions.classes}
+    gained_in |= {name: name for name in _GAINS if name in base.by_seed}
     rows = {}
     for gain, metric in gained_in.items():
-        value = float(other.values[metric][0] - base.values[metric][0])
+        value = other.value(metric) - base.value(metric)
         draws = other.draws[metric] - base.draws[metric]
         rows[f"gain.{gain}"] = (value, *bootstrap_interval(value, draws, (-1, 1)))
     return interval_table(rows)
@@ -182,16 +204,3 @@ def _corrected_t_tests(
         ratio = test_train_ratio or 1 / max(folds - 1, 1)
         tests["corrected_t", metric] = corrected_resampled_t(values, ratio).p if judgeable else math.nan
     return tests
-
-
-def _test_table(tests: dict[tuple[str, str], float]) -> pd.DataFrame:
-    return pd.DataFrame([(test, metric, p) for (test, metric), p in tests.items()], columns=["test", "metric", "p"])
-
-
-def _adjusted(comparisons: dict[str, Comparison]) -> dict[str, Comparison]:
-    p_values = np.array([comparison.tests["p"] for comparison in comparisons.values()])  # (methods, tests)
-    adjusted = np.apply_along_axis(holm, 0, p_values)
-    return {
-        name: replace(comparison, tests=comparison.tests.assign(p_holm=p_holm))
-        for (name, comparison), p_holm in zip(comparisons.items(), adjusted, strict=True)
-    }

@@ -66,13 +66,32 @@ class Predictions:
     ) -> dict[str, np.ndarray]:
         """Each measure averaged over the seeds: (B,) for weights (N, B), else (1,)."""
         weights = np.ones((len(self.labels), 1)) if weights is None else weights
+        by_seed = self.metrics_by_seed(minority=minority, malignant=malignant, weights=weights)
+        return {name: values.mean(axis=0) for name, values in by_seed.items()}
+
+    def metrics_by_seed(
+        self, *, minority: Sequence[str], malignant: Sequence[str], weights: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """Each measure for each seed under weights (N, B): (S, B)."""
         by_seed = [
             weighted_metrics(
                 self.labels, scores, weights, self.classes, minority=minority, malignant=malignant, folds=self.folds
             )
             for scores in self.probabilities
         ]
-        return {name: np.mean([metrics[name] for metrics in by_seed], axis=0) for name in by_seed[0]}
+        return {name: np.stack([metrics[name] for metrics in by_seed]) for name in by_seed[0]}
+
+    def metrics_by_fold(self, *, minority: Sequence[str], malignant: Sequence[str]) -> pd.DataFrame:
+        """See `per_fold`."""
+        rows = []
+        for fold in np.unique(self.folds):
+            here = self.folds == fold
+            for seed, probabilities in zip(self.seeds, self.probabilities, strict=True):
+                metrics = classification_metrics(
+                    self.labels[here], probabilities[here], self.classes, minority=minority, malignant=malignant
+                )
+                rows.append({"fold": fold, "seed": seed, **metrics})
+        return pd.DataFrame(rows)
 
     def resampled_metrics(
         self, *, minority: Sequence[str], malignant: Sequence[str], resamples: int, seed: int
@@ -81,6 +100,53 @@ class Predictions:
         draws = bootstrap_weights(self.groups, self.labels, resamples=resamples, seed=seed)
         parts = [self.metrics(minority=minority, malignant=malignant, weights=weights) for weights in draws]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A method's measures on the images themselves and on resamples of their groups."""
+
+    predictions: Predictions
+    by_seed: dict[str, np.ndarray]  # (S,) each
+    by_fold: pd.DataFrame  # see `per_fold`
+    draws: dict[str, np.ndarray]  # (B,) each, the mean over seeds on each resample
+
+    @classmethod
+    def of(
+        cls,
+        predictions: Predictions,
+        *,
+        minority: Sequence[str],
+        malignant: Sequence[str],
+        seed: int = 0,
+        resamples: int = 2000,
+    ) -> "Measured":
+        """Arguments as for `summarize`."""
+        kinds = {"minority": minority, "malignant": malignant}
+        once = np.ones((len(predictions.labels), 1))
+        by_seed = {name: values[:, 0] for name, values in predictions.metrics_by_seed(**kinds, weights=once).items()}
+        draws = predictions.resampled_metrics(**kinds, resamples=resamples, seed=seed)
+        return cls(predictions, by_seed, predictions.metrics_by_fold(**kinds), draws)
+
+    def value(self, metric: str) -> float:
+        """A measure, averaged over the seeds."""
+        return float(self.by_seed[metric].mean())
+
+    def summary(self) -> pd.DataFrame:
+        """What `summarize` returns."""
+        counts = np.bincount(self.predictions.labels, minlength=len(self.predictions.classes))
+        images = dict(zip(self.predictions.classes, counts, strict=True))
+        rows = {}
+        for name in self.by_seed:
+            value = self.value(name)
+            kind, _, class_code = name.partition(".")
+            if kind == "recall":
+                count = int(images[class_code])
+                interval = wilson_interval(value * count if count else 0, count)
+            else:
+                interval = bootstrap_interval(value, self.draws[name], _LIMITS.get(name, (0, 1)))
+            rows[name] = (value, *interval)
+        return interval_table(rows)
 
 
 def summarize(
@@ -115,19 +181,8 @@ def summarize(
         ValueError: With all that is wrong with the table.
     """
     predictions = Predictions.from_table(table, classes)
-    values = predictions.metrics(minority=minority, malignant=malignant)
-    draws = predictions.resampled_metrics(minority=minority, malignant=malignant, resamples=resamples, seed=seed)
-    counts = dict(zip(classes, np.bincount(predictions.labels, minlength=len(classes)), strict=True))
-    rows = {}
-    for name, (value,) in values.items():
-        kind, _, class_code = name.partition(".")
-        if kind == "recall":
-            count = int(counts[class_code])
-            interval = wilson_interval(value * count if count else 0, count)
-        else:
-            interval = bootstrap_interval(value, draws[name], _LIMITS.get(name, (0, 1)))
-        rows[name] = (value, *interval)
-    return interval_table(rows)
+    measured = Measured.of(predictions, minority=minority, malignant=malignant, seed=seed, resamples=resamples)
+    return measured.summary()
 
 
 def summarize_calibration(
@@ -171,16 +226,7 @@ def per_fold(
 
     Arguments and errors as for `summarize`. A class without images in a fold has NaN there.
     """
-    predictions = Predictions.from_table(table, classes)
-    rows = []
-    for fold in np.unique(predictions.folds):
-        here = predictions.folds == fold
-        for seed, probabilities in zip(predictions.seeds, predictions.probabilities, strict=True):
-            metrics = classification_metrics(
-                predictions.labels[here], probabilities[here], classes, minority=minority, malignant=malignant
-            )
-            rows.append({"fold": fold, "seed": seed, **metrics})
-    return pd.DataFrame(rows)
+    return Predictions.from_table(table, classes).metrics_by_fold(minority=minority, malignant=malignant)
 
 
 def _problems(table: pd.DataFrame, classes: Sequence[str]) -> list[str]:

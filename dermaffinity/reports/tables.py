@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _OVERALL = {
     "minority_recall": "Minority recall",
+    "majority_recall": "Majority recall",
     "worst_class_recall": "Worst class recall",
     "balanced_accuracy": "Balanced accuracy",
     "accuracy": "Accuracy",
@@ -71,7 +72,7 @@ def p_value_table(tests: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         names = [_TESTS[test] for test in table["test"]]
         rows = [f"{name}, {_OVERALL[metric].lower()}" for name, metric in zip(names, table["metric"], strict=True)]
         index = pd.MultiIndex.from_arrays([names, rows], names=["part", "row"])
-        columns[method] = pd.Series([_p_value(p) for p in table["p_holm"]], index=index)
+        columns[method] = pd.Series([p_value(p) for p in table["p_holm"]], index=index)
     return pd.DataFrame(columns)
 
 
@@ -149,6 +150,11 @@ def percent_interval(value: float, low: float, high: float, sign: str = "") -> s
     return f"{100 * value:{number}} [{100 * low:{number}}, {100 * high:{number}}]"
 
 
+def p_value(p: float) -> str:
+    """A p-value with three digits; a dash where there is none."""
+    return "–" if pd.isna(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
 def _interval_table(
     tables: Mapping[str, pd.DataFrame], class_counts: Mapping[str, int], *, prefix: str, overall_prefix: str, sign: str
 ) -> pd.DataFrame:
@@ -164,10 +170,6 @@ def _interval_table(
         chosen = table.loc[list(rows.values()), ["value", "low", "high"]].to_numpy()
         columns[method] = [percent_interval(value, low, high, sign) for value, low, high in chosen]
     return pd.DataFrame(columns, index=pd.MultiIndex.from_tuples(rows, names=["part", "row"]))
-
-
-def _p_value(p: float) -> str:
-    return "–" if pd.isna(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _rich_table(content: pd.DataFrame, title: str) -> "Table":

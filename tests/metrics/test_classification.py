@@ -47,6 +47,7 @@ def test_agrees_with_scikit_learn(seed, decimals):
         "macro_f1": sk.f1_score(labels, predicted, average="macro", zero_division=0),
         "macro_auc": sk.roc_auc_score(labels, probabilities, multi_class="ovr", average="macro"),
         "minority_recall": recall[0],
+        "majority_recall": recall[1:].mean(),
         "worst_class_recall": recall.min(),
         "malignant_sensitivity": sk.recall_score(malignant, np.isin(predicted, [1, 3])),
         "malignant_specificity": sk.recall_score(~malignant, ~np.isin(predicted, [1, 3])),
@@ -82,6 +83,7 @@ def test_worked_example():
     assert ours["accuracy"] == pytest.approx(4 / 6)
     assert ours["macro_f1"] == pytest.approx((0.75 + 0.5) / 2)
     assert ours["minority_recall"] == ours["malignant_sensitivity"] == ours["worst_class_recall"] == 0.5
+    assert ours["majority_recall"] == 0.75
     assert ours["malignant_specificity"] == 0.75
     # MEL scores .7 and .25 against .1 .2 .3 .6: .7 beats 4, .25 beats 2.
     assert ours["auc.MEL"] == pytest.approx(6 / 8)
@@ -108,6 +110,8 @@ def test_a_class_without_images_is_nan_and_left_out_of_the_means():
 def test_measures_without_their_classes_are_left_out():
     ours = metrics_of(*random_predictions(0), minority=(), malignant=())
     assert not [name for name in ours if name.startswith(("minority", "malignant"))]
+    assert ours["majority_recall"] == ours["balanced_accuracy"]
+    assert "majority_recall" not in metrics_of(*random_predictions(0), minority=CLASSES)
 
 
 def test_weights_count_images_as_if_they_were_repeated():

@@ -6,6 +6,7 @@ import pytest
 
 from dermaffinity.metrics.calibration import reliability_bins
 from dermaffinity.metrics.curves import coverage_curve, roc_curve
+from dermaffinity.metrics.ranks import average_ranks
 from dermaffinity.reports.figures import (
     confusion_figure,
     coverage_figure,
@@ -20,6 +21,7 @@ from dermaffinity.reports.figures import (
     rows_figure,
     verification_figure,
 )
+from dermaffinity.reports.method_figures import critical_difference_figure, forest_figure, pareto_figure
 
 COUNTS = {
     "actinic_keratosis": 45, "basal_cell_carcinoma": 239, "melanocytic_nevus": 331, "seborrheic_keratosis": 257,
@@ -27,6 +29,7 @@ COUNTS = {
     "dermatofibroma": 65, "malignant_melanoma": 76,
 }  # fmt: skip
 METHODS = ("cosen", "softmax", "affinity", "affinity_10_centers_unit_neck")
+MANY = [f"library_of_lesions_method_{number:02}" for number in range(20)]
 
 
 def intervals(prefix, seed, extra=(), low=0.2, high=0.8):
@@ -105,7 +108,37 @@ def verification():
     return verification_figure(curves, 400, "ROC")
 
 
+def ranks(count=20, blocks=15):
+    rng = np.random.default_rng(0)
+    scores = rng.normal(0.6, 0.03, count) + rng.normal(0, 0.015, (blocks, count))
+    return critical_difference_figure(average_ranks(pd.DataFrame(scores, columns=MANY[:count])))
+
+
+def few_ranks():
+    return ranks(3, 9)
+
+
+def many_summaries():
+    rng = np.random.default_rng(0)
+    rows = ["balanced_accuracy", "minority_recall", "majority_recall"]
+    tables = {}
+    for name in MANY:
+        value = rng.normal([0.6, 0.4, 0.7], [0.03, 0.05, 0.02])
+        tables[name] = pd.DataFrame({"value": value, "low": value - 0.03, "high": value + 0.03}, index=rows)
+    return tables
+
+
+def pareto():
+    return pareto_figure(many_summaries())
+
+
+def forest():
+    summaries = many_summaries()
+    return forest_figure(summaries, {name: summaries[name] - 0.05 for name in MANY[:15]}, "out-of-fold images")
+
+
 DRAWN = [recalls, gains, confusion, reliability, history, rocs, coverage, embedding, verification]
+DRAWN += [ranks, few_ranks, pareto, forest]
 
 
 @pytest.mark.parametrize("draw", DRAWN)
@@ -117,7 +150,8 @@ def test_no_text_overlaps_another_or_leaves_the_picture(draw):
     renderer = figure.canvas.get_renderer()
     # Of a rotated text the box holds mostly nothing, and ticks beyond the limits are never drawn.
     texts = [t for t in figure.findobj(Text) if t.get_text() and t.get_visible() and t.get_rotation() % 90 == 0]
-    boxes = [(t.get_text(), t.get_window_extent(renderer)) for t in texts if _is_drawn(figure, t)]
+    # That of a text alone: an annotation's own box holds its arrow as well.
+    boxes = [(t.get_text(), Text.get_window_extent(t, renderer)) for t in texts if _is_drawn(figure, t)]
     assert len(boxes) > 5
     for name, box in boxes:
         assert box.x0 >= -1, name

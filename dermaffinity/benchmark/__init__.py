@@ -1,0 +1,1 @@
+"""Many methods on one split, run as resumable jobs and compared with what the data can show."""

@@ -1,0 +1,117 @@
+"""How small a gain the data can show at all: what a test that finds nothing has, and has not, ruled out.
+
+Everything is two-sided. The usual power of 80 % means that a true gain of the size given is found in four of five
+experiments.
+"""
+
+import math
+from collections.abc import Callable
+from statistics import NormalDist
+
+_NORMAL = NormalDist()
+
+
+def smallest_gain(standard_error: float, *, level: float = 0.05, power: float = 0.8) -> float:
+    r"""Smallest gain that a test of a nearly normal difference finds: about 2.80 standard errors at the defaults.
+
+    .. math:: 1 - \Phi(z - \delta / s) + \Phi(-z - \delta / s) = power
+
+    Args:
+        standard_error: s of the difference, at least 0, such as the spread of a paired bootstrap.
+        level: Chance of a false alarm, in (0, 1).
+        power: In (level, 1).
+    """
+    _check(level, power)
+    bound = _NORMAL.inv_cdf(1 - level / 2)
+
+    def found(ratio: float) -> float:
+        return 1 - _NORMAL.cdf(bound - ratio) + _NORMAL.cdf(-bound - ratio)
+
+    return standard_error * _root(found, power)
+
+
+def smallest_resampled_gain(
+    deviation: float, results: int, test_train_ratio: float, *, level: float = 0.05, power: float = 0.8
+) -> float:
+    r"""Smallest gain that the corrected resampled t-test finds, from the noncentral t distribution.
+
+    The gain divided by :math:`s \sqrt{1/J + n_{test}/n_{train}}` is the noncentrality, with J - 1 degrees of freedom.
+
+    Source: Nadeau and Bengio, "Inference for the generalization error", Machine Learning 52, 2003, for the error.
+
+    Args:
+        deviation: s, standard deviation of the differences over folds and seeds, at least 0.
+        results: J, number of differences; below 2 nothing can be found, and the answer is infinite.
+        test_train_ratio: Test images over training images of a fold; positive.
+        level: Chance of a false alarm, in (0, 1).
+        power: In (level, 1).
+    """
+    _check(level, power)
+    if results < 2:
+        return math.inf
+    from scipy.special import ncfdtr, stdtrit
+
+    freedom = results - 1
+    bound = float(stdtrit(freedom, 1 - level / 2))
+
+    def found(noncentrality: float) -> float:
+        # The square of t is F, which has both tails in one.
+        return 1 - float(ncfdtr(1, freedom, noncentrality**2, bound**2))
+
+    return deviation * math.sqrt(1 / results + test_train_ratio) * _root(found, power)
+
+
+def seeds_needed(
+    gain: float,
+    deviation: float,
+    folds: int,
+    test_train_ratio: float,
+    *,
+    level: float = 0.05,
+    power: float = 0.8,
+    most: int = 100,
+) -> int | None:
+    """Seeds after which `smallest_resampled_gain` is at most a gain, if the spread stays as it is.
+
+    More seeds take nothing from the part of the error that the training sets' overlap makes, so that small gains stay
+    hidden however many there are.
+
+    Args:
+        gain: Of either sign.
+        deviation: As for `smallest_resampled_gain`.
+        folds: Number of folds K; J is K times the seeds.
+        test_train_ratio: As for `smallest_resampled_gain`.
+        level: As for `smallest_resampled_gain`.
+        power: As for `smallest_resampled_gain`.
+        most: Where to give up.
+
+    Returns:
+        None if even the most seeds are too few.
+    """
+
+    def visible(seeds: int) -> bool:
+        smallest = smallest_resampled_gain(deviation, folds * seeds, test_train_ratio, level=level, power=power)
+        return smallest <= abs(gain)
+
+    if not visible(most):
+        return None
+    enough, too_few = most, 0
+    while enough - too_few > 1:  # the smallest gain only falls with more seeds
+        middle = (enough + too_few) // 2
+        enough, too_few = (middle, too_few) if visible(middle) else (enough, middle)
+    return enough
+
+
+def _root(found: Callable[[float], float], power: float) -> float:
+    """The effect, in standard errors, that is found with a power; the power rises with the effect."""
+    from scipy.optimize import brentq
+
+    high = 1.0
+    while found(high) < power:
+        high *= 2
+    return float(brentq(lambda effect: found(effect) - power, 0, high, xtol=1e-10))
+
+
+def _check(level: float, power: float) -> None:
+    if not 0 < level < power < 1:
+        raise ValueError(f"level and power must be in (0, 1) and the level below the power, got {level} and {power}")
