@@ -120,14 +120,14 @@ class DigitNet(Backbone):
         super().__init__()
         self.layers = nn.Sequential(
             nn.Conv2d(1, 32, 5, padding=2),
-            nn.ReLU(inplace=True),
             nn.MaxPool2d(2),
+            nn.ReLU(inplace=True),  # after the maximum, which it does not change, because there is less to do
             nn.Conv2d(32, 64, 5, padding=2),
-            nn.ReLU(inplace=True),
             nn.MaxPool2d(2),
-            nn.Conv2d(64, 128, 5, padding=2),
             nn.ReLU(inplace=True),
+            nn.Conv2d(64, 128, 5, padding=2),
             nn.MaxPool2d(3, stride=2),
+            nn.ReLU(inplace=True),
             nn.Flatten(),
             nn.Linear(128 * 9, 128),
             nn.ReLU(inplace=True),
