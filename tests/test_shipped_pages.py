@@ -1,3 +1,4 @@
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -6,7 +7,7 @@ import pytest
 import torch
 import yaml
 
-from dermaffinity.config import EstimatorPage, read_page, shipped_pages
+from dermaffinity.config import EstimatorPage, flatten, read_page, shipped_pages
 from dermaffinity.data.adapters.dermofit import PUBLISHED_COUNTS
 from dermaffinity.data.adapters.ham10000 import DRAWS
 from dermaffinity.model_folder import build_network
@@ -18,7 +19,7 @@ AFFINITY = [name for name in EXPERIMENTS if "AffinityLoss" in PAGES[name].read_t
 
 # How a method learns, where that is the method: its rates, which images it draws, how it steps. Head, loss, neck,
 # mixing and refit are method as well; epochs, batches, decay and precision are the same for all.
-PART_OF_A_METHOD = ("learning_rate", "head_rate_factor", "balanced_sampling", "sam_radius")
+PART_OF_A_METHOD = ("learning_rate", "head_rate_factor", "balanced_sampling", "sam_radius", "average_decay")
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -46,8 +47,22 @@ def test_the_methods_of_a_dataset_differ_in_nothing_but_method(base):
     for page in pages:
         for key in PART_OF_A_METHOD:
             page["training"].pop(key, None)
+        page["backbone"].pop("views", None)  # of prediction
     for section in ("data", "augmentation", "backbone", "training"):
         assert all(page[section] == pages[0][section] for page in pages), section
+
+
+@pytest.mark.parametrize("base", ["hamfit5.yaml", "hamfit7.yaml"])
+def test_every_method_of_the_benchmark_is_tuned_with_at_most_the_same_budget(base):
+    pages = [read_page(PAGES[n]) for n in EXPERIMENTS if f"base: {base}\n" in PAGES[n].read_text()]
+    networks = [page for page in pages if not isinstance(page, EstimatorPage)]
+    assert len(networks) >= 20
+    for page in networks:
+        assert "training.learning_rate" in page.grid, page.name
+        assert 2 <= math.prod(len(values) for values in page.grid.values()) <= 4, page.name
+        # What ships is one of what is tried, so that tuning can only find better.
+        settings = dict(flatten(page.resolved()))
+        assert all(settings[key] in values for key, values in page.grid.items() if key != "training.learning_rate")
 
 
 @pytest.mark.parametrize("name", [name for name in EXPERIMENTS if "hierarchical" in name])
