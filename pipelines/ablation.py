@@ -1,0 +1,155 @@
+"""What each part of the affinity+ recipe is worth: parts taken away, parts that were tried in addition.
+
+    python pipelines/ablation.py hamfit7_affinity_plus --seeds 0 1 2 --weights resnet18.pth
+
+Everything is measured on inner validation images; the test folds and the external images stay unseen, so that the
+recipe may be changed by what this shows. Every seed draws inner validation images of its own. A second call goes on
+where the first one stopped, and `--only` runs some of the variants.
+"""
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+from rich.console import Console
+
+from dermaffinity.cli import guarded
+from dermaffinity.compare import ComparedExperiments, compare_experiments
+from dermaffinity.config import Page, read_page
+from dermaffinity.errors import ConfigError
+from dermaffinity.experiments import run_experiments
+from dermaffinity.files import atomic_write
+from dermaffinity.reports.figures import rows_figure, save_figure
+from dermaffinity.reports.tables import console_table, markdown_table, p_value, percent_interval
+from dermaffinity.tracking.mlflow_tracker import MlflowTracker
+
+VARIANTS = {
+    # Taken away.
+    "one-center": ("head.centers_per_class=1",),
+    "no-margin": ("loss.margin=0",),
+    "no-prior": ("loss.prior_weight=0",),
+    "no-diversity": ("loss.diversity_weight=0",),
+    "no-average": ("training.average_decay=null",),
+    "one-view": ("backbone.views=1",),
+    "centers-as-slow": ("training.head_rate_factor=1",),
+    "hinge": (
+        "head={class: dermaffinity.heads.AffinityHead, sigma: 1.0, unit_centers: true, start: samples}",
+        "loss={class: dermaffinity.losses.AffinityLoss, margin: 0.5, diversity: relative}",
+    ),
+    "linear": (
+        "head={class: dermaffinity.heads.LinearHead}",
+        "neck={class: dermaffinity.models.IdentityNeck}",
+        "training.learning_rate=0.01",
+        "training.head_rate_factor=1",
+    ),
+    # Added.
+    "mixup": ("mixing={class: dermaffinity.data.mixing.Mixup, alpha: 0.2}",),
+    "remix": ("mixing={class: dermaffinity.data.mixing.Remix, alpha: 0.4}",),
+    "sharpness": ("training.sam_radius=0.05",),
+    "balanced-sampling": ("training.balanced_sampling=true", "loss.prior_weight=0"),
+    "stronger-augmentation": (
+        "augmentation.smallest_scale=0.35",
+        "augmentation.color=0.3",
+        "augmentation.holes=0.5",
+    ),
+    "frozen-stages": ("backbone.frozen_stages=2",),
+    "lesion-crop": ("data.lesion_crop=0.5",),
+    "twice-as-long": ("training.epochs=48",),
+}
+"""Overrides of each variant. Every one changes one thing, but for what belongs to it: another head has its own rates,
+and sampling classes evenly leaves no prior."""
+
+_SHOWN = {"balanced_accuracy": "Balanced accuracy", "minority_recall": "Minority recall", "macro_auc": "Macro AUC"}
+
+
+def main() -> None:
+    """Trains what is not trained yet, compares, prints, writes."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("page", help="the recipe's page: a path, or the name of a shipped one")
+    parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="VARIANT")
+    parser.add_argument("--weights", help="the path of a ResNet-18 state_dict; default: the page's")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--folds", type=int, nargs="+")
+    parser.add_argument("--set", dest="overrides", nargs="*", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--runs", type=Path, default=Path("runs/ablation"))
+    arguments = parser.parse_args()
+    weights = [] if arguments.weights is None else [f"backbone.weights={arguments.weights}"]
+    pages = variants(arguments.page, [*weights, *arguments.overrides], arguments.only)
+    tracker, results = MlflowTracker(), Console(highlight=False)
+    outcomes = run_experiments(
+        list(pages.values()),
+        runs=arguments.runs,
+        tracker=tracker,
+        folds=arguments.folds,
+        seeds=arguments.seeds,
+        resume=True,
+        scored="inner",
+        keep_going=True,
+        console=Console(stderr=True),
+    )
+    failures = {name: outcome.failures for name, outcome in zip(pages, outcomes, strict=True) if outcome.failures}
+    if "recipe" in failures:
+        raise ConfigError(f"{arguments.page}: the recipe itself could not be trained", failures["recipe"])
+    names = {name: page.name for name, page in pages.items() if name not in failures}
+    compared = compare_experiments(list(names.values()), baseline=names["recipe"], runs=arguments.runs, tracker=tracker)
+    table = effects(compared, names)
+    title = "Inner validation images: each variant, and what it gains over the recipe"
+    results.print(console_table(table, title, results.width))
+    for name, lines in failures.items():
+        results.print(f"{name}: {'; '.join(lines)}", markup=False, soft_wrap=True)
+    with atomic_write(arguments.runs / "ablation.md") as file:
+        file.write(f"{title}, percent [95 % interval]\n\n{markdown_table(table)}")
+    save_figure(figure(compared, names), arguments.runs / "ablation.png")
+    results.print(f"{arguments.runs}: ablation.md, ablation.png; next: dermaffinity ui", markup=False)
+
+
+def variants(source: str, overrides: list[str], only: list[str]) -> dict[str, Page]:
+    """The recipe and its variants by name; all problems at once."""
+    pages, problems = {"recipe": read_page(source, overrides)}, []
+    for name in only:
+        try:
+            # The recipe's grid is for its own parts.
+            own = {"name": f"{pages['recipe'].name}.{name}", "grid": {}}
+            pages[name] = read_page(source, [*overrides, *VARIANTS[name]], own)
+        except ConfigError as error:
+            problems += [f"{name}: {problem}" for problem in error.problems or (error.message,)]
+    if problems:
+        raise ConfigError(f"{source}: some variants do not fit this page; leave them out with --only", problems)
+    return pages
+
+
+def effects(compared: ComparedExperiments, names: Mapping[str, str]) -> pd.DataFrame:
+    """A row a variant: its measures, what it gains over the recipe, and how sure that is."""
+    rows = {}
+    for name, experiment in names.items():
+        summary = compared.summaries[experiment]
+        cells = {title: percent_interval(*summary.loc[measure]) for measure, title in _SHOWN.items()}
+        if name == "recipe":
+            cells |= {"Gain": "", "Gain, minority recall": "", "p images": ""}
+        else:
+            gains = compared.gains[experiment]
+            tests = compared.tests[experiment].set_index(["test", "metric"])
+            cells["Gain"] = percent_interval(*gains.loc["gain.balanced_accuracy"], sign="+")
+            cells["Gain, minority recall"] = percent_interval(*gains.loc["gain.minority_recall"], sign="+")
+            cells["p images"] = p_value(tests.loc[("sign_flip", "balanced_accuracy"), "p"])
+        rows["recipe" if name == "recipe" else "variants", name] = cells
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    table.index.names = ["part", "row"]
+    return table
+
+
+def figure(compared: ComparedExperiments, names: Mapping[str, str]) -> Figure:
+    """Gains of the variants over the recipe."""
+    measured = {}
+    for measure in ("balanced_accuracy", "minority_recall"):
+        gains = {name: compared.gains[own].loc[f"gain.{measure}"] for name, own in names.items() if name != "recipe"}
+        measured[_SHOWN[measure].lower()] = 100 * pd.DataFrame(gains).T
+    return rows_figure(
+        measured, x_label="gain over the recipe, percentage points (95 % interval)", title="What each part is worth"
+    )
+
+
+if __name__ == "__main__":
+    guarded(main)
