@@ -121,7 +121,7 @@ def test_every_trial_of_every_item_is_a_sound_page(recipe, digits, monkeypatch, 
     assert numbers.to_dict() == {
         "table1": 20,
         "figure2": 3,
-        "figure5": 18,
+        "figure5": 8,
         "figure6": 18,
         "figure7": 7,
         "figure8": 7,
