@@ -397,16 +397,17 @@ def _check_together(page: Page) -> list[str]:
     facts |= {section: () for section in ("mixing", "refit") if getattr(page, section) is not None}
     problems = _refusals(page, facts)
     head: Any = import_class(page.head.class_path)
-    for section in ("loss", "refit"):
-        component = getattr(page, section)
-        if component is None:
-            continue
-        other: Any = import_class(component.class_path)
-        if head.score_kind != other.score_kind:
-            problems.append(
-                f"{section}: {other.__name__} works on {other.score_kind.value} scores, but the head {head.__name__} "
-                f"gives {head.score_kind.value} scores; change one of the two"
-            )
+    loss: Any = import_class(page.loss.class_path)
+    if head.score_kind != loss.score_kind:
+        problems.append(
+            f"loss: {loss.__name__} works on {loss.score_kind.value} scores, but the head {head.__name__} gives "
+            f"{head.score_kind.value} scores; change one of the two"
+        )
+    if page.refit is not None and not problems:
+        try:
+            page.refit.build().check(page.head.build(*facts["head"]))
+        except ValueError as error:
+            problems.append(f"refit: {error}")
     scales = {name: page.resolved()[name].get("scale") for name in ("head", "loss")}
     if None not in scales.values() and scales["head"] != scales["loss"]:
         problems.append(

@@ -166,14 +166,14 @@ def test_an_mlflow_alias_loads_the_same_classifier(classifier, folder, empty_sto
     client.create_registered_model("toy")
     client.create_model_version("toy", model.as_uri())
     client.set_registered_model_alias("toy", "champion", "1")
-    before = mlflow.get_tracking_uri()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # which the next line overwrites, and the end of the test restores
     mlflow.set_tracking_uri(store)
     try:
         loaded = LesionClassifier.load("models:/toy@champion")
         with pytest.raises(DataError, match="models:/toy@nobody: cannot be read from the MLflow store"):
             LesionClassifier.load("models:/toy@nobody")
     finally:
-        mlflow.set_tracking_uri(before)
+        mlflow.set_tracking_uri(None)
     assert np.array_equal(loaded.predict_proba(PICTURES), classifier.predict_proba(PICTURES))
 
 

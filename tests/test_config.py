@@ -170,7 +170,7 @@ def test_pages_cannot_be_changed(write):
         ),
         (
             {"refit": {"class": "dermaffinity.refit.TauNormalization"}},
-            "refit: TauNormalization works on logit scores, but the head AffinityHead gives similarity scores",
+            "refit: this refit changes the weights of a linear layer, and AffinityHead has no nn.Linear called",
         ),
         (
             {
@@ -181,7 +181,7 @@ def test_pages_cannot_be_changed(write):
         ),
         (
             {"mixing": {"class": "dermaffinity.data.mixing.Mixup", "alpha": 0}},
-            "mixing: alpha must be positive, got 0",
+            "mixing: alpha must be at least 0.01",
         ),
     ],
 )

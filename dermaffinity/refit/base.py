@@ -2,13 +2,12 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dermaffinity.heads.base import Head, Predictions, ScoreKind
+from dermaffinity.heads.base import Head, Predictions
 
 
 class Refit(ABC):
@@ -19,7 +18,15 @@ class Refit(ABC):
     come, what it answers is set afterwards. Choices are made on the inner validation images, never on test images.
     """
 
-    score_kind: ClassVar[ScoreKind]  # must equal the head's
+    def check(self, head: Head) -> None:
+        """Refuses a head that cannot be refitted, before anything is trained.
+
+        A linear layer is what refits change, unless one says otherwise.
+
+        Raises:
+            ValueError: When the head has none.
+        """
+        linear_layer(head)
 
     @abstractmethod
     def __call__(self, head: Head, training: Predictions, validation: Predictions, *, seed: int) -> dict[str, float]:
@@ -40,11 +47,11 @@ def linear_layer(head: Head) -> nn.Linear:
     """The layer behind the logits.
 
     Raises:
-        TypeError: When the head has none.
+        ValueError: When the head has none.
     """
     linear = getattr(head, "linear", None)
     if not isinstance(linear, nn.Linear):
-        raise TypeError(
+        raise ValueError(
             f"this refit changes the weights of a linear layer, and {type(head).__name__} has no nn.Linear called "
             "'linear'; use dermaffinity.heads.LinearHead"
         )

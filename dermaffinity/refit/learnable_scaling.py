@@ -2,7 +2,7 @@
 
 import torch
 
-from dermaffinity.heads.base import Head, Predictions, ScoreKind
+from dermaffinity.heads.base import Head, Predictions
 from dermaffinity.refit.base import Refit, class_balanced_cross_entropy, linear_layer, minimize
 
 
@@ -21,8 +21,6 @@ class LearnableScaling(Refit):
     Args:
         weight_decay: λ, positive; without it, the factors of well-told-apart images grow without end.
     """
-
-    score_kind = ScoreKind.LOGIT
 
     def __init__(self, *, weight_decay: float = 5e-4) -> None:
         if not weight_decay > 0:

@@ -2,7 +2,7 @@
 
 import torch
 
-from dermaffinity.heads.base import Head, Predictions, ScoreKind
+from dermaffinity.heads.base import Head, Predictions
 from dermaffinity.refit.base import Refit, balanced_accuracy, linear_layer
 
 _GRID = tuple(step / 10 for step in range(21))
@@ -19,8 +19,6 @@ class TauNormalization(Refit):
         tau: τ, at least 0; 0 leaves the weights, 1 makes all lengths one. None for the value among 0, 0.1, …, 2 with
             the best balanced accuracy on the inner validation images, the smallest of several.
     """
-
-    score_kind = ScoreKind.LOGIT
 
     def __init__(self, *, tau: float | None = None) -> None:
         if tau is not None and not tau >= 0:

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from dermaffinity.heads import LinearHead, Predictions, ScoreKind
+from dermaffinity.heads import LinearHead, Predictions
 from dermaffinity.refit import LearnableScaling
 
 
@@ -68,7 +68,6 @@ def test_images_that_are_told_apart_without_exception_leave_the_factors_finite()
     assert 0 < numbers["smallest_scale"] <= numbers["largest_scale"] < 3
 
 
-def test_it_works_on_logits_and_needs_a_weight_decay():
-    assert LearnableScaling.score_kind is ScoreKind.LOGIT
+def test_it_needs_a_weight_decay():
     with pytest.raises(ValueError, match=r"weight_decay must be positive, got 0"):
         LearnableScaling(weight_decay=0)

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from dermaffinity.heads import LinearHead, Predictions, ScoreKind
+from dermaffinity.heads import LinearHead, Predictions
 from dermaffinity.refit import PosthocLogitAdjustment
 
 
@@ -72,7 +72,6 @@ def test_a_class_without_training_images_gives_no_infinity():
     assert torch.isfinite(head.linear.bias).all()
 
 
-def test_it_works_on_logits_and_refuses_a_negative_tau():
-    assert PosthocLogitAdjustment.score_kind is ScoreKind.LOGIT
+def test_it_refuses_a_negative_tau():
     with pytest.raises(ValueError, match=r"tau must be at least 0, or None .*, got -1"):
         PosthocLogitAdjustment(tau=-1)

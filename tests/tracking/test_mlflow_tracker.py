@@ -390,6 +390,7 @@ def test_a_file_that_is_no_database_is_one_clear_error(tmp_path):
 
 def test_the_default_store_is_a_file_of_this_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     tracker = MlflowTracker()
     assert tracker.uri == f"sqlite:///{tmp_path}/mlflow.db"
     assert tracker.artifact_root == tmp_path / "mlartifacts"
