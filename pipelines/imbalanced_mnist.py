@@ -65,6 +65,7 @@ SIGMAS = (0.1, 0.5, 1.0, 5.0, 10.0, 20.0, 50.0)
 CENTERS = (1, 2, 3, 5, 10, 15, 20)
 PAPER_METHODS = ("softmax", "cosen", "affinity")
 METHODS = (*PAPER_METHODS, "affinity_plus")
+METHODS_2D = ("softmax", "center", "affinity", "affinity_relative")
 SHORT = "training.epochs=4"
 """Half the epochs, for the two sweeps over training images, which have most trainings."""
 
@@ -255,7 +256,7 @@ def table1(study: Study) -> None:
 
 def figure2(study: Study) -> None:
     """Two-dimensional embeddings of rare and common digits, and how far they are spread."""
-    trials = [Trial(RARE, RARE, f"mnist2d_{method}") for method in ("softmax", "center", "affinity")]
+    trials = [Trial(RARE, RARE, f"mnist2d_{method}") for method in METHODS_2D]
     measured = study.measure(trials)
     rare = [DIGITS.index(digit) for digit in RARE_DIGITS[RARE.partition("-")[0]]]
     drawn, spreads = {}, []

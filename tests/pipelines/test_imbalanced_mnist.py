@@ -78,11 +78,11 @@ def test_table_1_has_every_row_method_and_seed_and_a_second_call_trains_nothing(
 
 
 @pytest.mark.slow
-def test_figure_2_measures_the_spread_of_three_methods(recipe, digits, fresh_folder, monkeypatch, capsys):
+def test_figure_2_measures_the_spread_of_every_method(recipe, digits, fresh_folder, monkeypatch, capsys):
     folder = fresh_folder("figure2")
     shown = run(recipe, monkeypatch, capsys, folder, "figure2", str(digits))
     spread = pd.read_csv(folder / "runs/reproduction/figure2-quick-spread.csv")
-    assert spread["method"].tolist() == ["softmax", "center", "affinity"]
+    assert spread["method"].tolist() == ["softmax", "center", "affinity", "affinity_relative"]
     assert (spread["spacing_ratio"] >= 1).all()
     assert np.isfinite(spread.drop(columns="method")).all(axis=None)
     assert "rare_radius_ratio" in shown
@@ -121,7 +121,7 @@ def test_every_trial_of_every_item_is_a_sound_page(recipe, digits, monkeypatch, 
     numbers = pd.Series([item for item, _ in asked]).value_counts()
     assert numbers.to_dict() == {
         "table1": 20,
-        "figure2": 3,
+        "figure2": 4,
         "figure5": 8,
         "figure6": 18,
         "figure7": 7,
