@@ -18,7 +18,7 @@ from rich.console import Console
 from dermaffinity.cli import guarded
 from dermaffinity.compare import ComparedExperiments, compare_experiments
 from dermaffinity.config import Page, read_page
-from dermaffinity.errors import ConfigError
+from dermaffinity.errors import ConfigError, TrainingError
 from dermaffinity.experiments import run_experiments
 from dermaffinity.files import atomic_write
 from dermaffinity.reports.figures import rows_figure, save_figure
@@ -91,7 +91,7 @@ def main() -> None:
     )
     failures = {name: outcome.failures for name, outcome in zip(pages, outcomes, strict=True) if outcome.failures}
     if "recipe" in failures:
-        raise ConfigError(f"{arguments.page}: the recipe itself could not be trained", failures["recipe"])
+        raise TrainingError(f"{arguments.page}: the recipe itself could not be trained", failures["recipe"])
     names = {name: page.name for name, page in pages.items() if name not in failures}
     compared = compare_experiments(list(names.values()), baseline=names["recipe"], runs=arguments.runs, tracker=tracker)
     table = effects(compared, names)

@@ -215,7 +215,8 @@ class Trainer:
     def _share_buffers(self) -> None:
         # Every process has normalized its own images; the statistics of the first are the ones that are saved.
         if self.fabric.world_size > 1:
-            for buffer in self.network.buffers():
+            averaged = () if self.average is None else self.average.module.buffers()
+            for buffer in (*self.network.buffers(), *averaged):
                 torch.distributed.broadcast(buffer, src=0)
 
     def _should_stop(self, epoch: int) -> bool:
