@@ -66,7 +66,7 @@ CENTERS = (1, 2, 3, 5, 10, 15, 20)
 PAPER_METHODS = ("softmax", "cosen", "affinity")
 METHODS = (*PAPER_METHODS, "affinity_plus")
 METHODS_2D = ("softmax", "center", "affinity", "affinity_relative")
-SHORT = "training.epochs=4"
+SHORT = ("training.epochs=4",)
 """Half the epochs, for the two sweeps over training images, which have most trainings."""
 
 
@@ -78,6 +78,7 @@ class Trial(NamedTuple):
     page: str
     changes: tuple[str, ...] = ()
     label_noise: float = 0.0
+    defaults: tuple[str, ...] = ()  # changes that the command line may change again
 
     @property
     def method(self) -> str:
@@ -132,13 +133,14 @@ class Study:
     def page(self, trial: Trial, manifest: Path) -> Page:
         """The method's page on this manifest; its name tells what is changed, and nothing where nothing is."""
         quick = ("training.epochs=2", "training.batch_size=32") if self.quick else ()
-        common = [f"data.manifest={manifest}", *quick, *self.overrides]
+        data = f"data.manifest={manifest}"
         name = f"{manifest.stem}_{trial.page.removeprefix('mnist_').replace('_', '-')}"
-        plain, changed = (read_page(trial.page, [*common, *changes, f"name={name}"]) for changes in ((), trial.changes))
-        if changed.resolved() == plain.resolved():
+        plain = read_page(trial.page, [data, *quick, *self.overrides, f"name={name}"])
+        asked = [data, *trial.defaults, *quick, *self.overrides, *trial.changes]
+        if read_page(trial.page, [*asked, f"name={name}"]).resolved() == plain.resolved():
             return plain
-        words = "_".join(change.partition(".")[2] for change in trial.changes).replace("=", "-")
-        return read_page(trial.page, [*common, *trial.changes, f"name={name}_{words}"])
+        words = "_".join(change.partition(".")[2] for change in (*trial.defaults, *trial.changes)).replace("=", "-")
+        return read_page(trial.page, [*asked, f"name={name}_{words}"])
 
     def train(self, pages: list[Page]) -> dict[str, str]:
         """Runs pages on one manifest; returns why those failed that did, by job."""
@@ -290,7 +292,7 @@ def figure5(study: Study) -> None:
     sweep(
         study,
         [
-            Trial(noise, "standard", f"mnist_{method}", (SHORT, "training.patience=2"), label_noise=noise)
+            Trial(noise, "standard", f"mnist_{method}", ("training.patience=2",), noise, SHORT)
             for noise in chosen(NOISE, study)
             for method in ("softmax", "affinity")
         ],
@@ -304,7 +306,7 @@ def figure6(study: Study) -> None:
     sweep(
         study,
         [
-            Trial(share, f"first-{100 * share:g}" if share < 1 else "standard", f"mnist_{method}", (SHORT,))
+            Trial(share, f"first-{100 * share:g}" if share < 1 else "standard", f"mnist_{method}", defaults=SHORT)
             for share in chosen(RETAINED, study)
             for method in PAPER_METHODS
         ],

@@ -139,3 +139,22 @@ def test_a_quick_run_on_real_digits_learns_something(recipe, fresh_folder, monke
     run(recipe, monkeypatch, capsys, folder, "table4", str(REAL))
     table = pd.read_csv(folder / "runs/reproduction/table4-quick.csv").set_index("row")
     assert table.loc["l2, Gaussian", "accuracy"] > 0.5
+
+
+def test_what_the_command_line_sets_is_not_set_back_by_a_sweep(recipe, digits, monkeypatch, tmp_path):
+    asked = {}
+
+    def note(study, trials):
+        trial = trials[0]
+        page = study.page(trial, study.manifest(trial.experiment, trial.label_noise))
+        asked[len(asked)] = (page.training.epochs, page.name)
+        raise StopIteration
+
+    monkeypatch.setattr(recipe.Study, "measure", note)
+    monkeypatch.chdir(tmp_path)
+    for words in ([], ["--set", "training.epochs=6"]):
+        monkeypatch.setattr(sys, "argv", ["imbalanced_mnist.py", "figure6", str(digits), *words])
+        with pytest.raises(StopIteration):
+            recipe.main()
+    # Where nothing else is changed, the training has the name of the page's own and is shared with other items.
+    assert asked == {0: (4, "mnist-first-2.5_softmax_epochs-4"), 1: (6, "mnist-first-2.5_softmax")}
