@@ -1,17 +1,13 @@
 """The Gaussian affinity head: similarity to the nearest of several learned centers per class."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from dermaffinity.heads.base import Head, HeadOutput, ScoreKind, samples_of_each_class
-
-# Above this many values C·M·D of all centers, the differences to a batch would fill gigabytes.
-_DIRECT_VALUES = 2**18
-_CENTERS_AT_A_TIME = 4096
+from dermaffinity.heads.base import Head, HeadOutput, ScoreKind
+from dermaffinity.heads.centers import distance_to_centers, samples_of_each_class
 
 
 class AffinityHead(Head):
@@ -96,45 +92,10 @@ class AffinityHead(Head):
         Returns:
             (N, C), at most 0.
         """
-        distance = (
-            self._distance(embedding, centers).amin(dim=2) / self.sigma
-        )  # (N, C); the nearest is the most similar
+        # The nearest center is the most similar one.
+        distance = distance_to_centers(embedding, centers, self.distance).amin(dim=2) / self.sigma  # (N, C)
         return -distance if self.similarity == "gaussian" else -distance.log1p()
 
     def distance_to(self, embedding: Tensor, points: Tensor) -> Tensor:
         """The distance behind the similarity: (N, P), squared Euclidean for l2."""
-        return self._distance(embedding, points[:, None]).squeeze(2)
-
-    def _distance(self, embedding: Tensor, centers: Tensor) -> Tensor:
-        if centers.numel() <= _DIRECT_VALUES:
-            difference = embedding[:, None, None, :] - centers  # (N, C, M, D)
-            return difference.square().sum(dim=3) if self.distance == "l2" else difference.abs().sum(dim=3)  # (N, C, M)
-        flat = centers.flatten(end_dim=1)  # (CM, D)
-        distance = _SquaredDistance.apply(embedding, flat) if self.distance == "l2" else torch.cdist(embedding, flat, 1)
-        return distance.unflatten(1, centers.shape[:2])  # (N, C, M)
-
-
-class _SquaredDistance(torch.autograd.Function):
-    """|f - w|² of embeddings (N, D) and centers (n, D) as (N, n), without their (N, n, D) differences."""
-
-    @staticmethod
-    def forward(ctx: Any, embedding: Tensor, centers: Tensor) -> Tensor:
-        ctx.save_for_backward(embedding, centers)
-        # In float32 the expansion |f|² + |w|² - 2fw loses the small distances that matter most.
-        f = embedding.double()
-        squared_length = f.square().sum(dim=1, keepdim=True)  # (N, 1)
-        parts = []
-        for block in centers.split(_CENTERS_AT_A_TIME):
-            w = block.double()
-            squared = torch.addmm(squared_length + w.square().sum(dim=1), f, w.T, alpha=-2)
-            parts.append(squared.clamp_min(0).to(embedding.dtype))
-        return torch.cat(parts, dim=1)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
-        embedding, centers = ctx.saved_tensors
-        (gradient,) = gradients  # (N, n)
-        of_embedding = gradient.sum(dim=1, keepdim=True) * embedding - gradient @ centers
-        of_centers = gradient.sum(dim=0)[:, None] * centers - gradient.T @ embedding
-        return 2 * of_embedding, 2 * of_centers
+        return distance_to_centers(embedding, points[:, None], self.distance).squeeze(2)

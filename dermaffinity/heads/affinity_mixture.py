@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dermaffinity.heads.base import Head, HeadOutput, ScoreKind, samples_of_each_class
+from dermaffinity.heads.base import Head, HeadOutput, ScoreKind
+from dermaffinity.heads.centers import distance_to_centers, samples_of_each_class
 
 
 class AffinityMixtureHead(Head):
@@ -56,8 +57,7 @@ class AffinityMixtureHead(Head):
     def forward(self, embedding: Tensor) -> HeadOutput:
         """Log-similarities (N, C) of a batch of embeddings (N, D), at most 0."""
         centers = F.normalize(self.centers, dim=2) if self.unit_centers else self.centers
-        difference = embedding[:, None, None, :] - centers  # (N, C, M, D)
-        exponent = difference.square().sum(dim=3) / -self.sigma  # (N, C, M)
+        exponent = distance_to_centers(embedding, centers) / -self.sigma  # (N, C, M)
         return HeadOutput(exponent.logsumexp(dim=2) - math.log(centers.shape[1]), embedding, centers)
 
     @torch.no_grad()
@@ -71,4 +71,4 @@ class AffinityMixtureHead(Head):
 
     def distance_to(self, embedding: Tensor, points: Tensor) -> Tensor:
         """Squared Euclidean distance (N, P), the one behind the similarity."""
-        return (embedding[:, None, :] - points).square().sum(dim=2)
+        return distance_to_centers(embedding, points[:, None]).squeeze(2)

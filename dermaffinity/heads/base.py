@@ -84,24 +84,3 @@ class Head(nn.Module, ABC):
         Far from every class, an image is unlike what the network has learned.
         """
         return self.center_distances(output).amin(dim=2)
-
-
-def samples_of_each_class(embedding: Tensor, labels: Tensor, num_classes: int, number: int) -> Tensor:
-    """Embeddings of images drawn at random from each class, each once while there are enough.
-
-    Args:
-        embedding: (N, D).
-        labels: (N,), every class at least once.
-        num_classes: C.
-        number: M, images of each class.
-
-    Returns:
-        (C, M, D).
-    """
-    drawn = []
-    for label in range(num_classes):
-        members = embedding[labels == label]  # (n, D)
-        rounds = -(-number // len(members))
-        order = torch.cat([torch.randperm(len(members)) for _ in range(rounds)])
-        drawn.append(members[order[:number]])
-    return torch.stack(drawn)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dermaffinity.heads import AffinityHead, Head, ScoreKind
-from dermaffinity.heads import affinity as module
+from dermaffinity.heads import centers as module
 
 
 def head_at(centers: torch.Tensor, **hyper_parameters) -> AffinityHead:

@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from dermaffinity.heads import AffinityHead, AffinityMixtureHead
+from dermaffinity.heads import centers as module
 
 
 def head_with(centers: torch.Tensor, **options) -> AffinityMixtureHead:
@@ -88,3 +89,18 @@ def test_it_starts_on_images_of_each_class():
 def test_what_cannot_be_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         AffinityMixtureHead(4, 2, **options)
+
+
+def test_thousands_of_classes_give_the_same_scores_and_gradients_without_their_differences(monkeypatch):
+    head, embedding = AffinityMixtureHead(6, 40, centers_per_class=3, sigma=0.5), torch.randn(5, 6)
+
+    def scores_and_gradient() -> tuple[torch.Tensor, torch.Tensor]:
+        head.zero_grad()
+        scores = head(embedding).scores
+        scores.logsumexp(dim=1).sum().backward()
+        return scores.detach(), head.centers.grad.clone()
+
+    direct = scores_and_gradient()
+    monkeypatch.setattr(module, "_DIRECT_VALUES", 0)
+    for found, expected in zip(scores_and_gradient(), direct, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
