@@ -21,7 +21,7 @@ MEASURES = {
     "worst_class_recall": "Worst class recall",
     "macro_auc": "Macro AUC",
     "ece": "Calibration error",
-    "ece.calibrated": "Calibrated",
+    "ece.calibrated": "After calibration",
 }
 _GAINS = ("balanced_accuracy", "minority_recall", "majority_recall")
 _P_VALUES = {
