@@ -22,7 +22,6 @@ from dermaffinity.losses import Loss
 from dermaffinity.models import LesionNetwork
 from dermaffinity.prediction import BATCH_SIZE, predict
 from dermaffinity.seeding import derive_seed
-from dermaffinity.training.memory import keep_freed_memory
 from dermaffinity.training.optim import build_optimizer, set_learning_rate
 from dermaffinity.training.sharpness import unchanged_statistics, uphill
 
@@ -94,8 +93,6 @@ class Trainer:
             self._start_head(training)
         on_epoch(self.history)
         settings, fabric = self.settings, self.fabric
-        if fabric.device.type == "cpu":
-            keep_freed_memory()
         sampler = EpochSampler(
             training.labels,
             settings.batch_size,
