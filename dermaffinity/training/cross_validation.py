@@ -219,13 +219,13 @@ def _train_and_score(job: Job, images: Images, fabric: Fabric, run: Run, progres
         probabilities = predictions.probabilities.numpy()
         return prediction_table(rows.iloc[which], probabilities, classes, fold=job.fold, seed=job.seed)
 
-    learned = trainer.predict(dataset(fit_rows, fixed))
+    learned, seen = trainer.predict(dataset(fit_rows, fixed)), trainer.predict(inner)
     if page.refit is not None:
-        head = network.head.cpu()
-        chosen = page.refit.build()(head, learned, trainer.predict(inner), seed=derive_seed("refit", seed))
-        head.to(fabric.device)
+        # Predictions are on the CPU. While the head is there as well, a network on a GPU cannot predict.
+        chosen = page.refit.build()(network.head.cpu(), learned, seen, seed=derive_seed("refit", seed))
+        network.head.to(fabric.device)
         run.log_metrics({f"refit.{name}": value for name, value in chosen.items()}, step=settings.epochs)
-    seen = trainer.predict(inner)
+        seen = trainer.predict(inner)
     validation = table(inner_rows, seen)
     scored = validation if job.scored == "inner" else table(test_rows, trainer.predict(dataset(test_rows, fixed)))
     examples = rows.iloc[fit_rows]

@@ -12,8 +12,10 @@ from rich.console import Console
 from dermaffinity import LesionClassifier
 from dermaffinity.config import read_page
 from dermaffinity.experiments import run_experiments
+from dermaffinity.heads import LinearHead
 from dermaffinity.results import ExperimentFolder
 from dermaffinity.tracking.base import NullTracker
+from dermaffinity.training.trainer import Trainer
 
 REFIT = {"class": "dermaffinity.refit.PosthocLogitAdjustment", "tau": 1.0}
 
@@ -67,6 +69,35 @@ def test_a_refitted_model_that_is_loaded_gives_the_numbers_of_the_run(results, p
     table = probabilities(results["refit"]).iloc[:3]
     found = classifier.predict_proba([phantom_library / name for name in table.index], calibrated=False)
     np.testing.assert_allclose(found, table, atol=1e-5)
+
+
+def test_a_network_never_predicts_while_its_head_is_away_for_a_refit(tiny_page, tmp_path, monkeypatch):
+    # On a GPU it could not: a refit works on the CPU. Here both are the same, so the moves themselves are watched.
+    away, moves, predict = [], [], Trainer.predict
+
+    def leave(head):
+        moves.append("cpu")
+        away.append(head)
+        return head
+
+    def come_back(head, device):
+        moves.append("back")
+        away.clear()
+        return head
+
+    def watched(trainer, dataset):
+        assert not away
+        return predict(trainer, dataset)
+
+    monkeypatch.setattr(LinearHead, "cpu", leave)
+    monkeypatch.setattr(LinearHead, "to", come_back)
+    monkeypatch.setattr(Trainer, "predict", watched)
+    values = yaml.safe_load(tiny_page.read_text()) | {"loss": {"class": "dermaffinity.losses.CrossEntropyLoss"}}
+    path = tmp_path / "watched.yaml"
+    path.write_text(yaml.safe_dump(values | {"refit": REFIT, "name": "watched"}))
+    console = Console(file=StringIO())
+    run_experiments([read_page(path)], runs=tmp_path, tracker=NullTracker(), folds=[0], console=console)
+    assert moves == ["cpu", "back"]
 
 
 @pytest.mark.parametrize("option", ["mixing", "average"])
