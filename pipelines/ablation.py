@@ -28,10 +28,9 @@ from dermaffinity.tracking.mlflow_tracker import MlflowTracker
 VARIANTS = {
     # Taken away.
     "one-center": ("head.centers_per_class=1",),
-    "no-margin": ("loss.margin=0",),
     "no-prior": ("loss.prior_weight=0",),
     "no-diversity": ("loss.diversity_weight=0",),
-    "no-average": ("training.average_decay=null",),
+    "no-mixing": ("mixing=null",),
     "one-view": ("backbone.views=1",),
     "centers-as-slow": ("training.head_rate_factor=1",),
     "hinge": (
@@ -41,12 +40,17 @@ VARIANTS = {
     "linear": (
         "head={class: dermaffinity.heads.LinearHead}",
         "neck={class: dermaffinity.models.IdentityNeck}",
+        "loss={class: dermaffinity.losses.LogitAdjustedLoss, tau: 1.0}",
         "training.learning_rate=0.01",
         "training.head_rate_factor=1",
     ),
-    # Added.
+    # Otherwise, or added.
+    "five-centers": ("head.centers_per_class=5",),
+    "narrower": ("head.sigma=0.1",),
+    "wider": ("head.sigma=0.4",),
+    "margin": ("loss.margin=1",),
+    "average": ("training.average_decay=0.98",),
     "mixup": ("mixing={class: dermaffinity.data.mixing.Mixup, alpha: 0.2}",),
-    "remix": ("mixing={class: dermaffinity.data.mixing.Remix, alpha: 0.4}",),
     "sharpness": ("training.sam_radius=0.05",),
     "balanced-sampling": ("training.balanced_sampling=true", "loss.prior_weight=0"),
     "stronger-augmentation": (

@@ -50,8 +50,8 @@ def test_every_variant_of_the_shipped_recipe_is_a_page_that_differs_from_it(reci
 
 def test_a_variant_that_does_not_fit_is_named(recipe, tiny_page):
     with pytest.raises(ConfigError, match="some variants do not fit this page; leave them out with --only") as error:
-        recipe["variants"](str(tiny_page), [], ["mixup", "no-margin"])
-    assert error.value.problems[0].startswith("no-margin: loss.margin: CoSenLoss takes no such key")
+        recipe["variants"](str(tiny_page), [], ["mixup", "margin"])
+    assert error.value.problems[0].startswith("margin: loss.margin: CoSenLoss takes no such key")
 
 
 @pytest.mark.slow
