@@ -147,7 +147,7 @@ def verify(
     if not verification.ok():
         raise typer.Exit(1)
     print(
-        "Next: dermaffinity crossval library_softmax library_cosen library_affinity "
+        "Next: dermaffinity crossval library_cosen library_softmax library_affinity_plus "
         f"--set data.manifest={manifest} --runs runs/{read.name}"
     )
 

@@ -23,7 +23,7 @@ from dermaffinity.experiments import run_experiments
 from dermaffinity.reports.tables import console_table
 from dermaffinity.tracking.mlflow_tracker import MlflowTracker
 
-METHODS = ("softmax", "cosen", "affinity")
+METHODS = ("softmax", "cosen", "affinity", "affinity_plus")
 # Accuracy in percent over three folds split by image, as printed in Table 2; CoSen there had a larger network.
 PUBLISHED = {
     "5-class": {"CoSen CNN": "80.2 ± 2.5", "affinity": "91.1 ± 1.7"},

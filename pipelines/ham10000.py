@@ -1,4 +1,4 @@
-"""The hamfit benchmark: HAM10000 drawn to Dermofit's class counts, three methods, three folds, one look outside.
+"""The hamfit benchmark: HAM10000 drawn to Dermofit's class counts, four methods, three folds, one look outside.
 
     python pipelines/ham10000.py FOLDER_WITH_THE_ARCHIVES --weights resnet18.pth
 
@@ -24,7 +24,7 @@ from dermaffinity.experiments import run_experiments
 from dermaffinity.reports.tables import console_table, markdown_table, results_table
 from dermaffinity.tracking.mlflow_tracker import MlflowTracker
 
-METHODS = ("softmax", "cosen", "affinity")
+METHODS = ("softmax", "cosen", "affinity", "affinity_plus")
 
 
 def main() -> None:

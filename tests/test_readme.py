@@ -50,7 +50,7 @@ def test_the_classifier_is_used_as_shown(toy_model, tmp_path, monkeypatch):
     images = [np.full((40, 50, 3), value, np.uint8) for value in (0, 255)]
     Image.fromarray(images[0]).save("lesion.jpg")
     (tmp_path / "runs").mkdir()
-    (tmp_path / "runs/hamfit7_affinity").symlink_to(toy_model)
+    (tmp_path / "runs/hamfit7_affinity_plus").symlink_to(toy_model)
     shown = {"images": images}
     exec(block("python", "LesionClassifier"), shown)
     assert shown["classifier"].predict("lesion.jpg")[0] in shown["classifier"].classes_

@@ -40,8 +40,8 @@ class AffinityMixtureHead(Head):
         embedding_dim: int,
         num_classes: int,
         *,
-        centers_per_class: int = 5,
-        sigma: float = 0.1,
+        centers_per_class: int = 2,
+        sigma: float = 0.2,
         unit_centers: bool = False,
     ) -> None:
         super().__init__(embedding_dim, num_classes)

@@ -42,7 +42,7 @@ class AffinityPosteriorLoss(Loss):
         embedding_dim: int,
         *,
         prior_weight: float = 1.0,
-        margin: float = 1.0,
+        margin: float = 0.0,
         diversity_weight: float = 0.1,
     ) -> None:
         super().__init__(class_counts, embedding_dim)
