@@ -69,6 +69,7 @@ class Benchmark:
         external: The same for the external images, where they were scored.
         failures: What stopped the others, a line each.
         standings: How the measured ones stand; None with fewer than two.
+        external_standings: The same for the external images.
     """
 
     about: tuple[str, ...]
@@ -81,6 +82,7 @@ class Benchmark:
     external: dict[str, pd.DataFrame]
     failures: dict[str, tuple[str, ...]]
     standings: Standings | None
+    external_standings: Standings | None
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """What to show, by title."""
@@ -96,6 +98,9 @@ class Benchmark:
             tables[title] = method_gains_table(contest)
             title = f"What the gain over {opponent} in balanced accuracy tells, percentage points"
             tables[title] = resolution_table(contest.resolution)
+        for opponent, contest in self.external_contests().items():
+            title = f"External images, gain over {opponent}: percentage points [95 % interval], p adjusted"
+            tables[title] = method_gains_table(contest)
         if self.standings is not None:
             tables["Average ranks"] = ranks_table(self.standings.ranks)
         warning = "Quick trial, means nothing: " if self.quick else ""
@@ -103,9 +108,16 @@ class Benchmark:
 
     def contests(self) -> dict[str, Contest]:
         """The contests that were held, by what methods were held against."""
-        if self.standings is None:
+        return self._contests(self.standings)
+
+    def external_contests(self) -> dict[str, Contest]:
+        """Those on the external images."""
+        return self._contests(self.external_standings)
+
+    def _contests(self, held: Standings | None) -> dict[str, Contest]:
+        if held is None:
             return {}
-        contests = {self.baseline: self.standings.over_baseline, "the best rival": self.standings.over_rival}
+        contests = {self.baseline: held.over_baseline, "the best rival": held.over_rival}
         return {opponent: contest for opponent, contest in contests.items() if contest.against}
 
     def notes(self) -> list[str]:
@@ -131,7 +143,9 @@ class Benchmark:
             file.write("\n".join(["\n".join(f"* {note}" for note in self.notes()) + "\n", *parts]))
         by_fold = pd.concat({name: method.by_fold for name, method in self.measured.items()}, names=["method"])
         tables = {"benchmark": self.wide().reset_index(), "per_fold": by_fold.reset_index(level=0)}
-        tables |= self._comparison_tables()
+        tables |= _comparison_tables(self.contests())
+        external = _comparison_tables(self.external_contests())
+        tables |= {f"external_{name}": table for name, table in external.items()}
         for name, table in tables.items():
             write_table(table, folder / f"{name}.csv")
         figures = self._figures()
@@ -174,17 +188,6 @@ class Benchmark:
                 row |= _flat(contest.comparisons[name].gains, _GAINS, f"{opponent}.")
         return row
 
-    def _comparison_tables(self) -> dict[str, pd.DataFrame]:
-        gains, tests = [], []
-        for contest in self.contests().values():
-            for name, comparison in contest.comparisons.items():
-                names = {"method": name, "against": contest.against[name]}
-                gains.append(comparison.gains.reset_index().assign(**names))
-                # The adjusted p-values are those of one contest; a pair may be in both.
-                tests.append(comparison.tests.assign(**names, comparisons=len(contest.against)))
-        tables = {"gains": gains, "tests": tests} if gains else {}
-        return {name: pd.concat(parts, ignore_index=True).drop_duplicates() for name, parts in tables.items()}
-
     def _figures(self) -> "dict[str, Figure]":
         figures = {"forest": forest_figure(self.summaries, self.external, self.images)}
         first = next(iter(self.summaries.values()))
@@ -193,6 +196,18 @@ class Benchmark:
         if self.standings is not None:
             figures["ranks"] = critical_difference_figure(self.standings.ranks)
         return figures
+
+
+def _comparison_tables(contests: Mapping[str, Contest]) -> dict[str, pd.DataFrame]:
+    gains, tests = [], []
+    for contest in contests.values():
+        for name, comparison in contest.comparisons.items():
+            names = {"method": name, "against": contest.against[name]}
+            gains.append(comparison.gains.reset_index().assign(**names))
+            # The adjusted p-values are those of one contest; a pair may be in both.
+            tests.append(comparison.tests.assign(**names, comparisons=len(contest.against)))
+    tables = {"gains": gains, "tests": tests} if gains else {}
+    return {name: pd.concat(parts, ignore_index=True).drop_duplicates() for name, parts in tables.items()}
 
 
 def measure(
@@ -227,22 +242,30 @@ def measure(
     check_comparable(descriptions)
     first = next(iter(jobs))
     facts = descriptions[first]
-    measured, summaries, external = {}, {}, {}
+    measured, summaries, outside, external = {}, {}, {}, {}
     for name, own in jobs.items():
         measured[name], summaries[name] = _out_of_fold(folders[name], own, facts)
         if all(job.external.exists() for job in own):
-            external[name] = _external(folders[name], own, facts)
-    compared = None
+            outside[name], external[name] = _external(folders[name], own, facts)
+    minority, compared, compared_outside = minority_classes(facts["class_counts"]), None, None
     if len(measured) > 1:
-        compared = standings(
-            measured,
-            baseline,
-            minority=minority_classes(facts["class_counts"]),
-            folds=facts["folds"],
-            test_train_ratio=test_train_ratio(facts),
-        )
-    images = folders[first].scored_images()
-    return Benchmark(about, quick, baseline, images, methods, measured, summaries, external, failures, compared)
+        ratio = test_train_ratio(facts)
+        compared = standings(measured, baseline, minority=minority, folds=facts["folds"], test_train_ratio=ratio)
+    if len(outside) > 1:
+        compared_outside = standings(outside, baseline, minority=minority, folds=1)
+    return Benchmark(
+        about,
+        quick,
+        baseline,
+        folders[first].scored_images(),
+        methods,
+        measured,
+        summaries,
+        external,
+        failures,
+        compared,
+        compared_outside,
+    )
 
 
 def _out_of_fold(
@@ -257,18 +280,21 @@ def _out_of_fold(
     return measured, _with_calibrated(summary, calibrated, facts)
 
 
-def _external(folder: ExperimentFolder, jobs: Sequence[JobFolder], facts: dict[str, Any]) -> pd.DataFrame:
+def _external(
+    folder: ExperimentFolder, jobs: Sequence[JobFolder], facts: dict[str, Any]
+) -> tuple[Measured, pd.DataFrame]:
     classes = facts["classes"]
     ensemble = average_models(folder.predictions("external", jobs), classes)
-    summary = _measured(ensemble, facts).summary()
+    measured = _measured(ensemble, facts)
+    summary = measured.summary()
     table = folder.predictions("predictions", jobs)
     # The temperature of the mean of all folds' models needs all of them.
     if not _leaves_models(folder) or table["fold"].nunique() < facts["folds"]:
-        return summary
+        return measured, summary
     validation = folder.predictions("validation", jobs)
     several = facts["folds"] > 1
     temperatures = joint_temperatures(table, validation, classes) if several else single_temperatures(jobs)
-    return _with_calibrated(summary, at_temperatures(ensemble, temperatures, classes), facts)
+    return measured, _with_calibrated(summary, at_temperatures(ensemble, temperatures, classes), facts)
 
 
 def _measured(table: pd.DataFrame, facts: dict[str, Any]) -> Measured:

@@ -114,6 +114,11 @@ def test_the_numbers_are_those_of_the_pooled_tables(gone_on_with, desk):
     external = average_models(folder.predictions("external"), facts["classes"])
     right = external[external["label"] == "ML"]["predicted"].eq("ML").mean()
     assert row["external.balanced_accuracy.value"] == pytest.approx(right)  # ML alone is outside
+    other = average_models(ExperimentFolder(desk / "runs/tiny_cosen").predictions("external"), facts["classes"])
+    gained = right - other[other["label"] == "ML"]["predicted"].eq("ML").mean()
+    (over_cosen, over_rival) = benchmark.external_contests().values()
+    for contest in (over_cosen, over_rival):
+        assert contest.comparisons["tiny_softmax"].gains.loc["gain.balanced_accuracy", "value"] == pytest.approx(gained)
     outside = pd.read_csv(folder.path / "external_summary.csv", index_col="metric")
     assert row["external.ece.calibrated.value"] == pytest.approx(outside.loc["ece.calibrated", "value"], abs=1e-6)
 
@@ -129,6 +134,8 @@ def test_everything_is_written_and_can_be_read_again_without_training(gone_on_wi
         "per_fold.csv",
         "gains.csv",
         "tests.csv",
+        "external_gains.csv",
+        "external_tests.csv",
         "forest.png",
         "ranks.png",
     }
