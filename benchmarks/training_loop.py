@@ -20,9 +20,11 @@ from dermaffinity.data.transforms import EvaluationStage
 from dermaffinity.heads import LinearHead
 from dermaffinity.losses import CrossEntropyLoss
 from dermaffinity.models import IdentityNeck, LesionNetwork, ResNet18
+from dermaffinity.training.precision import has_bfloat16
 from dermaffinity.training.trainer import Trainer
 
 IMAGES, SIZE, BATCH, ROUNDS, CLASSES = 256, 128, 32, 3, 7
+PRECISION = "bf16-mixed" if has_bfloat16() else "32-true"
 
 
 def main() -> None:
@@ -41,9 +43,9 @@ def main() -> None:
 def trainer_rate(pictures: list[np.ndarray], labels: np.ndarray) -> float:
     network = LesionNetwork(ResNet18(weights=None), IdentityNeck(512), LinearHead(512, CLASSES))
     loss = CrossEntropyLoss(torch.as_tensor(np.bincount(labels, minlength=CLASSES)), 512)
-    fabric = Fabric(accelerator="cpu", devices=1, precision="bf16-mixed")
+    fabric = Fabric(accelerator="cpu", devices=1, precision=PRECISION)
     fabric.launch()
-    settings = TrainingSettings(epochs=1, batch_size=BATCH, precision="bf16-mixed")
+    settings = TrainingSettings(epochs=1, batch_size=BATCH, precision=PRECISION)
     trainer = Trainer(network, loss, settings, seed=0, fabric=fabric)
     training = ManifestDataset(pictures, labels, training_transform(LesionAugmentation(SIZE)))
     validation = ManifestDataset(pictures[:BATCH], labels[:BATCH], EvaluationStage(SIZE))
@@ -62,7 +64,7 @@ def bare_rate(pictures: list[np.ndarray], labels: np.ndarray) -> float:
     targets = torch.as_tensor(labels)
     started = time.perf_counter()
     for start in range(0, IMAGES, BATCH):
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=PRECISION == "bf16-mixed"):
             scores = network(images[start : start + BATCH]).scores
         optimizer.zero_grad(set_to_none=True)
         F.cross_entropy(scores, targets[start : start + BATCH]).backward()

@@ -70,7 +70,8 @@ class TrainingSettings(Section):
     patience: int | None = Field(
         None, ge=1
     )  # epochs without a better inner-validation score before stopping; None: never
-    precision: str = Field("32-true", pattern=r"^(32-true|16-mixed|bf16-mixed)$")
+    # auto: bf16-mixed on a GPU or processor that has it in hardware, else 32-true; decided when an experiment begins.
+    precision: str = Field("auto", pattern=r"^(auto|32-true|16-mixed|bf16-mixed)$")
     workers: int = Field(0, ge=0)  # processes that augment images; 0 augments in the training process
 
 

@@ -40,6 +40,7 @@ from dermaffinity.training.calibration import ensemble_temperature
 from dermaffinity.training.cross_validation import Images, Job, Scored, ended_when_stopped, identity, speaks_for_all
 from dermaffinity.training.estimation import check_estimator_page
 from dermaffinity.training.launchers import Launcher, launch
+from dermaffinity.training.precision import slow_precision, with_precision
 from dermaffinity.training.progress import RunProgress
 
 # Seconds to wait while another process opens or measures the same experiment.
@@ -110,9 +111,12 @@ def run_experiments(
     if len(set(names)) < len(names):
         raise ConfigError(f"every page needs a name of its own, found {', '.join(names)}")
     folders = [ExperimentFolder(runs / page.name) for page in pages]
+    pages = [_with_precision(page, folder) for page, folder in zip(pages, folders, strict=True)]
     manifests = [Images(page.data).manifest for page in pages]
     asked = list(zip(pages, manifests, folders, strict=True))
     if speaks_for_all():
+        for warning in sorted({slow for page in pages if (slow := slow_precision(page))}):
+            console.print(f"Warning: {warning}", highlight=False, soft_wrap=True)
         for page, manifest, folder in asked:
             _check_request(page, manifest, folder, folds, seeds, resume, external, scored)
         opened = [
@@ -148,7 +152,7 @@ def check_identity(page: Page, manifest: Manifest, folder: ExperimentFolder, sco
     Raises:
         ConfigError: When that is another experiment, with all differences.
     """
-    known, now = _known(folder), _identity(page, manifest, scored)
+    known, now = _known(folder), _identity(_with_precision(page, folder), manifest, scored)
     if known and (differences := _differences(known["identity"], now)):
         raise ConfigError(
             f"{folder.path} holds another experiment of this name. Give this one a name of its own, --set name=NEW, or "
@@ -398,6 +402,12 @@ def _measure(
 
 def _known(folder: ExperimentFolder) -> dict[str, Any]:
     return folder.description() if (folder.path / "experiment.json").exists() else {}
+
+
+def _with_precision(page: Page, folder: ExperimentFolder) -> Page:
+    """The page with its precision decided, once for an experiment, on whichever machine it began."""
+    recorded = _known(folder).get("identity", {}).get("page", {}).get("training", {}).get("precision")
+    return with_precision(page, recorded)
 
 
 def _identity(page: Page, manifest: Manifest, scored: Scored) -> dict[str, Any]:

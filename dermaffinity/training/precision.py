@@ -1,0 +1,41 @@
+"""Which arithmetic a training uses: bfloat16 where the hardware has it, else float32."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from dermaffinity.config import NetworkPage, Page
+
+_EMULATED = (
+    "training.precision=bf16-mixed: this processor has no bfloat16 and imitates it, at 15 to 30 times the time of "
+    "float32. Leave the setting out, or use 32-true"
+)
+
+
+def has_bfloat16() -> bool:
+    """Whether the device that trains here, a GPU or this processor, computes in bfloat16 without imitating it."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if torch.backends.mps.is_available() or not torch.backends.mkldnn.is_available():
+        return False
+    # Older versions of torch cannot tell; float32 is never slow.
+    processor: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    # The library that computes may be told to use less than the processor has: ONEDNN_MAX_CPU_ISA.
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported() and any(
+        processor.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")
+    )
+
+
+def with_precision(page: Page, recorded: str | None = None) -> Page:
+    """The page with ``training.precision: auto`` decided: as recorded with the experiment, else for this machine."""
+    if not isinstance(page, NetworkPage) or page.training.precision != "auto":
+        return page
+    decided = recorded or ("bf16-mixed" if has_bfloat16() else "32-true")
+    return page.model_copy(update={"training": page.training.model_copy(update={"precision": decided})})
+
+
+def slow_precision(page: Page) -> str | None:
+    """What a person should know before this page trains here for hours; None where there is nothing to say."""
+    asked = isinstance(page, NetworkPage) and page.training.precision == "bf16-mixed"
+    return _EMULATED if asked and not has_bfloat16() else None

@@ -1,0 +1,99 @@
+"""Training never imitates bfloat16 unasked, and an experiment keeps the arithmetic it began with."""
+
+import os
+import subprocess
+import sys
+from io import StringIO
+
+import pytest
+import torch
+from mlflow.tracking import MlflowClient
+from rich.console import Console
+
+from dermaffinity.config import read_page
+from dermaffinity.experiments import run_experiments
+from dermaffinity.results import ExperimentFolder
+from dermaffinity.tracking.base import NullTracker
+from dermaffinity.tracking.mlflow_tracker import MlflowTracker
+from dermaffinity.training import precision
+
+
+def on(monkeypatch, hardware: bool) -> None:
+    monkeypatch.setattr(precision, "has_bfloat16", lambda: hardware)
+
+
+@pytest.mark.parametrize(("hardware", "chosen"), [(True, "bf16-mixed"), (False, "32-true")])
+def test_auto_takes_bfloat16_only_where_the_hardware_has_it(tiny_page, monkeypatch, hardware, chosen):
+    on(monkeypatch, hardware)
+    assert precision.with_precision(read_page(tiny_page)).training.precision == chosen
+
+
+@pytest.mark.parametrize("asked", ["32-true", "16-mixed", "bf16-mixed"])
+def test_a_precision_that_a_page_names_stays(tiny_page, monkeypatch, asked):
+    on(monkeypatch, False)
+    page = read_page(tiny_page, [f"training.precision={asked}"])
+    assert precision.with_precision(page, recorded="32-true") is page
+
+
+@pytest.mark.parametrize(
+    ("flags", "computed", "expected"),
+    [
+        ({"avx2": True}, True, False),
+        ({"avx2": True, "avx512_bf16": True}, True, True),
+        ({"amx_bf16": True}, True, True),
+        ({"bf16": True}, True, True),  # Arm
+        ({"avx512_bf16": True}, False, False),  # told to leave it, by ONEDNN_MAX_CPU_ISA
+    ],
+)
+def test_a_processor_has_bfloat16_when_it_says_so_and_may_use_it(monkeypatch, flags, computed, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: flags, raising=False)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: computed)
+    assert precision.has_bfloat16() is expected
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_a_gpu_counts_only_without_emulation(monkeypatch, native):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or native)
+    assert precision.has_bfloat16() is native
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU decides there")
+def test_a_process_that_is_limited_to_avx2_has_no_bfloat16():
+    code = "from dermaffinity.training.precision import has_bfloat16; print(has_bfloat16())"
+    environment = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}
+    command = [sys.executable, "-c", code]
+    assert subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def test_an_experiment_keeps_and_tracks_the_precision_that_it_began_with(tiny_page, tmp_path, monkeypatch):
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+
+    def run(*overrides, **options):
+        page, console = read_page(tiny_page, ["training.epochs=1", *overrides]), Console(file=StringIO())
+        run_experiments([page], runs=tmp_path, tracker=MlflowTracker(uri), folds=[0], console=console, **options)
+        description = ExperimentFolder(tmp_path / "tiny").description()
+        return description, console.file.getvalue()
+
+    on(monkeypatch, False)
+    begun, said = run()
+    assert begun["identity"]["page"]["training"]["precision"] == "32-true"
+    assert "Warning" not in said
+    tracked = MlflowClient(uri).get_run(begun["run_id"])
+    assert tracked.data.params["training.precision"] == "32-true"
+    on(monkeypatch, True)
+    resumed, _ = run(resume=True)
+    assert resumed["identity"] == begun["identity"]
+
+
+def test_imitated_bfloat16_is_announced_once_with_its_cost(tiny_page, tmp_path, monkeypatch):
+    on(monkeypatch, False)
+    monkeypatch.setattr("dermaffinity.experiments.launch", lambda jobs, launcher, progress: None)
+    monkeypatch.setattr("dermaffinity.experiments._outcome", lambda folder, run, failures: None)
+    pages = [read_page(tiny_page, ["training.precision=bf16-mixed", f"name=tiny{n}"]) for n in range(2)]
+    console = Console(file=StringIO())
+    run_experiments(pages, runs=tmp_path, tracker=NullTracker(), console=console)
+    said = console.file.getvalue()
+    assert said.count("Warning: training.precision=bf16-mixed: this processor has no bfloat16") == 1
+    assert "15 to 30 times the time of float32" in said
