@@ -534,6 +534,8 @@ def ui(
 
 def _comparable(outcomes: "list[Outcome]", baseline: str) -> dict[str, list[str]]:
     """The finished experiments on one split, by the one of them that is the baseline; without splits that have none."""
+    from dermaffinity.compare import meant
+
     by_split: dict[str, list[str]] = {}
     for outcome in outcomes:
         if outcome.summary is not None:
@@ -541,7 +543,7 @@ def _comparable(outcomes: "list[Outcome]", baseline: str) -> dict[str, list[str]
             by_split.setdefault(split, []).append(outcome.folder.path.name)
     comparable = {}
     for names in by_split.values():
-        fitting = [baseline] if baseline in names else [name for name in names if baseline in name]
+        fitting = meant(baseline, names)
         if len(fitting) == 1 and len(names) > 1:
             comparable[fitting[0]] = names
     return comparable

@@ -1,6 +1,6 @@
 """Experiments against a baseline on the same split: measures, gains, tests, figures."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from dermaffinity.metrics.comparison import Comparison, compare_all
 from dermaffinity.metrics.summary import summarize
 from dermaffinity.reports.figures import gain_figure, recall_figure, save_figure
 from dermaffinity.reports.tables import gains_table, markdown_table, p_value_table, results_table
-from dermaffinity.results import as_separate_images, find_experiment, with_bounds, write_table
+from dermaffinity.results import as_separate_images, find_experiment, training_numbers, with_bounds, write_table
 from dermaffinity.tracking.base import Tracker
 
 
@@ -70,7 +70,7 @@ def compare_experiments(sources: Sequence[str], *, baseline: str, runs: Path, tr
 
     Args:
         sources: Experiments' folders, or pages' files or names.
-        baseline: The name of one of them, or a part that only one of them has.
+        baseline: The name of one of them, its last part, or any part that only one of them has.
         runs: Folder of all experiments.
         tracker: Where the experiments' runs are.
 
@@ -100,7 +100,10 @@ def compare_experiments(sources: Sequence[str], *, baseline: str, runs: Path, tr
         )
     except ValueError as error:
         raise ComparisonError(f"these experiments cannot be compared: {error}") from error
-    summaries = {name: summarize(table, **measured) for name, table in tables.items()}
+    summaries = {
+        name: pd.concat([summarize(table, **measured), training_numbers(folders[name].jobs())])
+        for name, table in tables.items()
+    }
     for name, comparison in comparisons.items():
         _track_gains(tracker, descriptions[name], comparison, base)
     first = folders[base]
@@ -115,13 +118,23 @@ def test_train_ratio(facts: dict[str, Any]) -> float | None:
     return 1 / ((facts["folds"] - 1) * (1 - facts["validation_fraction"]))
 
 
+def meant(text: str, names: Iterable[str]) -> list[str]:
+    """Of some names those that a text may mean: itself, else those that end in ``_text``, else those that hold it."""
+    known = list(names)
+    return (
+        [name for name in known if name == text]
+        or [name for name in known if name.endswith(f"_{text}")]
+        or [name for name in known if text in name]
+    )
+
+
 def find_baseline(text: str, names: list[str]) -> str:
-    """The one of some names that a text means: itself, or the only one that it is a part of.
+    """The one of some names that a text means, as `meant` has it.
 
     Raises:
         ComparisonError: When there is none or several, or nothing to compare it with.
     """
-    matching = [text] if text in names else [name for name in names if text in name]
+    matching = meant(text, names)
     if len(matching) != 1:
         raise ComparisonError(
             f"--baseline {text}: {len(matching) or 'none'} of {', '.join(names)} fits; give the full "

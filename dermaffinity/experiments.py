@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import cycle
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -16,10 +16,11 @@ import yaml
 from rich.console import Console
 
 import dermaffinity
-from dermaffinity.config import EstimatorPage, Page, flatten
+from dermaffinity.config import EstimatorPage, NetworkPage, Page, flatten, import_class
 from dermaffinity.data.manifest import Manifest
 from dermaffinity.errors import ConfigError, TrainingError
 from dermaffinity.files import atomic_write, hold, sweep_partial, write_json
+from dermaffinity.losses import Loss
 from dermaffinity.metrics.calibration import reliability_bins, with_temperature
 from dermaffinity.metrics.classification import confusion_matrix, minority_classes
 from dermaffinity.metrics.summary import summarize, summarize_calibration
@@ -32,6 +33,7 @@ from dermaffinity.results import (
     as_separate_images,
     average_models,
     class_indices,
+    training_numbers,
     with_bounds,
     write_table,
 )
@@ -143,6 +145,9 @@ def run_experiments(
                 failures = error.problems
         if not speaks_for_all():
             return []
+        for page, folder in zip(pages, folders, strict=True):
+            for remark in shortfalls(page, folder.jobs()):
+                console.print(f"Warning: {page.name}: {remark}", highlight=False, soft_wrap=True)
         return [_outcome(folder, run, failures) for folder, run in zip(folders, opened, strict=True)]
 
 
@@ -159,6 +164,20 @@ def check_identity(page: Page, manifest: Manifest, folder: ExperimentFolder, sco
             "remove that folder",
             differences,
         )
+
+
+def shortfalls(page: Page, jobs: Sequence[JobFolder]) -> list[str]:
+    """In what the method of a page did not act in some of its trainings, so that the results are hardly its own."""
+    if not isinstance(page, NetworkPage):
+        return []
+    loss = cast(type[Loss], import_class(page.loss.class_path))
+    numbers = training_numbers(jobs)
+    return [
+        f"{name.replace('_', ' ')} ended at {numbers['low'][f'training.{name}']:.2f} in at least one training; below "
+        f"{least:g} {loss.__name__} hardly acts"
+        for name, least in loss.acts_from.items()
+        if f"training.{name}" in numbers.index and numbers["low"][f"training.{name}"] < least
+    ]
 
 
 def versions() -> dict[str, str]:
@@ -299,6 +318,8 @@ def _pool_held(folder: ExperimentFolder, run: Run) -> Outcome:
         several = facts["folds"] > 1
         joint = joint_temperatures(table, folder.predictions("validation"), classes) if several else single
     summary = _measure(folder, run, table, single, facts, "out_of_fold")
+    # For the tables only: each training's own number is tracked with its run.
+    summary = pd.concat([summary, training_numbers(folder.jobs())])
     external, counts = None, {}
     if all((job.path / "external.csv").exists() for job in folder.jobs()):
         ensemble = average_models(folder.predictions("external"), classes)

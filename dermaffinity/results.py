@@ -106,6 +106,18 @@ class ExperimentFolder:
         return pd.concat(tables, ignore_index=True)
 
 
+def training_numbers(jobs: Sequence[JobFolder]) -> pd.DataFrame:
+    """What finished trainings report of themselves, such as CoSen's final cost ratio; empty where they report nothing.
+
+    Returns:
+        Index `metric`, ``training.<name>``; columns `value`, the mean over jobs, and `low` and `high`, the extremes.
+    """
+    metrics = pd.DataFrame([job.metrics() for job in jobs if job.finished])
+    numbers = metrics[[name for name in metrics if str(name).startswith("training.")]].dropna(axis=1)
+    table = pd.DataFrame({"value": numbers.mean(), "low": numbers.min(), "high": numbers.max()})
+    return table.rename_axis("metric")
+
+
 def find_experiment(source: str | Path, runs: Path) -> ExperimentFolder:
     """The experiment of a folder, or of a page's file or name under ``runs``.
 

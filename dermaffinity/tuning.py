@@ -20,11 +20,12 @@ from rich.console import Console
 
 from dermaffinity.config import Page, read_page
 from dermaffinity.errors import ConfigError, DataError, TrainingError
-from dermaffinity.experiments import Outcome, run_experiments
+from dermaffinity.experiments import Outcome, run_experiments, shortfalls
 from dermaffinity.files import atomic_write
 from dermaffinity.metrics.classification import minority_classes
 from dermaffinity.metrics.summary import summarize
-from dermaffinity.results import as_separate_images, write_table
+from dermaffinity.reports.tables import training_rows
+from dermaffinity.results import as_separate_images, training_numbers, write_table
 from dermaffinity.tracking.base import Tracker
 from dermaffinity.training.cross_validation import speaks_for_all
 from dermaffinity.training.launchers import Launcher
@@ -40,7 +41,8 @@ class Tuning:
 
     Args:
         table: A row a combination, the best first: ``experiment``, ``settings`` (JSON), and of each measure ``value``,
-            ``low`` and ``high``; ``failure`` says what stopped a combination, else it is empty.
+            ``low`` and ``high``; ``failure`` says what stopped a combination and ``remark`` in what its method did not
+            act, else they are empty.
         chosen: The best combination's settings.
         folder: Where ``tuning.csv`` and ``chosen.yaml`` lie.
     """
@@ -70,7 +72,8 @@ def tune(
     """Runs what is not run yet of a page's grid, ranks the combinations and writes the choice.
 
     The best has the highest balanced accuracy over the inner validation images of all folds and seeds; of equals the
-    first. Combinations whose training fails come last.
+    first. Combinations under which the method did not act, such as CoSen with costs that froze near 1, come after those
+    under which it did, and those whose training fails come last.
 
     Args:
         source: Path of a page, or the name of a shipped one.
@@ -110,12 +113,15 @@ def tune(
     )
     if not speaks_for_all():
         return None
-    rows = [_row(outcome, settings, folds, seeds) for outcome, settings in zip(outcomes, tried, strict=True)]
+    rows = [
+        _row(outcome, one, settings, folds, seeds)
+        for outcome, one, settings in zip(outcomes, pages, tried, strict=True)
+    ]
     table = pd.DataFrame(rows)
     if table["balanced_accuracy.value"].isna().all():
         failures = [failure for outcome in outcomes for failure in outcome.failures]
         raise TrainingError(f"{page.name}: none of {len(tried)} combinations could be trained", failures)
-    table = table.sort_values("balanced_accuracy.value", ascending=False, kind="stable", ignore_index=True)
+    table = _ranked(table)
     tuning = Tuning(table, json.loads(table["settings"].iloc[0]), runs / f"{page.name}.tuning")
     _write(tuning, page, grid, outcomes[0], folds, seeds)
     return tuning
@@ -163,13 +169,19 @@ def _said(settings: Settings) -> str:
     return ", ".join(f"{key}={value}" for key, value in settings.items())
 
 
+def _ranked(table: pd.DataFrame) -> pd.DataFrame:
+    best_first = table.sort_values("balanced_accuracy.value", ascending=False, kind="stable")
+    return best_first.sort_values("remark", key=lambda remarks: remarks != "", kind="stable", ignore_index=True)
+
+
 def _row(
-    outcome: Outcome, settings: Settings, folds: Sequence[int] | None, seeds: Sequence[int]
+    outcome: Outcome, page: Page, settings: Settings, folds: Sequence[int] | None, seeds: Sequence[int]
 ) -> dict[str, str | float]:
     row: dict[str, str | float] = {
         "experiment": outcome.folder.path.name,
         "settings": json.dumps(settings),
         "failure": "; ".join(outcome.failures),
+        "remark": "failed" if outcome.failures else "",
     }
     if outcome.failures:
         return row | {f"{measure}.{bound}": float("nan") for measure in _MEASURES for bound in ("value", "low", "high")}
@@ -178,7 +190,11 @@ def _row(
     table = as_separate_images(outcome.folder.predictions("predictions", asked))
     minority = minority_classes(facts["class_counts"])
     summary = summarize(table, facts["classes"], minority=minority, malignant=facts["malignant"])
-    for measure in (name for name in _MEASURES if name in summary.index):
+    row["remark"] = "; ".join(shortfalls(page, asked))
+    summary = pd.concat([summary, training_numbers(asked)])
+    for measure in [*_MEASURES, *training_rows({"": summary})]:
+        if measure not in summary.index:
+            continue
         row |= {f"{measure}.{bound}": float(summary[bound][measure]) for bound in ("value", "low", "high")}
     return row
 

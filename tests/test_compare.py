@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dermaffinity.compare import compare_experiments
+from dermaffinity.compare import compare_experiments, meant
 from dermaffinity.errors import ComparisonError
 from dermaffinity.results import prediction_table, write_table
 from dermaffinity.tracking.base import NullTracker
@@ -163,6 +163,14 @@ def test_a_request_that_means_nothing_is_refused(runs, sources, baseline, messag
 def test_a_full_name_is_the_baseline_even_where_it_is_part_of_another(runs):
     write_experiment(runs, "trial_cosen_slow", {0})
     assert compare(runs, "trial_cosen_slow", "trial_cosen", baseline="trial_cosen").baseline == "trial_cosen"
+
+
+def test_a_methods_own_name_means_it_and_not_its_variants():
+    names = ["hamfit7_cosen_plus", "hamfit7_cosen", "hamfit7_cosen_as_printed", "hamfit7_softmax"]
+    assert meant("cosen", names) == ["hamfit7_cosen"]
+    assert meant("hamfit7_cosen", names) == ["hamfit7_cosen"]
+    assert meant("printed", names) == ["hamfit7_cosen_as_printed"]
+    assert meant("hamfit7", names) == names
 
 
 def test_experiments_on_one_test_set_are_compared_without_a_claim_about_other_folds(tmp_path):

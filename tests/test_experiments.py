@@ -17,7 +17,7 @@ from dermaffinity.experiments import run_experiments
 from dermaffinity.files import hold
 from dermaffinity.losses import CrossEntropyLoss
 from dermaffinity.model_folder import read_description
-from dermaffinity.results import ExperimentFolder
+from dermaffinity.results import ExperimentFolder, training_numbers
 from dermaffinity.tracking.base import NullTracker
 from dermaffinity.tracking.mlflow_tracker import MlflowTracker
 from dermaffinity.training import cross_validation
@@ -72,6 +72,16 @@ def test_the_second_of_two_pages_is_checked_before_the_first_is_begun(tiny_page,
     with pytest.raises(ConfigError, match="holds another experiment"):
         run_experiments(pages, runs=runs, tracker=NullTracker(), resume=True, console=Console(quiet=True))
     assert not (runs / "another").exists()
+
+
+def test_a_method_that_hardly_acted_is_named(tiny_page, runs):
+    jobs = ExperimentFolder(runs / "tiny").jobs()
+    ratios = [pd.read_csv(job.path / "history.csv")["largest_cost_ratio"].iloc[-1] for job in jobs]
+    numbers = training_numbers(jobs).loc["training.largest_cost_ratio"]
+    assert numbers.tolist() == pytest.approx([sum(ratios) / 3, min(ratios), max(ratios)])
+    assert min(ratios) < 2
+    _, said = run(tiny_page, runs, resume=True)
+    assert f"Warning: tiny: largest cost ratio ended at {min(ratios):.2f} in at least one training" in said
 
 
 def test_two_pages_of_one_name_are_refused(tiny_page, runs, nothing_trains):

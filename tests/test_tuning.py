@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -12,7 +13,7 @@ from dermaffinity.config import read_page
 from dermaffinity.errors import ConfigError, DataError, TrainingError
 from dermaffinity.results import ExperimentFolder
 from dermaffinity.tracking.base import NullTracker
-from dermaffinity.tuning import combinations, read_chosen, tune
+from dermaffinity.tuning import _ranked, combinations, read_chosen, tune
 
 QUICKLY = ["training.epochs=1"]
 
@@ -44,6 +45,25 @@ def test_a_grid_is_every_combination_the_first_key_slowest():
         {"a": 2, "b": 3},
         {"a": 2, "b": 4},
     ]
+
+
+def test_a_method_that_did_not_act_is_chosen_only_where_nothing_else_is():
+    rows = [("best", 0.9, "frozen"), ("none", np.nan, "failed"), ("second", 0.7, ""), ("first", 0.8, "")]
+    table = pd.DataFrame(rows, columns=["experiment", "balanced_accuracy.value", "remark"])
+    assert _ranked(table)["experiment"].tolist() == ["first", "second", "best", "none"]
+
+
+def test_the_table_says_how_far_the_costs_of_cosen_went(tiny_page, tmp_path):
+    grid = {"loss.cost_rate": (0.0, 1.0)}
+    still, moved = run(tiny_page, tmp_path, folds=[0], grid=grid).table.sort_values("settings").to_dict("records")
+    assert still["training.largest_cost_ratio.value"] == 1
+    assert still["remark"] == (
+        "largest cost ratio ended at 1.00 in at least one training; below 2 CoSenLoss hardly acts"
+    )
+    (job,) = ExperimentFolder(tmp_path / moved["experiment"]).jobs()
+    last = pd.read_csv(job.path / "history.csv")["largest_cost_ratio"].iloc[-1]
+    assert moved["training.largest_cost_ratio.value"] == pytest.approx(last)
+    assert (moved["remark"] == "") == (last >= 2)
 
 
 def test_the_best_on_inner_images_is_chosen_and_a_longer_grid_keeps_what_was_run(page, tmp_path):

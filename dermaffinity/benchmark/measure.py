@@ -28,8 +28,8 @@ from dermaffinity.reports.method_tables import (
     resolution_table,
     seeds_table,
 )
-from dermaffinity.reports.tables import markdown_table, p_value
-from dermaffinity.results import ExperimentFolder, JobFolder, average_models, write_table
+from dermaffinity.reports.tables import markdown_table, p_value, training_rows
+from dermaffinity.results import ExperimentFolder, JobFolder, average_models, training_numbers, write_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -169,7 +169,7 @@ class Benchmark:
         }
         for prefix, summaries in (("", self.summaries), ("external.", self.external)):
             if name in summaries:
-                row |= _flat(summaries[name], MEASURES, prefix)
+                row |= _flat(summaries[name], [*MEASURES, *training_rows({name: summaries[name]})], prefix)
         if name in self.measured:
             by_seed = self.measured[name].by_seed
             for measure in (one for one in ("balanced_accuracy", "minority_recall") if one in by_seed):
@@ -273,7 +273,7 @@ def _out_of_fold(
 ) -> tuple[Measured, pd.DataFrame]:
     table = folder.predictions("predictions", jobs)
     measured = _measured(table, facts)
-    summary = measured.summary()
+    summary = pd.concat([measured.summary(), training_numbers(jobs)])
     if not _leaves_models(folder):
         return measured, summary
     calibrated = at_temperatures(table, single_temperatures(jobs), facts["classes"])

@@ -1,6 +1,7 @@
 """What every loss is."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -20,6 +21,8 @@ class Loss(nn.Module, ABC):
     """
 
     score_kind: ClassVar[ScoreKind]  # must equal the head's
+    # Numbers of `on_epoch_end` that tables show beside the results, each with the least at which the method acts.
+    acts_from: ClassVar[Mapping[str, float]] = {}
     class_counts: Tensor
 
     def __init__(self, class_counts: Tensor, embedding_dim: int) -> None:

@@ -1,5 +1,9 @@
 """The cost-sensitive loss of CoSen CNN, the paper's strongest baseline."""
 
+import math
+from collections.abc import Mapping
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -9,6 +13,8 @@ from dermaffinity.losses.base import Loss
 
 # Costs are ratios; below this a class pair would be free, and its logarithm infinite.
 _SMALLEST_COST = 1e-4
+# Of a distance within the class to one across; an image twice as near to another class as to its own is lost to it.
+_LARGEST_RATIO = 2.0
 
 
 class CoSenLoss(Loss):
@@ -36,6 +42,7 @@ class CoSenLoss(Loss):
     """
 
     score_kind = ScoreKind.LOGIT
+    acts_from: ClassVar[Mapping[str, float]] = {"largest_cost_ratio": 2.0}
     cost: Tensor
     rate: Tensor
     separability: Tensor
@@ -107,37 +114,54 @@ def cost_target(class_counts: Tensor, separability: Tensor, confusion: Tensor, *
 
 
 def class_separability(embedding: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """Distance to the nearest neighbor in the own class over that in another class, averaged: S (C, C).
+    r"""Distance to the nearest neighbor in the own class over that in another class, averaged: S (C, C).
 
-    Small values mean well separated; the diagonal is 1. Entries that cannot be measured, because the row's class has
-    fewer than two images or the column's has none, are 1.
+    Small values mean well separated; the diagonal is 1. A nearest neighbor is closer the more images there are to
+    choose from, so every class is represented by equally many: m, one less than the smallest class has. Each distance
+    is the expected one over all draws of m of the class's n images, which from sorted distances :math:`d_{(k)}` is
+
+    .. math:: \sum_k d_{(k)} \binom{n-k}{m-1} \Big/ \binom{n}{m}.
+
+    An image's ratio counts as at most 2, so that one duplicate in another class does not decide a row. A class of fewer
+    than two images cannot be measured: its row is 1, and its column has the mean of each row's measured entries, which
+    leaves the costs of both to the histogram.
 
     Args:
         embedding: (N, D).
         labels: (N,).
         num_classes: C.
     """
+    measurable = embedding.isfinite().all(dim=1)  # a network that diverges is told by its loss, which names itself
+    embedding, labels = embedding[measurable], labels[measurable]
+    counts = torch.bincount(labels, minlength=num_classes)
+    present = [q for q in range(num_classes) if counts[q] >= 2]
+    separability = torch.ones(num_classes, num_classes, device=embedding.device)
+    if len(present) < 2:
+        return separability
+    drawn = int(counts[present].min()) - 1
     # Without the matrix product, whose rounding would part duplicates.
     distance = torch.cdist(embedding, embedding, compute_mode="donot_use_mm_for_euclid_dist")  # (N, N)
     distance.fill_diagonal_(torch.inf)  # an image is not its own neighbor
-    nearest = torch.stack(
-        [
-            distance[:, labels == q].amin(dim=1)
-            if (labels == q).any()
-            else distance.new_full((len(labels),), torch.nan)
-            for q in range(num_classes)
-        ],
-        dim=1,
-    )  # (N, C)
-    separability = torch.ones(num_classes, num_classes, device=embedding.device)
-    for p in range(num_classes):
-        members = nearest[labels == p]  # (n, C)
-        if len(members) >= 2:
-            # Duplicates across classes would divide by zero.
-            ratio = members[:, p, None] / members.clamp_min(1e-6)
-            separability[p] = ratio.mean(dim=0).nan_to_num(nan=1.0)
-            separability[p, p] = 1
+    members = {q: (labels == q).nonzero().squeeze(1) for q in present}
+    for p in present:
+        own = _expected_nearest(distance[members[p]][:, members[p]].sort(dim=1).values[:, :-1], drawn)  # (n,)
+        for q in present:
+            if q != p:
+                other = _expected_nearest(distance[members[p]][:, members[q]].sort(dim=1).values, drawn)  # (n,)
+                # Duplicates across classes would divide by zero; those within a class as well are as close in both.
+                ratio = torch.where(own == other, 1.0, own / other)
+                separability[p, q] = ratio.clamp_max(_LARGEST_RATIO).mean()
+        others = [q for q in present if q != p]
+        absent = [q for q in range(num_classes) if q not in members]
+        separability[p, absent] = separability[p, others].mean()
     return separability
+
+
+def _expected_nearest(distances: Tensor, drawn: int) -> Tensor:
+    """Expected smallest (R,) of ``drawn`` distances out of each sorted row (R, n), drawn without replacement."""
+    n = distances.shape[1]
+    chances = [math.comb(n - k, drawn - 1) / math.comb(n, drawn) for k in range(1, n + 1)]
+    return distances @ distances.new_tensor(chances)
 
 
 def _confusion(predicted: Tensor, labels: Tensor, num_classes: int) -> Tensor:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from dermaffinity.compare import ComparedExperiments, compare_experiments
+from dermaffinity.compare import ComparedExperiments, compare_experiments, meant
 from dermaffinity.data.manifest import Manifest, read_manifest
 from dermaffinity.data.splits import Leak, measure_leak
 from dermaffinity.errors import ComparisonError, DataError, ManifestError
@@ -201,7 +201,7 @@ def compare_with_baseline(
         check_finished(folder)
     wanted = baseline or _USUAL_BASELINE
     known = named | {folder.path.name: folder for folder in _neighbors(subject) if folder.path.name not in named}
-    fitting = [name for name in known if name == wanted] or [name for name in known if wanted in name]
+    fitting = meant(wanted, known)
     if len(fitting) != 1:
         if baseline is not None or others:
             raise ComparisonError(

@@ -12,7 +12,7 @@ import pandas as pd
 from dermaffinity.metrics.ranks import Ranks
 from dermaffinity.metrics.standings import Contest
 from dermaffinity.metrics.summary import Measured
-from dermaffinity.reports.tables import p_value, percent_interval
+from dermaffinity.reports.tables import cell, p_value, percent_interval, training_rows, training_title
 
 MEASURES = {
     "balanced_accuracy": "Balanced accuracy",
@@ -44,13 +44,14 @@ def measures_table(summaries: Mapping[str, pd.DataFrame], failed: Mapping[str, s
     best_first = pd.Series({name: summary["value"]["balanced_accuracy"] for name, summary in summaries.items()})
     ordered = best_first.sort_values(ascending=False, kind="stable").index
     present = [name for name in MEASURES if any(name in summary.index for summary in summaries.values())]
+    present += training_rows(summaries)
     rows = {}
     for method in ordered:
         known = summaries[method].reindex(present)[["value", "low", "high"]].to_numpy(float)
-        rows["measured", method] = [percent_interval(*interval) for interval in known]
+        rows["measured", method] = [cell(name, *interval) for name, interval in zip(present, known, strict=True)]
     for method, reason in failed.items():
         rows["failed", f"{method} ({reason})"] = ["–"] * len(present)
-    return _table(rows, [MEASURES[name] for name in present])
+    return _table(rows, [MEASURES.get(name) or training_title(name) for name in present])
 
 
 def seeds_table(measured: Mapping[str, Measured], tried: Mapping[str, int]) -> pd.DataFrame:
@@ -117,14 +118,15 @@ def tuning_table(table: pd.DataFrame) -> pd.DataFrame:
     Args:
         table: See `dermaffinity.tuning.Tuning`.
     """
-    names = [name for name in ("balanced_accuracy", "minority_recall", "majority_recall") if f"{name}.value" in table]
+    names = [column.removesuffix(".value") for column in table.columns.astype(str) if column.endswith(".value")]
     rows = {}
     for place, (_, row) in enumerate(table.iterrows()):
         intervals = ([row[f"{name}.{bound}"] for bound in ("value", "low", "high")] for name in names)
+        cells = [cell(name, *interval) for name, interval in zip(names, intervals, strict=True)]
         settings = ", ".join(f"{key}={value}" for key, value in json.loads(row["settings"]).items())
-        state = "failed" if row["failure"] else "chosen" if place == 0 else ""
-        rows["combinations", settings] = [*(percent_interval(*interval) for interval in intervals), state]
-    return _table(rows, [*(MEASURES[name] for name in names), ""])
+        state = "failed" if row["failure"] else "chosen" if place == 0 else "hardly acts" if row["remark"] else ""
+        rows["combinations", settings] = [*cells, state]
+    return _table(rows, [*(MEASURES.get(name) or training_title(name) for name in names), ""])
 
 
 def _table(rows: Mapping[tuple[str, str], list[str]], columns: list[str]) -> pd.DataFrame:

@@ -38,8 +38,8 @@ def results_table(summaries: Mapping[str, pd.DataFrame], class_counts: Mapping[s
         class_counts: Images of each class, in the order wanted.
 
     Returns:
-        Strings: one column per method; index `part` ("classes" or "overall") and `row`, the class with its images or
-        the measure's name.
+        Strings: one column per method; index `part` ("classes", "overall" or "training") and `row`, the class with its
+        images or the measure's name. What a method's trainings report of themselves are plain numbers.
     """
     return _interval_table(summaries, class_counts, prefix="recall.", overall_prefix="", sign="")
 
@@ -150,6 +150,22 @@ def percent_interval(value: float, low: float, high: float, sign: str = "") -> s
     return f"{100 * value:{number}} [{100 * low:{number}}, {100 * high:{number}}]"
 
 
+def training_rows(summaries: Mapping[str, pd.DataFrame]) -> list[str]:
+    """What the trainings of some method report of themselves, which is not in percent: ``training.<name>``."""
+    return list(dict.fromkeys(name for one in summaries.values() for name in one.index if name.startswith("training.")))
+
+
+def training_title(name: str) -> str:
+    """What a table calls ``training.<name>``."""
+    return f"{name.removeprefix('training.').replace('_', ' ').capitalize()} [least, most]"
+
+
+def cell(name: str, value: float, low: float, high: float, sign: str = "") -> str:
+    """A measure with its interval; what trainings report of themselves as plain numbers, all else in percent."""
+    scale = 0.01 if name.startswith("training.") else 1
+    return percent_interval(scale * value, scale * low, scale * high, sign)
+
+
 def p_value(p: float) -> str:
     """A p-value with three digits; a dash where there is none."""
     return "–" if pd.isna(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
@@ -165,10 +181,13 @@ def _interval_table(
         for name, title in _OVERALL.items()
         if f"{overall_prefix}{name}" in present
     }
+    rows |= {("training", training_title(name)): name for name in training_rows(tables)}
     columns = {}
     for method, table in tables.items():
-        chosen = table.loc[list(rows.values()), ["value", "low", "high"]].to_numpy()
-        columns[method] = [percent_interval(value, low, high, sign) for value, low, high in chosen]
+        chosen = table.reindex(list(rows.values()))[["value", "low", "high"]].to_numpy(float)
+        columns[method] = [
+            cell(name, value, low, high, sign) for name, (value, low, high) in zip(rows.values(), chosen, strict=True)
+        ]
     return pd.DataFrame(columns, index=pd.MultiIndex.from_tuples(rows, names=["part", "row"]))
 
 

@@ -6,7 +6,7 @@ A job is resumable, finished once, and knows nothing of the others; how jobs are
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -243,7 +243,8 @@ def _train_and_score(job: Job, images: Images, fabric: Fabric, run: Run, progres
         write_table(history, job.files.path / "history.csv")
         run.log_figure(history_figure(history, job.label), "history.png")
         tables = {"validation": validation, "predictions": scored}
-        metrics = keep(job, images.manifest, tables, run, progress, step=settings.epochs)
+        reported = {f"training.{name}": trainer.history[-1][name] for name in loss.acts_from}
+        metrics = keep(job, images.manifest, tables, run, progress, reported=reported, step=settings.epochs)
         write_json(job.files.path / "metrics.json", metrics)
     fabric.barrier()
 
@@ -317,6 +318,7 @@ def keep(
     run: Run,
     progress: JobProgress,
     *,
+    reported: Mapping[str, float] | None = None,
     step: int = 0,
 ) -> dict[str, float]:
     """Writes and tracks what a job found.
@@ -327,6 +329,7 @@ def keep(
         tables: The prediction tables ``validation`` and ``predictions``.
         run: The job's tracking run.
         progress: Told that the job is done.
+        reported: What is known of the training besides, which joins the metrics.
         step: At which the run's metrics stand, such as the number of epochs.
 
     Returns:
@@ -344,6 +347,7 @@ def keep(
     metrics = classification_metrics(
         labels, probabilities, classes, minority=minority_classes(manifest.class_counts()), malignant=manifest.malignant
     )
+    metrics |= reported or {}
     matrix = confusion_matrix(labels, probabilities.argmax(axis=1), len(classes))
     run.log_metrics(metrics, step=step)
     run.log_table(scored, "predictions.csv")

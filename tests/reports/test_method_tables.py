@@ -77,9 +77,13 @@ def test_ranks_start_with_the_best():
 
 def test_combinations_are_said_as_settings_and_the_first_is_chosen():
     rows = [
-        {"settings": json.dumps({"loss.tau": 0.5, "training.learning_rate": 0.01}), "failure": ""},
-        {"settings": json.dumps({"loss.tau": 1.0, "training.learning_rate": 0.01}), "failure": ""},
-        {"settings": json.dumps({"loss.tau": 9.0, "training.learning_rate": 0.01}), "failure": "nan"},
+        {"settings": json.dumps({"loss.tau": 0.5, "training.learning_rate": 0.01}), "failure": "", "remark": ""},
+        {"settings": json.dumps({"loss.tau": 1.0, "training.learning_rate": 0.01}), "failure": "", "remark": "froze"},
+        {
+            "settings": json.dumps({"loss.tau": 9.0, "training.learning_rate": 0.01}),
+            "failure": "nan",
+            "remark": "failed",
+        },
     ]
     values = ((0.6, 0.5, 0.7), (0.5, 0.4, 0.6), (np.nan, np.nan, np.nan))
     for row, value in zip(rows, values, strict=True):
@@ -87,4 +91,4 @@ def test_combinations_are_said_as_settings_and_the_first_is_chosen():
     table = tuning_table(pd.DataFrame(rows))
     assert table.index.get_level_values("row")[0] == "loss.tau=0.5, training.learning_rate=0.01"
     assert table["Balanced accuracy"].tolist() == ["60.0 [50.0, 70.0]", "50.0 [40.0, 60.0]", "–"]
-    assert table[""].tolist() == ["chosen", "", "failed"]
+    assert table[""].tolist() == ["chosen", "hardly acts", "failed"]

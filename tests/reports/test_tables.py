@@ -48,6 +48,15 @@ def test_results_are_percent_with_intervals_classes_first():
     }
 
 
+def test_what_trainings_report_is_a_plain_number_and_a_dash_for_the_other_methods():
+    cosen = pd.concat([SUMMARY, intervals({"training.largest_cost_ratio": (4.25, 2.71, 9.5)})])
+    content = results_table({"affinity": SUMMARY, "cosen": cosen}, COUNTS)
+    assert content.loc[("training", "Largest cost ratio [least, most]")].to_dict() == {
+        "affinity": "–",
+        "cosen": "4.2 [2.7, 9.5]",
+    }
+
+
 def test_gains_carry_their_sign_and_zero_has_no_minus():
     gains = intervals({"gain.ML": (-0.0001, -0.02, 0.02), "gain.PYO": (0.125, 0.0, 0.25)})
     content = gains_table({"affinity": gains}, COUNTS)
