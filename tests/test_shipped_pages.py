@@ -92,6 +92,28 @@ def test_a_new_affinity_network_has_a_gradient_at_its_backbones_last_layer(name)
     assert last.grad.norm() > 1e-3
 
 
+AS_PRINTED = [name for name in EXPERIMENTS if name.endswith("_as_printed") and name in AFFINITY]
+
+
+@pytest.mark.parametrize("name", [*AS_PRINTED, "mnist_affinity"])
+def test_an_affinity_page_as_printed_has_what_the_paper_prints(name):
+    settings = dict(flatten(read_page(PAGES[name]).resolved()))
+    assert 5 <= settings["head.sigma"] <= 20  # best in Figure 7
+    assert settings["head.centers_per_class"] == 5  # the fewest of the best in Figure 8
+    assert (settings["head.distance"], settings["head.similarity"]) == ("l2", "gaussian")  # Eq. 3
+    assert (settings["head.unit_centers"], settings["head.start"]) == (False, "random")
+    assert (settings["loss.diversity"], settings["loss.diversity_weight"]) == ("paper", 1)  # Eq. 7 and 10
+    assert settings["training.head_rate_factor"] == 1
+
+
+@pytest.mark.parametrize("neck", ["IdentityNeck", "BatchNormNeck"])
+def test_as_printed_all_features_of_a_resnet_are_too_far_from_every_center(neck):
+    page = read_page(PAGES["hamfit7_affinity_as_printed"]).resolved()
+    torch.manual_seed(0)
+    network = build_network({**page, "neck": {"class": f"dermaffinity.models.{neck}"}}, 7, pretrained=False)
+    assert network(torch.randn(4, 3, 64, 64)).scores.max() < 1e-10
+
+
 def modules_after(code: str) -> set[str]:
     program = f"{code}\nimport sys\nprint(' '.join(sys.modules), file=sys.stderr)"
     finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
