@@ -72,7 +72,7 @@ def prepare(
     protocol: Annotated[
         str | None,
         typer.Option(
-            help="group: no patient or lesion crosses a fold; image: the paper's; presplit: the dataset's own test "
+            help="group: no patient or lesion crosses a fold; image: single images; presplit: the dataset's own test "
             "set, the default where there is one (mnist); else group is."
         ),
     ] = None,

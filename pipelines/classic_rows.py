@@ -5,7 +5,7 @@
 Flat K-NN, Hierarchical K-NN and Hierarchical Bayes work on color and texture of the masked lesion; every choice is made
 on training rows. Run pipelines/ham10000.py or pipelines/dermofit.py first for CoSen, softmax and affinity: those of the
 same split are compared with. What was published about Dermofit is printed beside, for orientation: it is another data
-set than hamfit, and was split by image. A second call goes on where the first one stopped.
+set than hamfit, and nobody says that its folds keep patients together. A second call goes on where the first stopped.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from dermaffinity.tracking.mlflow_tracker import MlflowTracker
 
 CLASSIC = ("knn", "hierarchical_knn", "hierarchical_bayes")
 NETWORKS = ("cosen", "softmax", "affinity")
-# "Performance" in percent in 5 and 10 classes of Dermofit, three folds split by image: Table 2 of Hayat et al., 2019.
+# "Performances" in percent in 5 and 10 classes of Dermofit, three folds: Table 2 of Hayat et al., 2019.
 PUBLISHED = {
     "hierarchical_bayes": ("69.6 ± 0.4", "63.1 ± 0.6"),
     "knn": ("69.8 ± 1.6", "64.0 ± 1.3"),
@@ -75,7 +75,7 @@ def main() -> None:
     if has_external:
         external = results_table({o.folder.path.name: o.external for o in outcomes}, outcomes[0].external_counts)
         tables["External images, mean of the folds' models: percent [95 % interval]"] = external
-    difference = "the same library split by image" if library.startswith("dermofit") else "another data set"
+    difference = "the same library, other folds" if library.startswith("dermofit") else "another data set"
     title = f"Accuracy here [95 % interval], and as published on {difference} (± over folds): percent"
     tables[title] = _beside_published(compared, library, arguments.suffix)
     for title, table in tables.items():

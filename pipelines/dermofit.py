@@ -2,9 +2,10 @@
 
     python pipelines/dermofit.py FOLDER_OR_ZIPS
 
-Table 2 of Hayat et al. (ICCV 2019) splits by image, although images of one patient carry the same number in their name.
-This recipe runs both protocols: ``group`` keeps every patient in one fold, ``image`` is the paper's. The difference is
-what a leak is worth. A second call goes on where the first one stopped.
+Images of one patient carry the same number in their name; Table 2 of Hayat et al. (ICCV 2019) does not say that its
+folds keep them together. This recipe runs both protocols: ``group`` keeps every patient in one fold, ``image`` deals
+single images. The difference is what a leak is worth. ``affinity`` is our unit-sphere variant of the paper's loss; the
+loss as printed is dermofit10_affinity_as_printed. A second call goes on where the first one stopped.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from dermaffinity.reports.tables import console_table
 from dermaffinity.tracking.mlflow_tracker import MlflowTracker
 
 METHODS = ("softmax", "cosen", "affinity", "affinity_plus")
-# Accuracy in percent over three folds split by image, as printed in Table 2; CoSen there had a larger network.
+# Percent over three folds, as printed in Table 2, which says neither that it is accuracy nor how it was split.
 PUBLISHED = {
     "5-class": {"CoSen CNN": "80.2 ± 2.5", "affinity": "91.1 ± 1.7"},
     "10-class": {"CoSen CNN": "72.6 ± 1.6", "affinity": "80.3 ± 2.1"},
@@ -74,7 +75,7 @@ def main() -> None:
             compared.write(arguments.runs / f"compare-{manifest.name}-{protocol}")
         published = ", ".join(f"{method} {value}" for method, value in PUBLISHED[experiment].items())
         results.print(
-            f"Published for {experiment} (accuracy, image protocol): {published}", markup=False, soft_wrap=True
+            f"Published for {experiment}, percent over three folds: {published}", markup=False, soft_wrap=True
         )
 
 

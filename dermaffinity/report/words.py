@@ -156,8 +156,8 @@ def external_note(evidence: Evidence) -> str:
             return f"The manifest sets {aside:,} images aside as an external test; they were not scored in this run."
         return "There is no external test: how far these results carry to other clinics and cameras is not known."
     return (
-        "Images that took no part in training or tuning. Their probabilities are the mean over the folds' models. "
-        "Where they come from the same library as the training images they test other patients or lesions, not "
+        "Images that the software neither trained nor tuned on. Their probabilities are the mean over the folds' "
+        "models. Where they come from the same library as the training images they test other patients or lesions, not "
         "another clinic or camera."
     )
 
