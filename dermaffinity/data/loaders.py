@@ -79,6 +79,14 @@ def evaluation_loader(
     return DataLoader(dataset, batch_size, sampler=draws, num_workers=workers, collate_fn=_as_it_is)
 
 
+def shuffled_loader(dataset: ManifestDataset, batch_size: int, workers: int, *, seed: int) -> DataLoader:
+    """Every image once, in a random order, in batches of at most ``batch_size`` that differ by at most one image."""
+    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))
+    # No short last batch, whose statistics would be too poor to normalize by.
+    batches = [[Draw(0, row) for row in rows.tolist()] for rows in order.tensor_split(-(-len(order) // batch_size))]
+    return DataLoader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=_as_it_is)
+
+
 def _as_it_is(batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """The dataset gives whole batches."""
     return batch

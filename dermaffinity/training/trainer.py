@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from dermaffinity.checkpoint import load_checkpoint, save_checkpoint
 from dermaffinity.config import TrainingSettings
 from dermaffinity.data.dataset import ManifestDataset
-from dermaffinity.data.loaders import EpochSampler, evaluation_loader, training_loader
+from dermaffinity.data.loaders import EpochSampler, shuffled_loader, training_loader
 from dermaffinity.data.mixing import MixedBatch, Mixing
 from dermaffinity.errors import TrainingError
 from dermaffinity.heads import Predictions
@@ -152,13 +152,14 @@ class Trainer:
         if not self.network.head.starts_from_samples:
             return
         # Normalization has no running statistics yet, so the batches' own are used, as in the first step of training.
+        # Each batch is a random draw of all images: rows come sorted by class, and the statistics of a batch of one
+        # class would take away what tells that class from the others.
         # Every process sees all images and draws the same, because all are seeded alike.
         self.network.train()
-        # No last batch of one image, which has no variance to normalize by.
-        batch_size = next(size for size in range(BATCH_SIZE, 1, -1) if len(training) % size != 1)
-        loader = evaluation_loader(training, batch_size, self.settings.workers)
-        embeddings = [self.network(images.to(self.fabric.device)).embedding for images, _ in loader]
-        self.network.head.start_from(torch.cat(embeddings), training.labels.to(self.fabric.device))
+        loader = shuffled_loader(training, BATCH_SIZE, self.settings.workers, seed=derive_seed("start", self.seed))
+        seen = [(self.network(images.to(self.fabric.device)).embedding, labels) for images, labels in loader]
+        embedding, labels = (torch.cat(column) for column in zip(*seen, strict=True))
+        self.network.head.start_from(embedding, labels.to(embedding.device))
         if self.average is not None:
             self.average.module.load_state_dict(self.network.state_dict())
 

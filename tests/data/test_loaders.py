@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from dermaffinity.data.augmentation import LesionAugmentation, training_transform
 from dermaffinity.data.dataset import Draw, ManifestDataset
-from dermaffinity.data.loaders import EpochSampler, evaluation_loader, training_loader
+from dermaffinity.data.loaders import EpochSampler, evaluation_loader, shuffled_loader, training_loader
 from dermaffinity.data.transforms import EvaluationStage
 
 
@@ -128,3 +128,19 @@ def test_evaluation_sees_every_image_once_in_order(world_size):
         loader = evaluation_loader(dataset, 2, workers=0, rank=rank, world_size=world_size)
         whole[rank::world_size] = torch.cat([images for images, _ in loader])
     assert torch.equal(whole, torch.stack([dataset[Draw(0, row)][0] for row in range(11)]))
+
+
+def test_a_shuffled_pass_sees_every_image_once_in_even_batches_and_the_same_for_the_same_seed():
+    dataset = dataset_of(33, augment=False)
+    dataset.labels = torch.arange(33)  # an image's label names it
+
+    def rows_of(seed: int) -> list[list[int]]:
+        return [labels.tolist() for _, labels in shuffled_loader(dataset, 8, 0, seed=seed)]
+
+    batches = rows_of(1)
+    assert [len(batch) for batch in batches] == [7, 7, 7, 6, 6]
+    order = [row for batch in batches for row in batch]
+    assert sorted(order) == list(range(33)) != order
+    assert rows_of(1) == batches != rows_of(2)
+    images, labels = next(iter(shuffled_loader(dataset, 8, 0, seed=1)))
+    assert torch.equal(images[3], dataset[Draw(0, labels[3].item())][0])

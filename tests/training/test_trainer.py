@@ -17,8 +17,8 @@ from dermaffinity.data.dataset import ManifestDataset
 from dermaffinity.data.mixing import MixedBatch, Mixing, Mixup, Remix
 from dermaffinity.data.transforms import EvaluationStage
 from dermaffinity.errors import DataError, TrainingError
-from dermaffinity.heads import LinearHead
-from dermaffinity.losses import CoSenLoss, CrossEntropyLoss
+from dermaffinity.heads import AffinityHead, LinearHead
+from dermaffinity.losses import AffinityLoss, CoSenLoss, CrossEntropyLoss
 from dermaffinity.models import IdentityNeck, LesionNetwork
 from dermaffinity.models.backbones import Backbone
 from dermaffinity.training import trainer as module
@@ -70,9 +70,9 @@ def validation_images():
     return dataset(10, EvaluationStage(16), seed=1)
 
 
-def make_trainer(loss=CoSenLoss, mixing=None, **settings):
+def make_trainer(loss=CoSenLoss, mixing=None, head=None, **settings):
     torch.manual_seed(0)
-    network = LesionNetwork(NoisyBackbone(), IdentityNeck(4), LinearHead(4, CLASSES))
+    network = LesionNetwork(NoisyBackbone(), IdentityNeck(4), head or LinearHead(4, CLASSES))
     built = loss(torch.tensor([9.0, 8.0, 8.0]), 4)
     settings = TrainingSettings(**{"epochs": 4, "batch_size": 8, "learning_rate": 0.05, **settings})
     return Trainer(network, built, settings, seed=3, fabric=Fabric(accelerator="cpu", devices=1), mixing=mixing)
@@ -105,6 +105,21 @@ def stop_after(epochs):
             raise InterruptionError
 
     return on_epoch
+
+
+@pytest.mark.parametrize("sorted_rows", [True, False])
+def test_centers_start_on_images_of_their_class_however_the_rows_are_sorted(sorted_rows):
+    # One class is one color, and normalization takes the mean color of a batch away.
+    labels = torch.arange(CLASSES).repeat_interleave(80) if sorted_rows else torch.arange(240) % CLASSES
+    noise = np.random.default_rng(0).normal(0, 20, (240, 16, 16, 3))
+    images = list(np.clip(60 + 60 * labels.numpy()[:, None, None, None] + noise, 0, 255).astype(np.uint8))
+    trainer = make_trainer(AffinityLoss, head=AffinityHead(4, CLASSES, centers_per_class=3, start="samples"))
+    trainer.network.backbone.layers[-1].p = 0.0  # no dropout
+    trainer._start_head(ManifestDataset(images, labels, EvaluationStage(16)))
+    mixed = torch.stack([EvaluationStage(16)(image) for image in images])
+    found = trainer.network(mixed).scores.argmax(dim=1)
+    recall = [(found[labels == label] == label).float().mean().item() for label in range(CLASSES)]
+    assert min(recall) > 0.9
 
 
 @pytest.mark.parametrize(("workers", "resumed_workers"), [(0, 2), (2, 0)])
