@@ -51,7 +51,8 @@ class LesionAugmentation(Augmentation):
 
     Args:
         image_size: Side of the square that is returned.
-        smallest_scale: Smallest share of the area of the central square that a crop covers, in (0, 1].
+        smallest_scale: Smallest area of a crop, as a share of the square that evaluation sees; in (0, 1]. A crop may
+            lie anywhere in the image.
         color: Strength of brightness, contrast, saturation and hue changes, in [0, 1].
         holes: Probability of blanking a patch of up to a quarter of each side, in [0, 1].
     """
@@ -61,7 +62,7 @@ class LesionAugmentation(Augmentation):
             if not 0 <= value <= 1 or (name == "smallest_scale" and value == 0):
                 raise ValueError(f"{name} must be in {'(0' if name == 'smallest_scale' else '[0'}, 1], got {value}")
         steps: list[A.BasicTransform] = [
-            A.RandomResizedCrop((image_size, image_size), scale=(smallest_scale, 1.0), ratio=(0.85, 1.18)),
+            *_random_crop(image_size, smallest_scale, ratio=(0.85, 1.18)),
             A.D4(p=1.0),
             A.Affine(rotate=(-45, 45), border_mode=4, p=0.5),  # 4: reflect, so that no black corner marks a rotation
             A.ColorJitter(brightness=color, contrast=color, saturation=color, hue=color / 10, p=0.8),
@@ -80,7 +81,8 @@ class FaceAugmentation(Augmentation):
 
     Args:
         image_size: Side of the square that is returned.
-        smallest_scale: Smallest share of the area of the central square that a crop covers, in (0, 1].
+        smallest_scale: Smallest area of a crop, as a share of the square that evaluation sees; in (0, 1]. A crop may
+            lie anywhere in the image.
         color: Strength of brightness, contrast and saturation changes, in [0, 1].
     """
 
@@ -91,7 +93,7 @@ class FaceAugmentation(Augmentation):
         super().__init__(
             image_size,
             [
-                A.RandomResizedCrop((image_size, image_size), scale=(smallest_scale, 1.0), ratio=(0.9, 1.11)),
+                *_random_crop(image_size, smallest_scale, ratio=(0.9, 1.11)),
                 A.HorizontalFlip(p=0.5),
                 A.Affine(rotate=(-10, 10), border_mode=4, p=0.5),
                 A.ColorJitter(brightness=color, contrast=color, saturation=color, hue=0, p=0.8),
@@ -111,6 +113,15 @@ class NoAugmentation(Augmentation):
 def training_transform(augmentation: Augmentation) -> Compose:
     """What a training image goes through after the fixed stage."""
     return Compose([augmentation, Normalize()])
+
+
+def _random_crop(image_size: int, smallest_scale: float, *, ratio: tuple[float, float]) -> list[A.BasicTransform]:
+    """A crop of a random square of the image, as large as the square that evaluation sees; ratio: width to height."""
+    # Not of the whole image: a share of a wide one that is higher than the image would be squeezed to fit.
+    return [
+        A.RandomCrop(image_size, image_size),
+        A.RandomResizedCrop((image_size, image_size), scale=(smallest_scale, 1.0), ratio=ratio),
+    ]
 
 
 class _Hidden:

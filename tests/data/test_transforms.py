@@ -151,6 +151,35 @@ def test_an_augmented_image_is_a_square_of_the_asked_size(height, width, holes):
         assert torch.isfinite(augmented).all()
 
 
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (64, 85), (85, 64), (64, 128)])
+@pytest.mark.parametrize(
+    ("augmentation", "smallest", "aspect"), [(LesionAugmentation, 0.6, 1.18), (FaceAugmentation, 0.7, 1.11)]
+)
+def test_a_crop_is_a_share_of_the_square_that_evaluation_sees_whatever_the_image_is_like(
+    augmentation, smallest, aspect, height, width
+):
+    # Colors tell where in the image a pixel is from. In the middle of the result no corner is made up.
+    row, column = np.mgrid[:height, :width]
+    image = np.stack([row, column, row * 0], axis=2).astype(np.uint8) * 2
+    y, x = np.mgrid[-16:16, -16:16].reshape(2, -1)
+    position = np.stack([y, x, np.ones(len(x))], axis=1)
+    transform = augmentation(64, color=0.0)
+    transform.set_random_state(seed=0)
+    crops = []
+    for _ in range(100):
+        seen = transform(image)[16:48, 16:48, :2].reshape(-1, 2) / 2
+        to_image = np.linalg.lstsq(position, seen, rcond=None)[0]
+        # Turned and mirrored, but a crop's height is what a way through the whole result covers of the rows.
+        crops.append([*np.linalg.norm(to_image[:2], axis=0) * 64, *to_image[2]])
+    crop_height, crop_width, middle_row, middle_column = np.array(crops).T
+    area = crop_height * crop_width / 64**2
+    assert smallest - 0.03 < area.min() < smallest + 0.1 < 0.9 < area.max() < 1.03
+    assert np.abs(np.log(crop_width / crop_height)).max() < np.log(aspect) + 0.04
+    assert abs(np.log(crop_width / crop_height).mean()) < 0.03  # neither way more often
+    assert np.ptp(middle_row) >= 0.8 * (height - 64)
+    assert np.ptp(middle_column) >= 0.8 * (width - 64)
+
+
 def augmented_versions(seed: int, count: int = 4) -> torch.Tensor:
     transform = training_transform(LesionAugmentation(32, holes=0.5)).set_random_state(seed=seed)
     return torch.stack([transform(picture(32, 40)) for _ in range(count)])
