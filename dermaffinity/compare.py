@@ -89,14 +89,16 @@ def compare_experiments(sources: Sequence[str], *, baseline: str, runs: Path, tr
         "malignant": facts["malignant"],
     }
     tables = {name: folder.predictions("predictions") for name, folder in folders.items()}
+    ratio = test_train_ratio(facts)
     if facts["identity"]["scored"] == "inner":
         tables = {name: as_separate_images(table) for name, table in tables.items()}
+        ratio = None  # models that share images are no resamples of training
     try:
         comparisons = compare_all(
             tables[base],
             {name: table for name, table in tables.items() if name != base},
             **measured,
-            test_train_ratio=test_train_ratio(facts),
+            test_train_ratio=ratio,
         )
     except ValueError as error:
         raise ComparisonError(f"these experiments cannot be compared: {error}") from error

@@ -182,3 +182,12 @@ def test_experiments_on_one_test_set_are_compared_without_a_claim_about_other_fo
     tests = compared.tests["better"].set_index("test")["p"].groupby(level=0).apply(list)
     assert np.isnan(tests["corrected_t"]).all()
     assert not np.isnan(tests["mcnemar"]).any()
+
+
+def test_models_that_share_inner_validation_images_are_compared_without_a_claim_about_other_folds(tmp_path):
+    write_experiment(tmp_path, "base", {0, 1, 2, 12, 16}, scored="inner")
+    write_experiment(tmp_path, "better", {0, 10}, scored="inner")
+    compared = compare_experiments(["base", "better"], baseline="base", runs=tmp_path, tracker=NullTracker())
+    tests = compared.tests["better"].set_index("test")["p"]
+    assert tests["corrected_t"].isna().all()
+    assert tests["sign_flip"].notna().all()

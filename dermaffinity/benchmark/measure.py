@@ -249,10 +249,9 @@ def measure(
             outside[name], external[name] = _external(folders[name], own, facts)
     minority, compared, compared_outside = minority_classes(facts["class_counts"]), None, None
     if len(measured) > 1:
-        ratio = test_train_ratio(facts)
-        compared = standings(measured, baseline, minority=minority, folds=facts["folds"], test_train_ratio=ratio)
+        compared = standings(measured, baseline, minority=minority, test_train_ratio=test_train_ratio(facts))
     if len(outside) > 1:
-        compared_outside = standings(outside, baseline, minority=minority, folds=1)
+        compared_outside = standings(outside, baseline, minority=minority)
     return Benchmark(
         about,
         quick,
@@ -316,8 +315,8 @@ def _ranks_note(ranks: Ranks) -> str:
     critical = ranks.critical_difference
     tested = f"{friedman}Nemenyi critical difference {critical:.2f}" if ranks.blocks > 1 else "no more to be said"
     return (
-        f"Ranks over {ranks.blocks} results (fold × seed): {tested}. Folds share training images, so that ranks "
-        "describe and prove nothing."
+        f"Ranks over {ranks.blocks} results (folds, each the mean of its seeds): {tested}. Folds share training "
+        "images, so that ranks describe and prove nothing."
     )
 
 

@@ -5,9 +5,8 @@
 * `sign_flip`: would a difference this large arise if, for each lesion or patient (**group**), it were chance which
   method made which predictions? Right for images that come in groups; asked of the accuracy, and of the recall averaged
   over all and over the minority classes.
-* `corrected_t`: would **training again**, on other folds and with other seeds, give the same winner? The strictest;
-  with one seed of three folds it hardly sees anything. Seeds that share their folds are more alike than the test takes
-  them to be, so that a p-value just below 0.05 is no proof.
+* `corrected_t`: would **training again**, on other folds and with other seeds, give the same winner? The strictest.
+  Seeds count once for each fold, by their mean, so that with three folds it hardly sees anything, however many seeds.
 
 The first two judge the models that were trained, the third the way of training. All are two-sided. With several methods
 against one baseline, read `p_holm`, which is adjusted for their number.
@@ -28,7 +27,7 @@ from dermaffinity.metrics.statistics import (
     mcnemar_exact,
     sign_flip_test,
 )
-from dermaffinity.metrics.summary import Measured, Predictions, interval_table
+from dermaffinity.metrics.summary import Measured, Predictions, fold_gains, interval_table
 
 _GAINS = ("balanced_accuracy", "minority_recall", "majority_recall", "accuracy", "macro_auc")
 
@@ -40,7 +39,7 @@ class Comparison:
     # Index `metric` (gain.<CLASS>, of the recall; gain.balanced_accuracy, …), columns value, low, high: candidate minus
     # baseline, as fractions. The 95 % intervals resample whole groups, the same for both methods.
     gains: pd.DataFrame
-    # Columns test, metric, p, p_holm; p is NaN where a test needs more folds or seeds than there are.
+    # Columns test, metric, p, p_holm; p is NaN where a test needs more folds than there are.
     tests: pd.DataFrame
     # Images that the candidate gets right more often (over seeds) than the baseline, and less often.
     gained: int
@@ -66,8 +65,8 @@ def compare(
         classes: The C class codes, in the order of the probability columns.
         minority: Codes of the minority classes; without any, their gain and test are left out.
         malignant: Codes of the malignant classes.
-        test_train_ratio: Test over training images of a fold, for the corrected t-test; 1 / (K - 1) for the K folds of
-            the table if left out. Training rows set aside for validation raise it.
+        test_train_ratio: Test over training images of a fold, for the corrected t-test; about 1 / (K - 1) for K folds,
+            more where training rows are set aside for validation. None where nothing can be said about other folds.
         seed: Of the resampling and the permutations.
         resamples: Number of resamples.
 
@@ -127,7 +126,7 @@ def compare_measured(
     tests = {
         ("mcnemar", "accuracy"): mcnemar_exact(gained, lost).mid_p,
         **_sign_flip_tests(base.predictions, right, minority, seed),
-        **_corrected_t_tests(other.by_fold - base.by_fold, len(np.unique(base.predictions.folds)), test_train_ratio),
+        **_corrected_t_tests(base, other, test_train_ratio),
     }
     table = pd.DataFrame([(test, metric, p) for (test, metric), p in tests.items()], columns=["test", "metric", "p"])
     return Comparison(_gains(base, other), table.assign(p_holm=table["p"]), gained, lost)
@@ -192,15 +191,12 @@ def _sign_flip_tests(
     }
 
 
-def _corrected_t_tests(
-    fold_gains: pd.DataFrame, folds: int, test_train_ratio: float | None
-) -> dict[tuple[str, str], float]:
-    tests = {}
+def _corrected_t_tests(base: Measured, other: Measured, test_train_ratio: float | None) -> dict[tuple[str, str], float]:
+    tests: dict[tuple[str, str], float] = {}
     for metric in ("accuracy", "balanced_accuracy", "minority_recall"):
-        if metric not in fold_gains:
-            continue
-        values = fold_gains[metric].dropna().to_numpy()
-        judgeable = folds > 1 and len(values) > 1
-        ratio = test_train_ratio or 1 / max(folds - 1, 1)
-        tests["corrected_t", metric] = corrected_resampled_t(values, ratio).p if judgeable else math.nan
+        if metric in base.by_seed:
+            gains, p = fold_gains(base, other, metric), math.nan
+            if test_train_ratio is not None and len(gains) > 1:
+                p = corrected_resampled_t(gains, test_train_ratio).p
+            tests["corrected_t", metric] = p
     return tests

@@ -8,6 +8,8 @@ import math
 from collections.abc import Callable
 from statistics import NormalDist
 
+import numpy as np
+
 _NORMAL = NormalDist()
 
 
@@ -31,75 +33,60 @@ def smallest_gain(standard_error: float, *, level: float = 0.05, power: float = 
 
 
 def smallest_resampled_gain(
-    deviation: float, results: int, test_train_ratio: float, *, level: float = 0.05, power: float = 0.8
+    deviation: float, folds: int, test_train_ratio: float, *, level: float = 0.05, power: float = 0.8
 ) -> float:
     r"""Smallest gain that the corrected resampled t-test finds, from the noncentral t distribution.
 
-    The gain divided by :math:`s \sqrt{1/J + n_{test}/n_{train}}` is the noncentrality, with J - 1 degrees of freedom.
+    The gain divided by :math:`s \sqrt{1/K + n_{test}/n_{train}}` is the noncentrality, with K - 1 degrees of freedom.
 
     Source: Nadeau and Bengio, "Inference for the generalization error", Machine Learning 52, 2003, for the error.
 
     Args:
-        deviation: s, standard deviation of the differences over folds and seeds, at least 0.
-        results: J, number of differences; below 2 nothing can be found, and the answer is infinite.
+        deviation: s, standard deviation over the folds of the difference, each fold's averaged over its seeds.
+        folds: K; below 2 nothing can be found, and the answer is infinite.
         test_train_ratio: Test images over training images of a fold; positive.
         level: Chance of a false alarm, in (0, 1).
         power: In (level, 1).
     """
     _check(level, power)
-    if results < 2:
+    if folds < 2:
         return math.inf
     from scipy.special import ncfdtr, stdtrit
 
-    freedom = results - 1
+    freedom = folds - 1
     bound = float(stdtrit(freedom, 1 - level / 2))
 
     def found(noncentrality: float) -> float:
         # The square of t is F, which has both tails in one.
         return 1 - float(ncfdtr(1, freedom, noncentrality**2, bound**2))
 
-    return deviation * math.sqrt(1 / results + test_train_ratio) * _root(found, power)
+    return deviation * math.sqrt(1 / folds + test_train_ratio) * _root(found, power)
 
 
 def seeds_needed(
-    gain: float,
-    deviation: float,
-    folds: int,
-    test_train_ratio: float,
-    *,
-    level: float = 0.05,
-    power: float = 0.8,
-    most: int = 100,
-) -> int | None:
+    gain: float, differences: np.ndarray, test_train_ratio: float, *, level: float = 0.05, power: float = 0.8
+) -> float:
     """Seeds after which `smallest_resampled_gain` is at most a gain, if the spread stays as it is.
 
-    More seeds take nothing from the part of the error that the training sets' overlap makes, so that small gains stay
-    hidden however many there are.
+    Seeds take away only the part of the folds' spread that is their own: :math:`s^2 = s_{fold}^2 + s_{seed}^2 / S`.
 
     Args:
         gain: Of either sign.
-        deviation: As for `smallest_resampled_gain`.
-        folds: Number of folds K; J is K times the seeds.
+        differences: (K, S), observed for each fold and seed.
         test_train_ratio: As for `smallest_resampled_gain`.
         level: As for `smallest_resampled_gain`.
         power: As for `smallest_resampled_gain`.
-        most: Where to give up.
 
     Returns:
-        None if even the most seeds are too few.
+        Infinite if no number of seeds is enough; NaN with a single seed, which does not show its part of the spread.
     """
-
-    def visible(seeds: int) -> bool:
-        smallest = smallest_resampled_gain(deviation, folds * seeds, test_train_ratio, level=level, power=power)
-        return smallest <= abs(gain)
-
-    if not visible(most):
-        return None
-    enough, too_few = most, 0
-    while enough - too_few > 1:  # the smallest gain only falls with more seeds
-        middle = (enough + too_few) // 2
-        enough, too_few = (middle, too_few) if visible(middle) else (enough, middle)
-    return enough
+    folds, seeds = differences.shape
+    if seeds < 2:
+        return math.nan
+    of_seeds = differences.var(axis=1, ddof=1).mean()
+    of_folds = max(0.0, differences.mean(axis=1).var(ddof=1) - of_seeds / seeds)
+    largest = (gain / smallest_resampled_gain(1.0, folds, test_train_ratio, level=level, power=power)) ** 2
+    return max(1, math.ceil(of_seeds / (largest - of_folds))) if largest > of_folds else math.inf
 
 
 def _root(found: Callable[[float], float], power: float) -> float:

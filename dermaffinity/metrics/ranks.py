@@ -1,8 +1,8 @@
-"""Which method ranks where, over the folds and seeds on which all were scored.
+"""Which method ranks where, over the folds on which all were scored.
 
-Axes: J blocks (a fold with a seed), k methods. Ranks describe: the folds of one data set share their training images,
-so that blocks are not independent as the formulas take them to be, and differences look surer than they are. Tests that
-hold are in `dermaffinity.metrics.comparison`.
+Axes: J blocks (folds, each the mean of its seeds), k methods. Ranks describe: the folds of one data set share their
+training images, so that blocks are not independent as the formulas take them to be, and differences look surer than
+they are. Tests that hold are in `dermaffinity.metrics.comparison`.
 """
 
 import math

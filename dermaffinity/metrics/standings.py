@@ -15,7 +15,7 @@ import pandas as pd
 from dermaffinity.metrics.comparison import Comparison, adjusted, check_paired, compare_measured
 from dermaffinity.metrics.power import seeds_needed, smallest_gain, smallest_resampled_gain
 from dermaffinity.metrics.ranks import Ranks, average_ranks
-from dermaffinity.metrics.summary import Measured
+from dermaffinity.metrics.summary import Measured, fold_gains
 
 LEVEL = 0.05
 _MEASURE = "balanced_accuracy"
@@ -53,7 +53,7 @@ class Standings:
     Args:
         over_baseline: Each but the baseline against it; empty where the baseline could not be measured.
         over_rival: Each against its best rival.
-        ranks: By balanced accuracy, over folds and seeds.
+        ranks: By balanced accuracy, over folds, as the mean over seeds.
     """
 
     over_baseline: Contest
@@ -66,7 +66,6 @@ def standings(
     baseline: str,
     *,
     minority: Sequence[str],
-    folds: int,
     test_train_ratio: float | None = None,
     seed: int = 0,
 ) -> Standings:
@@ -76,8 +75,7 @@ def standings(
         measured: By method, on the same images and folds, with the same seeds and resamples; at least two.
         baseline: One of them, or one that could not be measured.
         minority: Codes of the minority classes.
-        folds: Number of folds K of the split.
-        test_train_ratio: As for `dermaffinity.metrics.comparison.compare`; 1 / (K - 1) if left out.
+        test_train_ratio: As for `dermaffinity.metrics.comparison.compare`.
         seed: Of the permutations.
 
     Raises:
@@ -85,22 +83,24 @@ def standings(
     """
     first = next(iter(measured.values()))
     check_paired(first.predictions, {name: method.predictions for name, method in measured.items()})
-    ratio = test_train_ratio or (1 / (folds - 1) if folds > 1 else None)
 
     def contest(against: dict[str, str]) -> Contest:
         comparisons = {
             name: compare_measured(
-                measured[other], measured[name], minority=minority, test_train_ratio=ratio, seed=seed
+                measured[other], measured[name], minority=minority, test_train_ratio=test_train_ratio, seed=seed
             )
             for name, other in against.items()
         }
         comparisons = adjusted(comparisons) if comparisons else {}
-        return Contest(against, comparisons, resolution(measured, against, comparisons, ratio))
+        return Contest(against, comparisons, resolution(measured, against, comparisons, test_train_ratio))
 
     return Standings(
         contest({name: baseline for name in measured if name != baseline and baseline in measured}),
         contest(best_rivals({name: method.value(_MEASURE) for name, method in measured.items()})),
-        average_ranks(pd.DataFrame({name: method.by_fold[_MEASURE] for name, method in measured.items()})),
+        # Not over seeds as well: those of a fold are no results of their own.
+        average_ranks(
+            pd.DataFrame({name: method.by_fold.groupby("fold")[_MEASURE].mean() for name, method in measured.items()})
+        ),
     )
 
 
@@ -133,7 +133,7 @@ def resolution(
     Returns:
         Index `method`; columns `against`, `gain`, `p_images` (sign flip) and `p_training` (corrected t), adjusted,
         `visible_images` and `visible_training` (smallest gains that these tests find), `seeds_needed` (for the last to
-        find the observed gain; NaN if 100 are too few) and `verdict`. NaN where a test needs more folds or seeds.
+        find the observed gain; infinite if none are enough) and `verdict`. NaN where a test needs more folds or seeds.
     """
     rows = {}
     for name, other in against.items():
@@ -180,18 +180,16 @@ def pareto_front(scores: np.ndarray) -> np.ndarray:
 
 def _visible(method: Measured, base: Measured, level: float, ratio: float | None) -> dict[str, float]:
     spread = float(np.nanstd(method.draws[_MEASURE] - base.draws[_MEASURE]))
-    by_fold = (method.by_fold[_MEASURE] - base.by_fold[_MEASURE]).to_numpy()
-    folds = method.by_fold["fold"].nunique()
+    differences = fold_gains(base, method, _MEASURE)
     found = {
         "visible_images": smallest_gain(spread, level=level),
         "visible_training": math.nan,
         "seeds_needed": math.nan,
     }
-    if ratio is None or folds < 2 or len(by_fold) < 2:
+    if ratio is None or len(differences) < 2:
         return found
-    deviation = float(by_fold.std(ddof=1))
-    found["visible_training"] = smallest_resampled_gain(deviation, len(by_fold), ratio, level=level)
+    deviation = float(differences.mean(axis=1).std(ddof=1))
+    found["visible_training"] = smallest_resampled_gain(deviation, len(differences), ratio, level=level)
     gain = method.value(_MEASURE) - base.value(_MEASURE)
-    needed = seeds_needed(gain, deviation, folds, ratio, level=level)
-    found["seeds_needed"] = math.nan if needed is None else needed
+    found["seeds_needed"] = seeds_needed(gain, differences, ratio, level=level)
     return found

@@ -1,6 +1,6 @@
 """How sure a number is: intervals and paired tests for predictions whose images come in groups.
 
-Axes: N images, B resamples, J results (folds times seeds). Images of one group (a lesion or a patient) are not
+Axes: N images, B resamples, K folds, S seeds. Images of one group (a lesion or a patient) are not
 independent, so everything but `wilson_interval` and `mcnemar_exact` draws or flips whole groups.
 """
 
@@ -155,34 +155,35 @@ class ResampledT(NamedTuple):
     degrees_of_freedom: int
 
 
-def corrected_resampled_t(differences: Sequence[float] | np.ndarray, test_train_ratio: float) -> ResampledT:
+def corrected_resampled_t(differences: np.ndarray, test_train_ratio: float) -> ResampledT:
     r"""Would training again on other folds and seeds give the same winner?
 
-    .. math:: t = \bar\Delta \Big/ \sqrt{(1/J + n_{test}/n_{train}) \, s_\Delta^2}, \qquad df = J - 1
+    .. math:: t = \bar\Delta \Big/ \sqrt{(1/K + n_{test}/n_{train}) \, s_\Delta^2}, \qquad df = K - 1
 
-    The second term makes up for the overlap of the training sets. Three folds need a mean difference of 3.93 standard
-    deviations for p < 0.05 with one seed, 1.80 with three seeds and 1.62 with five.
+    where :math:`\Delta` is a fold's mean over its seeds: seeds that share their fold's images are no resamples of
+    their own. They help by making :math:`s_\Delta` smaller. The second term makes up for the overlap of the training
+    sets. For p < 0.05, three folds need a mean difference of 3.93 standard deviations, five 1.86 and ten 1.04.
 
     Source: Nadeau and Bengio, "Inference for the generalization error", Machine Learning 52, 2003.
 
     Args:
-        differences: (J,), first method minus second, for each fold and seed; J at least 2.
+        differences: (K, S), first method minus second, for each fold and seed; K at least 2.
         test_train_ratio: Test images over training images of a fold; 1 / (K - 1) in K-fold cross-validation.
     """
-    differences = np.asarray(differences, dtype=float)
     if len(differences) < 2 or not test_train_ratio > 0:
         raise ValueError(
-            "the corrected resampled t-test needs at least 2 differences and a positive test_train_ratio, "
+            "the corrected resampled t-test needs at least 2 folds and a positive test_train_ratio, "
             f"got {len(differences)} and {test_train_ratio}"
         )
     from scipy.special import stdtr
 
-    freedom = len(differences) - 1
-    mean, deviation = differences.mean(), differences.std(ddof=1)
+    by_fold = differences.mean(axis=1)  # (K,)
+    freedom = len(by_fold) - 1
+    mean, deviation = by_fold.mean(), by_fold.std(ddof=1)
     if deviation <= 1e-12 * max(1.0, abs(mean)):
         # Without any spread only equality can be judged.
         return ResampledT(0.0, 1.0, freedom) if abs(mean) <= 1e-12 else ResampledT(math.nan, math.nan, freedom)
-    t = mean / (deviation * math.sqrt(1 / len(differences) + test_train_ratio))
+    t = mean / (deviation * math.sqrt(1 / len(by_fold) + test_train_ratio))
     return ResampledT(float(t), float(2 * stdtr(freedom, -abs(t))), freedom)
 
 

@@ -229,6 +229,18 @@ def per_fold(
     return Predictions.from_table(table, classes).metrics_by_fold(minority=minority, malignant=malignant)
 
 
+def fold_gains(base: Measured, other: Measured, metric: str) -> np.ndarray:
+    """A measure of one method minus that of another, by fold and seed: (K, S), without folds where it does not exist.
+
+    Args:
+        base: Measured on the same images, folds and seeds as the other.
+        other: The method that gains.
+        metric: A column of `Measured.by_fold`.
+    """
+    before, after = (method.by_fold.set_index(["fold", "seed"])[metric] for method in (base, other))
+    return (after - before).unstack("seed").dropna().to_numpy()
+
+
 def _problems(table: pd.DataFrame, classes: Sequence[str]) -> list[str]:
     if table.empty:
         return ["it has no rows"]

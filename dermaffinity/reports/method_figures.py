@@ -124,9 +124,9 @@ def _rank_scale(axes: "Axes", count: int, ranks: Ranks) -> None:
 
 
 def _rank_title(ranks: Ranks) -> str:
-    title = f"Average rank over {ranks.blocks} results (fold × seed), 1 is best"
+    title = f"Average rank over {ranks.blocks} folds, 1 is best"
     if np.isnan(ranks.critical_difference):
-        return title.replace("1 results", "one result")
+        return title.replace("1 folds", "one result")
     if ranks.critical_difference > len(ranks.average) - 1:
         return f"{title}; the critical difference of {ranks.critical_difference:.2f} joins all"
     return f"{title}; bars join what cannot be told apart"

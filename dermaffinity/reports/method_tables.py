@@ -93,13 +93,13 @@ def resolution_table(resolution: pd.DataFrame) -> pd.DataFrame:
     """
     rows = {}
     for method, row in resolution.iterrows():
-        seeds = "–" if np.isnan(row["visible_training"]) else "> 100"
+        seeds = row["seeds_needed"]
         rows["methods", str(method)] = [
             row["against"],
             f"{100 * row['gain']:+z.1f}",
             _points(row["visible_images"]),
             _points(row["visible_training"]),
-            seeds if np.isnan(row["seeds_needed"]) else f"{row['seeds_needed']:.0f}",
+            "–" if np.isnan(seeds) else "no number" if np.isinf(seeds) else f"{seeds:.0f}",
             row["verdict"],
         ]
     columns = ["Against", "Gain", "Visible from: images", "Visible from: training", "Seeds for this gain", "Verdict"]

@@ -1,6 +1,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from dermaffinity.metrics.classification import classification_metrics
 from dermaffinity.metrics.comparison import compare, compare_all
@@ -93,7 +94,7 @@ def test_gains_are_the_differences_of_the_summaries():
 
 def test_a_method_against_itself_gains_nothing():
     table = prediction_table(1.0)
-    comparison = compare(table, table, CLASSES, **ROLES, resamples=50)
+    comparison = compare(table, table, CLASSES, **ROLES, resamples=50, test_train_ratio=0.5)
     assert (comparison.gains == 0).all(axis=None)
     assert (comparison.tests["p"] == 1).all()
     assert (comparison.gained, comparison.lost) == (0, 0)
@@ -137,15 +138,26 @@ def test_holm_counts_the_methods_of_each_test():
 
 def test_more_training_rows_set_aside_make_the_corrected_t_stricter():
     baseline, candidate = prediction_table(0.8), prediction_table(1.4, shift=1)
-    plain = compare(baseline, candidate, CLASSES, **ROLES, resamples=5).tests
+    plain = compare(baseline, candidate, CLASSES, **ROLES, resamples=5, test_train_ratio=0.5).tests
     strict = compare(baseline, candidate, CLASSES, **ROLES, resamples=5, test_train_ratio=0.6).tests
     corrected = plain["test"] == "corrected_t"
     assert (strict["p"][corrected] > plain["p"][corrected]).all()
 
 
-def test_one_fold_has_no_corrected_t():
-    tables = [prediction_table(s).assign(fold=0) for s in (1.0, 1.2)]
-    tests = compare(*tables, CLASSES, **ROLES, resamples=5).tests.set_index("test")["p"]
+def test_the_corrected_t_is_that_of_the_folds_means_over_seeds():
+    tables = [prediction_table(0.8, seeds=range(4)), prediction_table(1.4, seeds=range(4), shift=1)]
+    tests = compare(*tables, CLASSES, **ROLES, resamples=5, test_train_ratio=0.5).tests.set_index(["test", "metric"])
+    right = [(table["label"] == table["predicted"]).groupby(table["fold"]).mean() for table in tables]
+    difference = right[1] - right[0]  # every fold has as many images with every seed
+    t = difference.mean() / (difference.std() * np.sqrt(1 / 3 + 0.5))
+    assert tests.at[("corrected_t", "accuracy"), "p"] == pytest.approx(2 * stats.t.sf(abs(t), 2))
+
+
+@pytest.mark.parametrize(("folds", "ratio"), [(1, 0.5), (3, None)])
+def test_one_fold_or_no_ratio_has_no_corrected_t(folds, ratio):
+    tables = [prediction_table(s) for s in (1.0, 1.2)]
+    tables = [table.assign(fold=table["fold"] % folds) for table in tables]
+    tests = compare(*tables, CLASSES, **ROLES, resamples=5, test_train_ratio=ratio).tests.set_index("test")["p"]
     assert tests["corrected_t"].isna().all()
     assert tests[["mcnemar", "sign_flip"]].notna().all()
 

@@ -30,11 +30,11 @@ def test_the_sign_flip_test_finds_the_smallest_gain_four_times_in_five():
 def test_the_corrected_t_test_finds_the_smallest_gain_four_times_in_five():
     # Independent differences with the variance that the correction assumes for their mean.
     rng = np.random.default_rng(2)
-    results, ratio, deviation = 9, 0.5, 0.02
-    gain = smallest_resampled_gain(deviation, results, ratio)
+    folds, ratio, deviation = 5, 0.25, 0.02
+    gain = smallest_resampled_gain(deviation, folds, ratio)
     shared = rng.normal(0, deviation * math.sqrt(ratio), 4000)  # what all folds have in common
-    own = rng.normal(0, deviation, (4000, results))
-    p = np.array([corrected_resampled_t(gain + s + d, ratio).p for s, d in zip(shared, own, strict=True)])
+    own = rng.normal(0, deviation, (4000, folds))
+    p = np.array([corrected_resampled_t(gain + s + d[:, None], ratio).p for s, d in zip(shared, own, strict=True)])
     assert (p < 0.05).mean() == pytest.approx(0.8, abs=0.02)
 
 
@@ -47,15 +47,31 @@ def test_few_results_hide_much_and_many_tend_to_the_normal():
 
 
 def test_seeds_needed_are_the_fewest_that_show_the_gain():
-    # Three folds, ratio 1/2, one point of spread.
-    needed = seeds_needed(0.025, 0.01, 3, 0.5)
-    assert needed is not None
-    assert smallest_resampled_gain(0.01, 3 * needed, 0.5) <= 0.025
-    assert smallest_resampled_gain(0.01, 3 * (needed - 1), 0.5) > 0.025
-    assert seeds_needed(-0.025, 0.01, 3, 0.5) == needed
-    # However many seeds: 2.80 · 0.01 · √(1/2) = 1.98 points.
-    assert seeds_needed(0.019, 0.01, 3, 0.5) is None
-    assert seeds_needed(0.5, 0.01, 3, 0.5) == 1
+    # Means of five folds with a spread of one point, as large as that of the seeds of a fold.
+    rng = np.random.default_rng(0)
+    of_folds = 0.01 * np.array([-1.0, -0.5, 0.0, 0.5, 1.0]) / math.sqrt(0.625)
+    of_seeds = 0.01 * np.array([-1.0, 0.0, 1.0])
+    differences = of_folds[:, None] + np.stack([rng.permutation(of_seeds) for _ in range(5)])
+
+    def visible(seeds):
+        deviation = 0.01 * math.sqrt(1 - 1 / 3 + 1 / seeds) if seeds else math.inf
+        return smallest_resampled_gain(deviation, 5, 0.25)
+
+    for gain in (0.024, 0.025, 0.03):
+        needed = seeds_needed(gain, differences + 0.7, 0.25)
+        assert visible(needed) <= gain < visible(needed - 1)
+        assert seeds_needed(-gain, differences, 0.25) == needed
+    assert seeds_needed(0.5, differences, 0.25) == 1
+
+
+def test_no_number_of_seeds_shows_what_the_folds_hide_and_one_seed_does_not_tell():
+    differences = np.array([[0.00, 0.01], [0.05, 0.06], [0.10, 0.11]])
+    # Five points of spread between the folds remain: 5.05 points times √(1/3 + 1/2) times what 80 % power asks for.
+    hidden = smallest_resampled_gain(0.05 * 0.999, 3, 0.5)
+    assert hidden > 0.25
+    assert seeds_needed(hidden * 0.99, differences, 0.5) == math.inf
+    assert seeds_needed(hidden * 1.01, differences, 0.5) < 5
+    assert math.isnan(seeds_needed(0.5, differences[:, :1], 0.5))
 
 
 def test_impossible_levels_are_refused():

@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 
 from dermaffinity.metrics.comparison import compare_all
-from dermaffinity.metrics.power import smallest_gain, smallest_resampled_gain
+from dermaffinity.metrics.power import seeds_needed, smallest_gain, smallest_resampled_gain
 from dermaffinity.metrics.standings import best_rivals, pareto_front, standings, verdict
-from dermaffinity.metrics.summary import Measured, Predictions
+from dermaffinity.metrics.summary import Measured, Predictions, fold_gains
 
 CLASSES = ("ML", "BCC", "MEL")
 ROLES = {"minority": ("MEL",), "malignant": ("BCC", "MEL")}
@@ -48,7 +48,7 @@ def measured():
 
 @pytest.fixture(scope="module")
 def found(measured):
-    return standings(measured, "cosen", minority=("MEL",), folds=3)
+    return standings(measured, "cosen", minority=("MEL",), test_train_ratio=0.5)
 
 
 def test_every_method_meets_the_baseline_and_its_best_rival(found):
@@ -59,7 +59,7 @@ def test_every_method_meets_the_baseline_and_its_best_rival(found):
         "affinity": "softmax",
         "worst": "affinity",
     }
-    assert found.ranks.blocks == 9
+    assert found.ranks.blocks == 3  # folds; their seeds are no results of their own
     assert found.ranks.average.idxmin() == "affinity"
     assert found.ranks.average["worst"] == 4
 
@@ -80,20 +80,23 @@ def test_the_resolution_is_that_of_the_spread_that_was_observed(found, measured)
     level = 0.05 / 3  # three methods share it
     spread = (softmax.draws["balanced_accuracy"] - cosen.draws["balanced_accuracy"]).std()
     assert row["visible_images"] == pytest.approx(smallest_gain(spread, level=level))
-    by_fold = softmax.by_fold["balanced_accuracy"] - cosen.by_fold["balanced_accuracy"]
-    assert row["visible_training"] == pytest.approx(smallest_resampled_gain(by_fold.std(), 9, 0.5, level=level))
+    by_fold = [method.by_fold.groupby("fold")["balanced_accuracy"].mean() for method in (softmax, cosen)]
+    spread = (by_fold[0] - by_fold[1]).std()
+    assert row["visible_training"] == pytest.approx(smallest_resampled_gain(spread, 3, 0.5, level=level))
     assert row["verdict"] == (
         f"cannot be told apart: differences below {100 * row['visible_images']:.1f} points are not visible"
     )
     verdicts = found.over_baseline.resolution["verdict"]
     assert verdicts["affinity"].startswith("better")
     assert verdicts["worst"].startswith("worse")
-    # 35 points with a spread of some points over nine results can be seen with the seeds that there are.
-    assert found.over_baseline.resolution.loc["affinity", "seeds_needed"] <= 3
+    row = found.over_baseline.resolution.loc["affinity"]
+    gains = fold_gains(cosen, measured["affinity"], "balanced_accuracy")
+    assert gains.shape == (3, 3)
+    assert row["seeds_needed"] == seeds_needed(row["gain"], gains, 0.5, level=level) > 3
 
 
 def test_a_baseline_that_was_not_measured_leaves_the_rivals(measured):
-    found = standings(measured, "failed", minority=("MEL",), folds=3)
+    found = standings(measured, "failed", minority=("MEL",), test_train_ratio=0.5)
     assert found.over_baseline.against == {}
     assert found.over_baseline.resolution.empty
     assert list(found.over_rival.resolution.index) == list(measured)
@@ -105,7 +108,7 @@ def test_one_fold_says_nothing_about_training_again():
         name: Measured.of(Predictions.from_table(table, CLASSES), **ROLES, resamples=50)
         for name, table in tables.items()
     }
-    row = standings(one, "cosen", minority=("MEL",), folds=3).over_baseline.resolution.loc["affinity"]
+    row = standings(one, "cosen", minority=("MEL",), test_train_ratio=0.5).over_baseline.resolution.loc["affinity"]
     assert math.isnan(row["visible_training"])
     assert math.isnan(row["seeds_needed"])
     assert row["visible_images"] > 0
@@ -115,7 +118,7 @@ def test_methods_on_other_images_are_refused(measured):
     fewer = TABLES["softmax"][TABLES["softmax"]["image"] != "image000.png"]
     other = Measured.of(Predictions.from_table(fewer, CLASSES), **ROLES, resamples=5)
     with pytest.raises(ValueError, match=r"fewer: 1 images are only in the baseline, the first is image000\.png"):
-        standings({**measured, "fewer": other}, "cosen", minority=("MEL",), folds=3)
+        standings({**measured, "fewer": other}, "cosen", minority=("MEL",), test_train_ratio=0.5)
 
 
 @pytest.mark.parametrize(

@@ -131,7 +131,7 @@ def test_sign_flip_has_its_level_when_methods_are_alike():
 
 
 def test_corrected_t_needs_393_standard_deviations_with_three_folds():
-    differences = np.array([-1.0, 0.0, 1.0])  # standard deviation 1
+    differences = np.array([[-1.0], [0.0], [1.0]])  # standard deviation 1
     assert corrected_resampled_t(differences + 3.93, 0.5).p == pytest.approx(0.05, abs=2e-4)
     result = corrected_resampled_t(differences + 2, 0.5)
     assert result.t == pytest.approx(2 / math.sqrt(1 / 3 + 1 / 2))
@@ -139,17 +139,42 @@ def test_corrected_t_needs_393_standard_deviations_with_three_folds():
     assert result.degrees_of_freedom == 2
 
 
+@pytest.mark.parametrize(("folds", "needed"), [(3, 3.93), (5, 1.86), (10, 1.04)])
+def test_corrected_t_needs_fewer_standard_deviations_with_more_folds(folds, needed):
+    spread = stats.zscore(np.arange(folds), ddof=1)[:, None]
+    assert corrected_resampled_t(spread + needed, 1 / (folds - 1)).p == pytest.approx(0.05, abs=7e-4)
+
+
+def test_corrected_t_takes_the_seeds_of_a_fold_as_one():
+    differences = np.array([-0.01, 0.02, 0.03])
+    noise = np.array([-0.005, 0.0, 0.005])
+    once = corrected_resampled_t(differences[:, None], 0.5)
+    assert corrected_resampled_t(differences[:, None] + noise, 0.5) == pytest.approx(once)
+
+
+@pytest.mark.parametrize("noise", [0.1, 1.0])
+def test_corrected_t_has_its_level_however_much_seeds_vary(noise):
+    # Folds of methods that are alike, correlated by r / (1 + r), which the correction assumes.
+    rng, ratio, folds, seeds, runs = np.random.default_rng(0), 0.5, 3, 3, 4000
+    shared = rng.normal(0, math.sqrt(ratio), (runs, 1, 1))
+    by_fold = shared + rng.normal(size=(runs, folds, 1))
+    differences = by_fold + noise * rng.normal(size=(runs, folds, seeds))
+    alarms = np.mean([corrected_resampled_t(run, ratio).p < 0.05 for run in differences])
+    # Noise of seeds only makes the mean more variable by what s² counts more than once.
+    assert 0.04 - 0.01 * noise < alarms < 0.06
+
+
 def test_corrected_t_comes_close_to_the_plain_test_when_the_test_set_is_tiny():
     differences = np.random.default_rng(0).normal(0.3, 1, 20)
     plain = stats.ttest_1samp(differences, 0)
-    assert corrected_resampled_t(differences, 1e-12).p == pytest.approx(plain.pvalue)
+    assert corrected_resampled_t(differences[:, None], 1e-12).p == pytest.approx(plain.pvalue)
 
 
 def test_corrected_t_without_spread_judges_equality_only():
-    assert corrected_resampled_t([0, 0, 0], 0.5).p == 1
-    assert math.isnan(corrected_resampled_t([0.1, 0.1, 0.1], 0.5).p)
-    with pytest.raises(ValueError, match="at least 2 differences"):
-        corrected_resampled_t([0.1], 0.5)
+    assert corrected_resampled_t(np.zeros((3, 2)), 0.5).p == 1
+    assert math.isnan(corrected_resampled_t(np.full((3, 2), 0.1), 0.5).p)
+    with pytest.raises(ValueError, match="at least 2 folds"):
+        corrected_resampled_t(np.array([[0.1, 0.2]]), 0.5)
 
 
 def test_holm_worked_example():

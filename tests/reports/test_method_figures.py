@@ -25,16 +25,14 @@ def test_ranks_are_named_beside_their_place_and_bars_join_what_is_near():
     # affinity to cosen, cosen to softmax
     reaches = [(bar.get_segments()[0][0][0], bar.get_segments()[0][1][0]) for bar in bars]
     assert np.round(reaches, 1).tolist() == [[1.3, 2.2], [2.2, 2.5]]
-    assert figure.get_suptitle() == (
-        "Average rank over 9 results (fold × seed), 1 is best; bars join what cannot be told apart"
-    )
+    assert figure.get_suptitle() == ("Average rank over 9 folds, 1 is best; bars join what cannot be told apart")
 
 
 def test_ranks_of_one_result_have_no_bars():
     average = pd.Series({"cosen": 2.0, "affinity": 1.0})
     figure = critical_difference_figure(Ranks(average, 1, np.nan, np.nan))
     assert not [part for part in figure.axes[0].collections if part.get_linewidth()[0] == 4]
-    assert figure.get_suptitle() == "Average rank over one result (fold × seed), 1 is best"
+    assert figure.get_suptitle() == "Average rank over one result, 1 is best"
 
 
 def test_the_front_is_joined_from_left_to_right_and_bold():

@@ -59,13 +59,13 @@ def test_the_resolution_is_in_points_and_counts_the_seeds():
     columns = ["against", "gain", "visible_images", "visible_training", "seeds_needed", "verdict"]
     rows = {
         "affinity": ("cosen", 0.05, 0.034, 0.08, 7.0, "better"),
-        "softmax": ("cosen", -0.001, 0.034, 0.08, np.nan, "cannot be told apart"),
+        "softmax": ("cosen", -0.001, 0.034, 0.08, np.inf, "cannot be told apart"),
         "quick": ("cosen", 0.0, 0.034, np.nan, np.nan, "cannot be told apart"),
     }
     table = resolution_table(pd.DataFrame.from_dict(rows, orient="index", columns=columns))
     assert table.to_numpy().tolist() == [
         ["cosen", "+5.0", "3.4", "8.0", "7", "better"],
-        ["cosen", "-0.1", "3.4", "8.0", "> 100", "cannot be told apart"],
+        ["cosen", "-0.1", "3.4", "8.0", "no number", "cannot be told apart"],
         ["cosen", "+0.0", "3.4", "–", "–", "cannot be told apart"],
     ]
 
