@@ -162,7 +162,7 @@ def class_indices(labels: pd.Series, classes: Sequence[str]) -> np.ndarray:
 def as_separate_images(table: pd.DataFrame) -> pd.DataFrame:
     """Inner validation rows with every model's images as images of their own, because the models' parts overlap.
 
-    Their intervals count an image once for each model that scored it, so they are for choosing, not for reporting.
+    Stopping and settings were chosen by these images, so they are for choosing, not for reporting.
     """
     model = "fold " + table["fold"].astype(str) + " seed " + table["seed"].astype(str)
     return table.assign(image=table["image"] + ", " + model, fold=pd.factorize(model)[0], seed=0)

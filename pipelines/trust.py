@@ -28,7 +28,7 @@ from dermaffinity.errors import ConfigError
 from dermaffinity.files import atomic_write
 from dermaffinity.metrics.conformal import in_set
 from dermaffinity.metrics.curves import coverage_curve
-from dermaffinity.metrics.statistics import wilson_interval
+from dermaffinity.metrics.statistics import share_interval
 from dermaffinity.predict_files import find_images
 from dermaffinity.reports.figures import coverage_figure, save_figure
 from dermaffinity.reports.tables import console_table, markdown_table, percent_interval
@@ -93,7 +93,7 @@ def examine(
     return {
         "Calibration before → after, percent": calibration(folder),
         f"Sets asked to hold {100 * COVERAGE:g} % of each class, external images, percent": sets(
-            labels, known, classifier
+            labels, rows["group"].to_numpy(), known, classifier
         ),
         "Right among the surest external images, percent": answered(curves),
         "Unknown against external images": unknowns(known, unknown, classifier.doubt_limit),
@@ -111,14 +111,15 @@ def calibration(folder: ExperimentFolder) -> Table:
     return cells
 
 
-def sets(labels: np.ndarray, known: Assessment, classifier: LesionClassifier) -> Table:
+def sets(labels: np.ndarray, groups: np.ndarray, known: Assessment, classifier: LesionClassifier) -> Table:
     """How often the sets hold the true class, for each class, against the promise."""
     inside = in_set(known.p_values, COVERAGE)
     promised = classifier.set_guarantees(COVERAGE)["coverage"]
     cells = {}
     for index, code in enumerate(classifier.classes_):
         own = inside[labels == index, index]
-        seen = percent_interval(own.mean() if len(own) else np.nan, *wilson_interval(own.sum(), len(own)))
+        interval = share_interval(own, groups[labels == index])
+        seen = percent_interval(own.mean() if len(own) else np.nan, *interval)
         cells["classes", f"{code} (n={len(own)})"] = f"{seen}, promised {100 * promised[code]:.0f}"
     size = inside.sum(axis=1)
     cells["overall", "Classes in a set, mean"] = f"{size.mean():.2f}"

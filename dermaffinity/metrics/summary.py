@@ -14,7 +14,7 @@ import pandas as pd
 
 from dermaffinity.metrics.calibration import brier_score, expected_calibration_error
 from dermaffinity.metrics.classification import classification_metrics, weighted_metrics
-from dermaffinity.metrics.statistics import bootstrap_interval, bootstrap_weights, wilson_interval
+from dermaffinity.metrics.statistics import bootstrap_interval, bootstrap_weights, share_interval
 
 _LIMITS = {"brier": (0, 2), "nll": (0, math.inf)}  # all else lies in [0, 1]
 _FACTS = ("group", "label", "fold")  # of an image: the same for every seed
@@ -134,15 +134,13 @@ class Measured:
 
     def summary(self) -> pd.DataFrame:
         """What `summarize` returns."""
-        counts = np.bincount(self.predictions.labels, minlength=len(self.predictions.classes))
-        images = dict(zip(self.predictions.classes, counts, strict=True))
-        rows = {}
+        right, rows = self.predictions.correct(), {}
         for name in self.by_seed:
             value = self.value(name)
             kind, _, class_code = name.partition(".")
             if kind == "recall":
-                count = int(images[class_code])
-                interval = wilson_interval(value * count if count else 0, count)
+                own = self.predictions.labels == self.predictions.classes.index(class_code)
+                interval = share_interval(right[own], self.predictions.groups[own])
             else:
                 interval = bootstrap_interval(value, self.draws[name], _LIMITS.get(name, (0, 1)))
             rows[name] = (value, *interval)
@@ -161,9 +159,10 @@ def summarize(
     """Every measure with a 95 % interval, over all images of a prediction table.
 
     Each measure is taken per seed and averaged over the seeds. AUCs rank only images of the same fold against one
-    another. `recall.<CLASS>` has a Wilson interval on the number of images; all else has an interval from resampling
-    whole groups. The intervals tell how far the numbers could move with other patients under these trained models; how
-    far they move when training again is the spread over seeds, see `per_fold`.
+    another. `recall.<CLASS>` has a Wilson interval for as many images as its groups are worth (see
+    `dermaffinity.metrics.statistics.share_interval`); all else has an interval from resampling whole groups. The
+    intervals tell how far the numbers could move with other patients under these trained models; how far they move when
+    training again is the spread over seeds, see `per_fold`.
 
     Args:
         table: Prediction table, see the module.

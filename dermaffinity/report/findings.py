@@ -9,7 +9,7 @@ from dermaffinity.data.manifest import COLUMNS
 from dermaffinity.metrics.classification import MINORITY_BELOW
 from dermaffinity.metrics.conformal import in_set, p_values, promised_coverage
 from dermaffinity.metrics.curves import coverage_curve
-from dermaffinity.metrics.statistics import wilson_interval
+from dermaffinity.metrics.statistics import share_interval
 from dermaffinity.metrics.summary import per_fold
 from dermaffinity.report.evidence import Evidence, interval_of
 from dermaffinity.report.revisit import SeenFold
@@ -80,30 +80,35 @@ def calibration_table(evidence: Evidence) -> Table:
 
 def coverage_curves(evidence: Evidence, doubt: pd.Series | None) -> dict[str, pd.DataFrame]:
     """Accuracy against coverage, by confidence and, where it is known, by doubt."""
+    right, unsureness = _right_and_unsureness(evidence, doubt)
+    return {name: coverage_curve(right, values) for name, values in unsureness.items()}
+
+
+def _right_and_unsureness(evidence: Evidence, doubt: pd.Series | None) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Which answers of the first seed are right (N,), and how unsure each is (N,), by the way to tell."""
     rows = evidence.first_seed(evidence.calibrated)
     labels, probabilities = evidence.scored(rows)
-    right = probabilities.argmax(axis=1) == labels
-    curves = {"surest by confidence": coverage_curve(right, 1 - probabilities.max(axis=1))}
+    unsureness = {"surest by confidence": 1 - probabilities.max(axis=1)}
     if doubt is not None:
-        curves["least doubtful"] = coverage_curve(right, doubt.loc[rows["image"]].to_numpy())
-    return curves
+        unsureness["least doubtful"] = doubt.loc[rows["image"]].to_numpy()
+    return probabilities.argmax(axis=1) == labels, unsureness
 
 
 def coverage_table(evidence: Evidence, doubt: pd.Series | None) -> Table:
     """Accuracy at some shares of images answered."""
-    curves = coverage_curves(evidence, doubt)
-    images = len(evidence.first_seed(evidence.table))
+    right, unsureness = _right_and_unsureness(evidence, doubt)
+    groups = evidence.first_seed(evidence.calibrated)["group"].to_numpy()
     rows = []
     for asked in (1.0, 0.9, 0.8, 0.7, 0.5):
         cells = [f"{100 * asked:.0f} %"]
-        for curve in curves.values():
-            coverage, accuracy, _ = curve.iloc[min(int((curve["coverage"] < asked - 1e-9).sum()), len(curve) - 1)]
-            answered = round(coverage * images)
-            cells.append(percent_interval(accuracy, *wilson_interval(round(accuracy * answered), answered)))
+        for values in unsureness.values():
+            # Images of equal unsureness are answered together.
+            answered = values <= np.quantile(values, asked, method="inverted_cdf")
+            cells.append(_share_interval_text(right[answered], groups[answered]))
         rows.append(cells)
     return Table(
         "Right among the images answered, when the least sure are left out: percent [95 % interval]",
-        ["Images answered", *(name[0].upper() + name[1:] for name in curves)],
+        ["Images answered", *(name[0].upper() + name[1:] for name in unsureness)],
         rows,
     )
 
@@ -145,7 +150,7 @@ def prediction_sets(evidence: Evidence) -> tuple[Table | None, str]:
         here = (rows["fold"] == fold).to_numpy()
         scores = [np.asarray(member.calibration.scores[name]) for name in evidence.classes]
         inside[here] = in_set(p_values(scores, evidence.scored(rows[here])[1]), _COVERAGE)
-    labels, sizes = evidence.scored(rows)[0], inside.sum(axis=1)
+    labels, sizes, groups = evidence.scored(rows)[0], inside.sum(axis=1), rows["group"].to_numpy()
     held = inside[np.arange(len(labels)), labels]
     table = []
     for index, name in enumerate(evidence.classes):
@@ -154,12 +159,10 @@ def prediction_sets(evidence: Evidence) -> tuple[Table | None, str]:
         promised = min(promised_coverage(_COVERAGE, [count]) for count in known)
         table.append([
             name, f"{own.sum():,}", "–".join(map(str, sorted({min(known), max(known)}))), f"{100 * promised:.0f} %",
-            percent_interval(held[own].mean(), *wilson_interval(int(held[own].sum()), int(own.sum())))
-            if own.any() else "–",
+            _share_interval_text(held[own], groups[own]) if own.any() else "–",
             f"{sizes[own].mean():.1f}" if own.any() else "–",
         ])  # fmt: skip
-    everything = percent_interval(held.mean(), *wilson_interval(int(held.sum()), len(held)))
-    table.append(["all", f"{len(held):,}", "", "", everything, f"{sizes.mean():.1f}"])
+    table.append(["all", f"{len(held):,}", "", "", _share_interval_text(held, groups), f"{sizes.mean():.1f}"])
     columns = [
         "Class",
         "Test images",
@@ -206,7 +209,7 @@ def _subgroup_values(column: pd.Series, name: str) -> pd.Series | None:
 
 def _subgroup_table(evidence: Evidence, rows: pd.DataFrame, values: np.ndarray, column: str) -> Table:
     labels, probabilities = evidence.scored(rows)
-    predicted = probabilities.argmax(axis=1)
+    predicted, groups = probabilities.argmax(axis=1), rows["group"].to_numpy()
     right = predicted == labels
     own = [labels == index for index in range(len(evidence.classes))]
     recall = np.array([right[chosen].mean() if chosen.any() else np.nan for chosen in own])
@@ -217,16 +220,12 @@ def _subgroup_table(evidence: Evidence, rows: pd.DataFrame, values: np.ndarray, 
     for value in [*order, *(["not recorded"] if "not recorded" in values else [])]:
         here = values == value
         cells = [str(value), f"{here.sum():,} ({100 * here.mean():.0f} %)"]
-        cells.append(percent_interval(right[here].mean(), *wilson_interval(int(right[here].sum()), int(here.sum()))))
+        cells.append(_share_interval_text(right[here], groups[here]))
         cells.append(f"{100 * recall[labels[here]].mean():.1f}")
         if is_malignant.any():
             ill = here & is_malignant[labels]
-            found = int(is_malignant[predicted[ill]].sum())
-            cells.append(
-                f"{percent_interval(found / ill.sum(), *wilson_interval(found, int(ill.sum())))}, n = {ill.sum()}"
-                if ill.any()
-                else "–"
-            )
+            found = is_malignant[predicted[ill]]
+            cells.append(f"{_share_interval_text(found, groups[ill])}, n = {ill.sum()}" if ill.any() else "–")
         table.append(cells)
     columns = [column.capitalize(), "Images", "Recognized, %", "Expected, %"]
     return Table(
@@ -278,6 +277,10 @@ def case_groups(evidence: Evidence, doubt: pd.Series | None, pictures: bool) -> 
 
 def _plain_interval(value: float, low: float, high: float) -> str:
     return f"{value:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _share_interval_text(chosen: np.ndarray, groups: np.ndarray) -> str:
+    return percent_interval(chosen.mean(), *share_interval(chosen, groups))
 
 
 def _share_text(chosen: np.ndarray) -> str:

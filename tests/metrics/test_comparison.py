@@ -5,7 +5,7 @@ from scipy import stats
 
 from dermaffinity.metrics.classification import classification_metrics
 from dermaffinity.metrics.comparison import compare, compare_all
-from dermaffinity.metrics.statistics import wilson_interval
+from dermaffinity.metrics.statistics import share_interval
 from dermaffinity.metrics.summary import per_fold, summarize
 
 CLASSES = ("ML", "BCC", "MEL")
@@ -42,9 +42,23 @@ def test_summary_averages_over_seeds_and_has_wilson_for_recall():
     for name in ("balanced_accuracy", "minority_recall", "macro_f1", "ece", "recall.BCC"):
         assert summary.at[name, "value"] == pytest.approx(np.mean([metrics[name] for metrics in by_seed]))
     recall = summary.loc["recall.BCC"]
-    assert (recall["low"], recall["high"]) == pytest.approx(wilson_interval(recall["value"] * 40, 40))
+    right = (table["label"] == table["predicted"]).groupby(table["image"]).mean()  # over seeds
+    own = table[table["label"] == "BCC"].drop_duplicates("image")
+    expected = share_interval(right.loc[own["image"]].to_numpy(), own["group"].to_numpy())
+    assert (recall["low"], recall["high"]) == pytest.approx(expected)
     assert (summary["low"] <= summary["value"]).all()
     assert (summary["value"] <= summary["high"]).all()
+
+
+def test_images_of_a_lesion_that_are_right_together_widen_the_interval_of_their_recall():
+    table = prediction_table(1.0, seeds=(0,))
+    first = table.sort_values("image").groupby("group")[["predicted", *(f"p.{name}" for name in CLASSES)]].first()
+    alike = table[["image", "group", "label", "fold", "seed"]].join(first, on="group")
+    widths = {}
+    for name, groups in {"lesions": alike["group"], "images": alike["image"]}.items():
+        recall = summarize(alike.assign(group=groups), CLASSES, **ROLES, resamples=5).loc["recall.BCC"]
+        widths[name] = recall["high"] - recall["low"]
+    assert widths["lesions"] == pytest.approx(np.sqrt(2) * widths["images"], rel=0.06)  # 20 instead of 40
 
 
 def test_summary_auc_is_the_mean_over_folds_weighted_by_their_pairs():

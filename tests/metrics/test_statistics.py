@@ -13,6 +13,7 @@ from dermaffinity.metrics.statistics import (
     corrected_resampled_t,
     holm,
     mcnemar_exact,
+    share_interval,
     sign_flip_test,
     wilson_interval,
 )
@@ -36,6 +37,50 @@ def test_wilson_of_nothing_is_nan_and_of_the_impossible_an_error():
     assert all(math.isnan(bound) for bound in wilson_interval(0, 0))
     with pytest.raises(ValueError, match=r"\[0, total\], got 5 of 4"):
         wilson_interval(5, 4)
+
+
+LESIONS = np.repeat(np.arange(41), [1] * 21 + [2] * 16 + [3] * 4)  # of the 65 images of hamfit-7's df
+
+
+def answers(share, correlation, runs, rng):
+    """(runs, 65) answers, right with a probability, and alike within a lesion with a correlation."""
+    alike = rng.random((runs, 65)) < math.sqrt(correlation)
+    return np.where(alike, (rng.random((runs, 41)) < share)[:, LESIONS], rng.random((runs, 65)) < share)
+
+
+@pytest.mark.parametrize("correlation", [0, 0.33, 0.67])
+def test_a_share_of_images_in_lesions_is_covered_as_often_as_promised(correlation):
+    rng = np.random.default_rng(0)
+    covered = {}
+    for share in (0.05, 0.3, 0.8):
+        intervals = np.array([share_interval(run, LESIONS) for run in answers(share, correlation, 3000, rng)])
+        covered[share] = ((intervals[:, 0] <= share) & (share <= intervals[:, 1])).mean()
+    assert 0.94 <= covered[0.3] <= 0.96
+    assert 0.94 <= covered[0.8] <= 0.965
+    assert 0.94 <= covered[0.05] <= 0.975  # few counts are possible: Wilson's own coverage is 0.96 there
+
+
+def test_images_of_groups_of_their_own_have_wilsons_interval():
+    values = np.repeat([1.0, 0.0], [18, 6])
+    assert share_interval(values, np.arange(24)) == wilson_interval(18, 24)
+    assert share_interval(np.zeros(24), np.arange(24)) == wilson_interval(0, 24)
+
+
+def test_groups_that_agree_count_once_and_groups_that_disagree_do_not_count():
+    pairs = np.repeat(np.arange(10), 2)
+    assert share_interval(np.repeat([1, 0], [12, 8]), pairs) == pytest.approx(wilson_interval(6, 10))
+    assert share_interval(np.tile([1, 0], 10), pairs) == pytest.approx(wilson_interval(10, 20))
+    # Where all are right, nothing says that images of a group differ.
+    assert share_interval(np.ones(20), pairs) == pytest.approx(wilson_interval(10, 10))
+
+
+def test_a_group_worth_part_of_its_images_worked_example():
+    # Groups of 2, 2, 1 and 1: 3 of 6 right. Within: 1/2; expected (6 - 4)/4 = 1/2, so no correlation. With the first
+    # pair both right: within 0, correlation 1, 6 / (1 + (10/6 - 1)) = 3.6 images.
+    groups = np.array(["a", "a", "b", "b", "c", "d"])
+    assert share_interval(np.array([1, 0, 0, 0, 1, 1]), groups) == pytest.approx(wilson_interval(3, 6))
+    assert share_interval(np.array([1, 1, 0, 0, 0, 1]), groups) == pytest.approx(wilson_interval(1.8, 3.6))
+    assert all(math.isnan(bound) for bound in share_interval(np.array([]), np.array([])))
 
 
 def all_weights(groups, labels, resamples=300, seed=0):

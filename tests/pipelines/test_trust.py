@@ -36,7 +36,7 @@ class TwoClasses:
 
 def test_sets_are_held_against_their_promise_class_by_class(recipe):
     known = assessed([[0.9, 0.1]] * 4, [0] * 4, [[0.5, 0.05], [0.05, 0.5], [0.05, 0.05], [0.5, 0.5]])
-    cells = recipe["sets"](np.array([0, 0, 0, 1]), known, TwoClasses())
+    cells = recipe["sets"](np.array([0, 0, 0, 1]), np.array(["p", "q", "q", "r"]), known, TwoClasses())
     assert cells["classes", "a (n=3)"].startswith("33.3 [")
     assert cells["classes", "a (n=3)"].endswith("promised 80")
     assert cells["classes", "b (n=1)"].endswith("promised 100")
