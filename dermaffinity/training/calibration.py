@@ -39,15 +39,18 @@ def calibrate(predictions: Predictions, head: Head, classes: Sequence[str]) -> C
 
 
 def ensemble_temperature(scored: pd.DataFrame, validation: pd.DataFrame, classes: Sequence[str]) -> float:
-    """The temperature of the mean of all folds' models.
+    r"""The temperature of the mean of all folds' models.
 
-    Each at its own temperature they would be too unsure together, because a mean is less sure than its parts. No image
-    is new to all of them, so that it is fitted on the mean of the two that an image is new to: an inner validation
-    image of one fold's model is a test image of another's. It is for images of no fold; the out-of-fold measures never
-    use it.
+    .. math:: T_K = T_2 - (1 - 2/K) \, (T_1 - T_2)
 
-    Source: Rahaman and Thiery, "Uncertainty Quantification and Deep Ensembles", NeurIPS 2021,
-    https://arxiv.org/abs/2007.08792: average first, calibrate then.
+    No image is new to all K models, but each inner validation image of one fold's model is a test image of another's:
+    :math:`T_1` is that of single models on these images, :math:`T_2` that of the mean of the two. A mean of m models is
+    less sure than its parts and lacks more of their errors the more they are: where the errors of the logits are
+    normal, :math:`T_m = a + b/m`, the line that is followed here to K. Neither a nor b can be negative, which bounds
+    the step down by :math:`T_2`. It is for images of no fold; the out-of-fold measures never use it.
+
+    Source of averaging first and calibrating then: Rahaman and Thiery, "Uncertainty Quantification and Deep Ensembles",
+    NeurIPS 2021, https://arxiv.org/abs/2007.08792.
 
     Args:
         scored: Prediction table of the test rows of every fold, one seed.
@@ -56,5 +59,9 @@ def ensemble_temperature(scored: pd.DataFrame, validation: pd.DataFrame, classes
     """
     columns = [f"p.{name}" for name in classes]
     both = validation.merge(scored, on="image", suffixes=("", ".tested"))
-    tested = both[[f"{column}.tested" for column in columns]].to_numpy()
-    return fit_temperature(class_indices(both["label"], classes), (both[columns].to_numpy() + tested) / 2)
+    labels = class_indices(both["label"], classes)
+    inner, tested = both[columns].to_numpy(), both[[f"{column}.tested" for column in columns]].to_numpy()
+    of_one = fit_temperature(np.tile(labels, 2), np.concatenate([inner, tested]))
+    of_two = fit_temperature(labels, (inner + tested) / 2)
+    models = scored["fold"].nunique()
+    return of_two - (1 - 2 / models) * float(np.clip(of_one - of_two, 0, of_two))

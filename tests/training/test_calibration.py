@@ -2,9 +2,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.special import softmax
 
 from dermaffinity.heads import AffinityHead, Predictions
-from dermaffinity.metrics.calibration import fit_temperature, with_temperature
+from dermaffinity.metrics.calibration import expected_calibration_error, fit_temperature, with_temperature
+from dermaffinity.training import calibration as module
 from dermaffinity.training.calibration import calibrate, ensemble_temperature
 
 CLASSES = ("AK", "BCC", "ML")
@@ -44,14 +46,65 @@ def test_a_single_image_is_enough_and_leaves_doubt_in_the_units_of_the_distance(
     assert found.doubt_limit == 0
 
 
-def test_the_mean_of_models_is_calibrated_on_the_two_that_an_image_is_new_to():
-    rng = np.random.default_rng(0)
+def prediction_tables(labels, probabilities, seed=0):
+    """Test rows of K folds and inner validation rows, from what every model (K, N, C) says of every image."""
+    rng, (models, images, _) = np.random.default_rng(seed), probabilities.shape
     columns = [f"p.{name}" for name in CLASSES]
-    raw, other = rng.dirichlet([0.3] * 3, (2, 300))
-    labels = rng.integers(3, size=300)
-    facts = pd.DataFrame({"image": [f"{n}.png" for n in range(300)], "label": np.array(CLASSES)[labels]})
-    validation = facts.join(pd.DataFrame(raw, columns=columns)).iloc[::-1]  # in another order, and
-    scored = facts.join(pd.DataFrame(other, columns=columns))
-    more = scored.assign(image=scored["image"] + "2")  # with test images that are in no validation part
-    found = ensemble_temperature(pd.concat([scored, more]), validation, CLASSES)
-    assert found == pytest.approx(fit_temperature(labels, (raw + other) / 2))
+    facts = pd.DataFrame({"image": [f"{n}.png" for n in range(images)], "label": np.array(CLASSES)[labels]})
+    fold = rng.integers(models, size=images)
+    scored = facts.assign(fold=fold).join(pd.DataFrame(probabilities[fold, np.arange(images)], columns=columns))
+    parts = []
+    for model in range(models):
+        inner = np.flatnonzero((fold != model) & (rng.random(images) < 0.15))
+        part = pd.DataFrame(probabilities[model, inner], columns=columns, index=inner)
+        parts.append(facts.loc[inner].assign(fold=model).join(part))
+    return scored.sample(frac=1, random_state=seed), pd.concat(parts)
+
+
+def spoken_of(labels, models, rng, *, scale, shared, own):
+    """Probabilities (K, N, C) by logits with an error that the models share and one of their own."""
+    logits = 2.2 * np.eye(3)[labels] + shared * rng.normal(size=(len(labels), 3))
+    return softmax(scale * (logits + own * rng.normal(size=(models, len(labels), 3))), axis=2)
+
+
+def test_the_mean_of_two_models_has_the_temperature_of_the_images_that_are_new_to_both():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(3, size=600)
+    probabilities = spoken_of(labels, 2, rng, scale=3, shared=0.7, own=1.0)
+    scored, validation = prediction_tables(labels, probabilities)
+    rows = validation["image"].str.removesuffix(".png").astype(int)
+    expected = fit_temperature(labels[rows], probabilities[:, rows].mean(axis=0))
+    assert ensemble_temperature(scored, validation, CLASSES) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("models", [3, 5, 10])
+@pytest.mark.parametrize("kind", [{"scale": 3, "shared": 0.8, "own": 0.7}, {"scale": 0.4, "shared": 0.7, "own": 0.8}])
+def test_the_mean_of_all_models_is_calibrated_on_images_new_to_all_of_them(models, kind):
+    rng = np.random.default_rng(models)
+    found: dict[str, list[tuple[float, float]]] = {"two": [], "all": [], "best": []}
+    for seed in range(4):
+        labels, others = (rng.choice(3, p=[0.6, 0.3, 0.1], size=size) for size in (1500, 4000))
+        scored, validation = prediction_tables(labels, spoken_of(labels, models, rng, **kind), seed)
+        mean = spoken_of(others, models, rng, **kind).mean(axis=0)
+        fitted = {
+            "two": ensemble_temperature(scored.assign(fold=scored["fold"] % 2), validation, CLASSES),
+            "all": ensemble_temperature(scored, validation, CLASSES),
+            "best": fit_temperature(others, mean),
+        }
+        for name, temperature in fitted.items():
+            error = expected_calibration_error(others, with_temperature(mean, temperature))
+            found[name].append((np.log(temperature), error))
+    two, everything, best = (np.mean(values, axis=0) for values in found.values())
+    assert abs(everything[0] - best[0]) < abs(two[0] - best[0]) / 2
+    assert best[1] < everything[1] < min(two[1], best[1] + 0.02)
+
+
+@pytest.mark.parametrize(("single", "step"), [(2.0, 0.0), (4.5, 1.5), (9.0, 3.0)])
+def test_the_step_from_the_mean_of_two_is_never_up_nor_to_nothing(monkeypatch, single, step):
+    labels = np.zeros(60, dtype=int)
+    scored, validation = prediction_tables(labels, np.full((4, 60, 3), 1 / 3))
+    pairs = len(validation)
+    temperatures = {2 * pairs: single, pairs: 3.0}
+    monkeypatch.setattr(module, "fit_temperature", lambda labels, probabilities: temperatures[len(probabilities)])
+    # Four models are half of the way from two to endlessly many.
+    assert ensemble_temperature(scored, validation, CLASSES) == pytest.approx(3.0 - step / 2)
