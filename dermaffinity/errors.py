@@ -1,6 +1,7 @@
 """Errors that are the user's to mend: the command line prints them as one clear message, never as a traceback."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 
 
 class DermaffinityError(Exception):
@@ -50,3 +51,20 @@ class ComparisonError(DermaffinityError):
 
 class ExportError(DermaffinityError):
     """A classifier that cannot be written in another tool's format."""
+
+
+def some_of(names: Iterable[str], limit: int = 8) -> str:
+    """The first names in order, and how many more there are."""
+    ordered = sorted(names, key=_numbers_by_size)
+    rest = f" and {len(ordered) - limit:,} more" if len(ordered) > limit else ""
+    return ", ".join(ordered[:limit]) + rest
+
+
+def count_of(count: int, noun: str) -> str:
+    """``1 image``, ``2 images``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def _numbers_by_size(name: str) -> list[tuple[int, str]]:
+    """So that line 9 comes before line 10."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split("([0-9]+)", name)]

@@ -14,7 +14,8 @@ from typing import Any, get_args
 import pandas as pd
 
 from dermaffinity.data.splits import TRAINING_ONLY, Protocol
-from dermaffinity.errors import ManifestError
+from dermaffinity.data.tables import clean, decode_text, look_alikes, split_rows
+from dermaffinity.errors import DataError, ManifestError
 
 COLUMNS = ("image", "mask", "label", "group", "sha256", "width", "height", "fold")
 """The columns of every manifest, in order; those of the adapter follow."""
@@ -32,6 +33,11 @@ _HEADER = (
     "licence",
     "split_hash",
 )
+_EXACT_IDS = "exact_ids"
+"""A line of the header that only a manifest with such ids has."""
+
+_FILLED_WITH = ",;\t|"  # what a spreadsheet fills the header's lines up with
+
 _AGAIN = "undo the change, or make the manifest again with `dermaffinity prepare`"
 _OUTSIDE = "path that is not relative, with '/' and without '..'"
 
@@ -55,6 +61,7 @@ class Manifest:
             and ``height`` are those of the upright image in pixels; ``fold`` is nullable Int64, 0 to K−1, and missing
             for external test images. Under ``presplit`` it is 0 for the test set and −1 for all that is trained on.
         root: Folder or archive that ``image`` and ``mask`` are relative to, where known.
+        exact_ids: Whether groups and classes are different ones even where their names are `look_alikes`.
     """
 
     name: str
@@ -69,6 +76,7 @@ class Manifest:
     licence: str
     rows: pd.DataFrame
     root: Path | None = None
+    exact_ids: bool = False
 
     @property
     def split_hash(self) -> str:
@@ -115,6 +123,8 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
         raise ManifestError(f"{path}: not written, because nothing could be done with this manifest", problems)
     values = {key: getattr(manifest, key) for key in _HEADER}
     values |= {"classes": _csv_line(manifest.classes), "malignant": _csv_line(manifest.malignant)}
+    if manifest.exact_ids:
+        values[_EXACT_IDS] = "yes"
     # A value of several lines would end the header.
     header = [f"# {key}: {' '.join(str(value).splitlines())}".rstrip() for key, value in values.items()]
     table = manifest.rows.map(_text).to_csv(index=False, lineterminator="\n")
@@ -134,7 +144,8 @@ def read_manifest(path: Path, root: Path | None = None) -> Manifest:
     """Reads and checks a manifest.
 
     Columns of the adapter become numbers where every value is one and keep their text otherwise; empty cells are
-    missing.
+    missing. Labels and groups are made `clean`; a spreadsheet may have written the file anew with another delimiter or
+    encoding.
 
     Args:
         path: The CSV.
@@ -166,20 +177,15 @@ def read_manifest(path: Path, root: Path | None = None) -> Manifest:
 def _parse(path: Path) -> tuple[dict[str, str], pd.DataFrame, list[str]]:
     """Header, table of text, and the problems of the table's form."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            lines = list(file)
+        text, _ = decode_text(path.read_bytes(), str(path))
+        header, text = _split_header(text)
+        (_, columns), *numbered = split_rows(text, str(path), COLUMNS)[0] or [(0, [])]
     except FileNotFoundError:
         raise ManifestError(f"{path}: no such manifest; make one with `dermaffinity prepare`") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, DataError) as error:
         raise ManifestError(f"{path}: cannot be read as a manifest ({error})") from error
-    header: dict[str, str] = {}
-    while lines and lines[0].startswith("#"):
-        key, _, value = lines.pop(0).removeprefix("#").partition(":")
-        header[key.strip()] = value.strip()
-    try:
-        columns, *cells = csv.reader(lines) if lines else [[]]
-    except csv.Error as error:
-        raise ManifestError(f"{path}: cannot be read as CSV ({error}); {_AGAIN}") from error
+    columns = [clean(name) for name in columns]
+    cells = [row for _, row in numbered]
     whole = [row for row in cells if len(row) == len(columns)]
     problems = [f"the column {name!r} occurs twice" for name in sorted({c for c in columns if columns.count(c) > 1})]
     broken = [row[0] if row else "an empty line" for row in cells if len(row) != len(columns)]
@@ -187,6 +193,21 @@ def _parse(path: Path) -> tuple[dict[str, str], pd.DataFrame, list[str]]:
         problems.append(f"rows that do not have {len(columns)} cells: {_some(broken)}")
     table = pd.DataFrame(whole, columns=columns, dtype=str)
     return header, table.loc[:, ~table.columns.duplicated()], problems
+
+
+def _split_header(text: str) -> tuple[dict[str, str], str]:
+    """The ``# key: value`` lines, and the table below; a spreadsheet fills them up to the table's width."""
+    header: dict[str, str] = {}
+    while match := re.match(r'"?#[^\r\n]*(?:\r\n?|\n|$)', text):
+        text = text[match.end() :]
+        line = match[0].rstrip("\r\n")
+        if line.startswith('"'):
+            delimiter = line[-1] if line[-1] in _FILLED_WITH else ","
+            line = delimiter.join(next(csv.reader([line], delimiter=delimiter)))
+        line = line.rstrip(_FILLED_WITH)
+        key, _, value = line.removeprefix("#").partition(":")
+        header[clean(key)] = value.strip()
+    return header, text
 
 
 def _build(header: dict[str, str], table: pd.DataFrame, root: Path | None, problems: list[str]) -> Manifest:
@@ -205,6 +226,9 @@ def _build(header: dict[str, str], table: pd.DataFrame, root: Path | None, probl
         if column != "fold" and not wrong.any():
             rows[column] = rows[column].astype("int64")
     rows["mask"] = rows["mask"].where(rows["mask"] != "")
+    rows["label"] = rows["label"].map(clean)
+    # The group of an image that is its own is the image's path, as it is on the disk.
+    rows["group"] = rows["group"].where(rows["group"] == rows["image"], rows["group"].map(clean))
     for column in rows.columns.difference(list(COLUMNS), sort=False):
         rows[column] = _numbers_or_text(rows[column])
     classes = _codes(header["classes"]) if "classes" in header else tuple(sorted(set(rows["label"])))
@@ -221,6 +245,7 @@ def _build(header: dict[str, str], table: pd.DataFrame, root: Path | None, probl
         licence=header.get("licence", ""),
         rows=rows,
         root=root,
+        exact_ids=header.get(_EXACT_IDS) == "yes",
     )
 
 
@@ -232,8 +257,10 @@ def _problems(manifest: Manifest) -> list[str]:
         problems.append(f"there must be at least 2 classes, found {len(classes)}")
     if len(set(classes)) < len(classes):
         problems.append(f"a class is named twice in {', '.join(classes)}")
-    unclean = [name for name in classes if name.strip() != name or not name]
-    problems += [f"the class {name!r} is empty or has blanks around it" for name in unclean]
+    unclean = [name for name in classes if clean(name) != name or not name]
+    problems += [
+        f"the class {name!r} is empty, has blanks around it or is not in Unicode's form NFC" for name in unclean
+    ]
     problems += [f"malignant {name!r} is no class" for name in manifest.malignant if name not in classes]
     if manifest.protocol not in get_args(Protocol):
         problems.append(f"the protocol must be {' or '.join(get_args(Protocol))}, found {manifest.protocol!r}")
@@ -261,18 +288,23 @@ def _row_problems(manifest: Manifest) -> list[str]:
     rows, classes, last = manifest.rows, manifest.classes, manifest.folds - 1
     first = TRAINING_ONLY if manifest.protocol == "presplit" else 0
     unknown = rows[~rows["label"].isin(classes)].groupby("label")["image"]
+    of_several = rows["group"] != rows["image"]
     problems = [f"label {label!r} is none of {', '.join(classes)}: {_some(images)}" for label, images in unknown]
     faults = {
         "listed more than once": rows["image"].duplicated(),
         f"image {_OUTSIDE}": ~rows["image"].map(_is_inside),
         f"mask {_OUTSIDE}": rows["mask"].notna() & ~rows["mask"].map(_is_inside),
         "without a group": rows["group"] == "",
+        "group with blanks around it or not in Unicode's form NFC": of_several
+        & (rows["group"].map(clean) != rows["group"]),
         "sha256 that is not 64 hexadecimal digits": ~rows["sha256"].str.fullmatch("[0-9a-f]{64}"),
         f"fold outside {first} to {last}": rows["fold"].notna() & ~rows["fold"].between(first, last).fillna(False),
     }
     for fault, wrong in faults.items():
         if wrong.any():
             problems.append(f"{fault}: {_some(rows.loc[wrong, 'image'])}")
+    if not manifest.exact_ids:
+        problems += [*look_alikes(classes, "class"), *look_alikes(rows.loc[of_several, "group"], "group")]
     if manifest.protocol == "group":
         places = rows["fold"].fillna(-2).groupby(rows["group"]).nunique()
         if (places > 1).any():
@@ -315,7 +347,7 @@ def _csv_line(values: Sequence[str]) -> str:
 
 
 def _codes(line: str) -> tuple[str, ...]:
-    return tuple(next(csv.reader([line])))
+    return tuple(map(clean, next(csv.reader([line]))))
 
 
 def _some(values: Iterable[object], most: int = 5) -> str:

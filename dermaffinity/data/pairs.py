@@ -21,7 +21,8 @@ import numpy as np
 import pandas as pd
 
 from dermaffinity.data.images import IMAGE_SUFFIXES
-from dermaffinity.errors import DataError
+from dermaffinity.data.tables import clean, decode_text
+from dermaffinity.errors import DataError, count_of, some_of
 
 COLUMNS = ("first", "second", "same", "fold", "first_identity", "second_identity")
 """The columns of every table of pairs."""
@@ -49,7 +50,7 @@ def read_lfw_pairs(path: Path) -> pd.DataFrame:
         )
     *folds, matched = (int(number) for number in header.split())
     number_of_folds = folds[0] if folds else 1
-    rows, problems = [], []
+    rows, bad = [], []
     for position, (number, text) in enumerate(lines):
         match text.split():
             case [name, n1, n2] if n1.isdecimal() and n2.isdecimal():
@@ -57,11 +58,12 @@ def read_lfw_pairs(path: Path) -> pd.DataFrame:
             case [name, n1, other_name, n2] if n1.isdecimal() and n2.isdecimal():
                 one, other = (name, n1), (other_name, n2)
             case _:
-                problems.append(f"line {number}: expected 'name n1 n2' or 'name1 n1 name2 n2', found {text!r}")
+                bad.append(f"line {number}: {text!r}")
                 continue
         images = [f"{name}/{name}_{int(n):04d}.jpg" for name, n in (one, other)]
         rows.append((*images, len(text.split()) == 3, position // (2 * matched), one[0], other[0]))
     pairs = _table(rows)
+    problems = _malformed(bad, "'name n1 n2' or 'name1 n1 name2 n2'")
     counts = pairs.groupby(["fold", "same"]).size()
     if not problems:
         for fold, same in itertools.product(range(max(number_of_folds, pairs["fold"].max() + 1)), (True, False)):
@@ -90,7 +92,7 @@ def read_ytf_pairs(path: Path) -> pd.DataFrame:
     lines = _lines(path)
     if not lines[0][1].split(",")[0].strip().isdecimal():
         del lines[0]
-    rows, problems = [], []
+    rows, bad = [], []
     for number, text in lines:
         cells = [cell.strip() for cell in text.split(",")]
         videos = [cell.replace("\\", "/").strip("/") for cell in cells[2:4]]
@@ -100,10 +102,11 @@ def read_ytf_pairs(path: Path) -> pd.DataFrame:
             or cells[4] not in ("0", "1")
             or any(not re.fullmatch("[^/]+/[^/]+", video) for video in videos)
         ):
-            problems.append(f"line {number}: expected 'split, number, name/video, name/video, 0 or 1', found {text!r}")
+            bad.append(f"line {number}: {text!r}")
             continue
         names = [video.split("/")[0] for video in videos]
         rows.append((*videos, cells[4] == "1", int(cells[0]) - 1, *names))
+    problems = _malformed(bad, "'split, number, name/video, name/video, 0 or 1'")
     if not rows and not problems:
         problems.append("there is no pair in it")
     if problems:
@@ -134,17 +137,18 @@ def read_cfp_pairs(root: Path, kind: Literal["FF", "FP"]) -> pd.DataFrame:
     folders = sorted(path for path in protocol.joinpath("Split", kind).glob("*") if path.is_dir())
     if not folders:
         problems.append(f"there is no fold in Protocol/Split/{kind}")
-    rows = []
+    rows, bad = [], []
     for fold, folder in enumerate(folders):
         for file, same in (("same.txt", True), ("diff.txt", False)):
             name = f"{kind}/{folder.name}/{file}"
             for number, text in _lines(folder / file):
                 cells = [cell.strip() for cell in text.split(",")]
                 if len(cells) != 2 or cells[0] not in frontal or cells[1] not in other:
-                    problems.append(f"{name} line {number}: expected two numbers of the lists, found {text!r}")
+                    bad.append(f"{name} line {number}: {text!r}")
                     continue
                 images = (frontal[cells[0]], other[cells[1]])
                 rows.append((*images, same, fold, *(PurePosixPath(image).parts[-3] for image in images)))
+    problems += _malformed(bad, "two numbers of the lists")
     if problems:
         raise _unreadable(protocol, problems)
     return _table(rows)
@@ -163,14 +167,15 @@ def read_agedb_pairs(path: Path, *, folds: int = 10) -> pd.DataFrame:
     Raises:
         DataError: Listing every line that cannot be read; or the list cannot be cut into equal folds.
     """
-    rows, problems = [], []
+    rows, bad = [], []
     lines = _lines(path)
     for position, (number, text) in enumerate(lines):
         cells = text.split()
         if len(cells) != 3 or cells[2] not in ("0", "1"):
-            problems.append(f"line {number}: expected 'image image 0' or 'image image 1', found {text!r}")
+            bad.append(f"line {number}: {text!r}")
             continue
         rows.append((*cells[:2], cells[2] == "1", position * folds // len(lines), *map(_agedb_identity, cells[:2])))
+    problems = _malformed(bad, "'image image 0' or 'image image 1'")
     if len(lines) % folds:
         problems.append(f"{len(lines)} pairs cannot be cut into {folds} equal folds")
     if problems:
@@ -212,7 +217,8 @@ def balanced(pairs: pd.DataFrame, *, seed: int) -> pd.DataFrame:
 def template_images(pairs: pd.DataFrame, files: Sequence[str], *, frames: int | None = None) -> dict[str, list[str]]:
     """The image files behind everything that is compared: one, or the frames of a video in their order.
 
-    An image is also found under another ending, such as ``.png`` for ``.jpg``: aligned copies change it.
+    An image is also found under another ending, such as ``.png`` for ``.jpg``: aligned copies change it. Names are
+    compared in Unicode's normal form NFC.
 
     Args:
         pairs: A table of pairs.
@@ -220,30 +226,30 @@ def template_images(pairs: pd.DataFrame, files: Sequence[str], *, frames: int | 
         frames: The most frames of a video, evenly spread; None for all.
 
     Raises:
-        DataError: Listing all that is not there.
+        DataError: Naming what is not there.
     """
     images = [file for file in files if PurePosixPath(file).suffix.lower() in IMAGE_SUFFIXES]
-    known = set(images)
-    by_stem = {str(PurePosixPath(image).with_suffix("")): image for image in images}
+    known = {clean(image): image for image in images}
+    by_stem = {str(PurePosixPath(name).with_suffix("")): image for name, image in known.items()}
     by_folder: dict[str, list[str]] = {}
-    for image in images:
-        by_folder.setdefault(str(PurePosixPath(image).parent), []).append(image)
+    for name, image in known.items():
+        by_folder.setdefault(str(PurePosixPath(name).parent), []).append(image)
     found: dict[str, list[str]] = {}
     missing = []
     for name in dict.fromkeys([*pairs["first"], *pairs["second"]]):
-        if name in known:
-            found[name] = [name]
-        elif name in by_folder:
-            found[name] = _spread_out(sorted(by_folder[name], key=_frame_number), frames)
-        elif (stem := str(PurePosixPath(name).with_suffix(""))) in by_stem:
+        wanted = clean(name)
+        if wanted in known:
+            found[name] = [known[wanted]]
+        elif wanted in by_folder:
+            found[name] = _spread_out(sorted(by_folder[wanted], key=_frame_number), frames)
+        elif (stem := str(PurePosixPath(wanted).with_suffix(""))) in by_stem:
             found[name] = [by_stem[stem]]
         else:
             missing.append(name)
     if missing:
         raise DataError(
             f"{len(missing)} of {len(found) + len(missing)} images or videos of the pairs are not in the library; "
-            "is its folder the one that their paths start from?",
-            [f"{name}: no such image or folder of frames" for name in missing],
+            f"is its folder the one that their paths start from? Missing: {some_of(missing)}"
         )
     return found
 
@@ -251,12 +257,12 @@ def template_images(pairs: pd.DataFrame, files: Sequence[str], *, frames: int | 
 def _lines(path: Path) -> list[tuple[int, str]]:
     """The lines that are not empty, numbered from 1."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text, _ = decode_text(path.read_bytes(), str(path))
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such list of pairs; it comes with the dataset") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, DataError) as error:
         raise DataError(f"{path}: cannot be read as a list of pairs ({error})") from error
-    lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
+    lines = [(number, line) for number, text in enumerate(text.splitlines(), start=1) if (line := clean(text))]
     if not lines:
         raise DataError(f"{path}: the list of pairs is empty; copy or download it again")
     return lines
@@ -270,9 +276,13 @@ def _unreadable(path: Path, problems: Sequence[str]) -> DataError:
     return DataError(f"{path}: these pairs cannot be used; compare the file with the dataset's own", problems)
 
 
+def _malformed(lines: Sequence[str], expected: str) -> list[str]:
+    return [f"{count_of(len(lines), 'line')}, expected {expected}, found {some_of(lines)}"] if lines else []
+
+
 def _cfp_images(path: Path, problems: list[str]) -> dict[str, str]:
     """Paths from the dataset's root, by number."""
-    images = {}
+    images, bad = {}, []
     for number, text in _lines(path):
         match text.split(maxsplit=1):
             case [index, relative] if index.isdecimal():
@@ -280,9 +290,8 @@ def _cfp_images(path: Path, problems: list[str]) -> dict[str, str]:
                 if len(PurePosixPath(image).parts) >= 3 and not image.startswith(("..", "/")):
                     images[index] = image
                     continue
-        problems.append(
-            f"{path.name} line {number}: expected '1 ../Data/Images/001/frontal/01.jpg' or the like, found {text!r}"
-        )
+        bad.append(f"{path.name} line {number}: {text!r}")
+    problems += _malformed(bad, "'1 ../Data/Images/001/frontal/01.jpg' or the like")
     return images
 
 

@@ -1,3 +1,4 @@
+import csv
 import dataclasses
 import hashlib
 import re
@@ -314,3 +315,49 @@ def test_any_text_of_an_adapter_survives(path, extra):
     ]
     write_manifest(back, path)
     assert path.read_bytes() == first
+
+
+def with_groups(*groups: str) -> Manifest:
+    """The toy manifest under the image protocol, its first images of these groups."""
+    manifest = make_manifest(protocol="image")
+    names = [*groups, *manifest.rows["group"][len(groups) :]]
+    return dataclasses.replace(manifest, rows=manifest.rows.assign(group=names))
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "cp1252"])
+def test_a_manifest_that_a_spreadsheet_wrote_anew_is_the_same(path, delimiter, encoding):
+    manifest = make_manifest(classes=("NA", "MEL, thin"), malignant=("MEL, thin",))
+    manifest = dataclasses.replace(manifest, rows=manifest.rows.replace({"label": {"MEL": "MEL, thin"}}))
+    write_manifest(manifest, path)
+    lines = list(csv.reader(path.read_text().splitlines(keepends=True), delimiter="," if delimiter == "," else "\0"))
+    if delimiter != ",":  # it took every line of the header for one cell, and the table apart
+        comments = [line for line in lines if line[0].startswith("#")]
+        lines = comments + list(csv.reader(path.read_text().splitlines(keepends=True)[len(comments) :]))
+    with path.open("w", encoding=encoding, newline="") as file:
+        csv.writer(file, delimiter=delimiter).writerows([*line, *[""] * (12 - len(line))] for line in lines)
+    assert read_manifest(path).split_hash == manifest.split_hash
+    assert read_manifest(path).classes == ("NA", "MEL, thin")
+
+
+def test_groups_that_look_alike_are_refused_unless_the_manifest_says_they_differ(path):
+    alike = with_groups("P1", "p1")
+    with pytest.raises(ManifestError, match=r"group names that differ only in .*: 'P1' and 'p1'"):
+        write_manifest(alike, path)
+    write_manifest(dataclasses.replace(alike, exact_ids=True), path)
+    assert "\n# exact_ids: yes\n" in path.read_text()
+    assert read_manifest(path).exact_ids
+    (problem,) = problems_of(edited(path, "# exact_ids: yes\n", ""))
+    assert problem.startswith("group names that differ only in case, blanks")
+
+
+def test_a_manifest_of_patients_told_apart_by_blanks_is_refused(path):
+    """As they were written before identifiers were cleaned."""
+    write_manifest(make_manifest(), path)
+    edited(path, ",g2,", ",g0 ,")
+    problems = problems_of(path)
+    assert "groups in more than one fold, or in a fold and external: g0" in problems
+    with pytest.raises(
+        ManifestError, match=r"group with blanks around it or not in Unicode's form NFC: part.zip/1.png"
+    ):
+        write_manifest(with_groups("g9", "x "), path)

@@ -8,13 +8,15 @@ A new dataset is one new file beside this one: its name is the adapter's name, i
 import difflib
 import hashlib
 import importlib
+import os
 import pkgutil
+import shlex
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -24,7 +26,8 @@ from dermaffinity.data.images import image_size
 from dermaffinity.data.library import ImageLibrary
 from dermaffinity.data.manifest import Manifest
 from dermaffinity.data.splits import TRAINING_ONLY, Protocol, assign_folds
-from dermaffinity.errors import ConfigError, DataError, ManifestError
+from dermaffinity.data.tables import clean, look_alikes
+from dermaffinity.errors import ConfigError, DataError, ManifestError, count_of, some_of
 
 
 class Record(NamedTuple):
@@ -33,6 +36,7 @@ class Record(NamedTuple):
     ``group`` names the images that must share a fold: one lesion, or one patient where known.
     ``external`` rows get no fold: they are an external test set.
     ``test`` rows are those that a dataset with a split of its own (`DatasetAdapter.presplit`) gives for testing.
+    ``image`` and ``mask`` are paths as on the disk; `DatasetAdapter.prepare` makes label and group `clean`.
     """
 
     image: str
@@ -49,7 +53,8 @@ class DatasetAdapter(ABC):
 
     A subclass gives the class attributes, :meth:`records` and :meth:`how_to_get`. Where an option decides the
     classes (an experiment on a subset, a library of one's own), the constructor sets ``classes``, ``malignant``,
-    ``experiment`` or ``manifest_name`` on the instance.
+    ``experiment``, ``presplit`` or ``manifest_name`` on the instance. What it took for granted, such as the encoding
+    of a table, it adds to ``notes``, for the person who prepares.
 
     Args:
         source: The folder or the one zip archive the dataset lies in.
@@ -64,13 +69,14 @@ class DatasetAdapter(ABC):
     classes: tuple[str, ...]
     malignant: tuple[str, ...]
     experiment: str = "all"
-    presplit: ClassVar[bool] = False  # whether the dataset comes divided into training and test images
+    presplit: bool = False  # whether the dataset comes divided into training and test images
 
     def __init__(self, source: Path) -> None:
         if not source.exists():
             raise DataError(f"{self.name}: no folder or archive {source}. {self.how_to_get()}")
         self.library = ImageLibrary(source)
         self.manifest_name = self.name
+        self.notes: list[str] = []
 
     @abstractmethod
     def records(self) -> Iterator[Record]:
@@ -83,6 +89,23 @@ class DatasetAdapter(ABC):
     @abstractmethod
     def how_to_get(self) -> str:
         """Where a user gets the dataset, and what must lie in ``source``; ends every "not found" error."""
+
+    def files(self) -> list[str]:
+        """Every file of the library; see `ImageLibrary.files`.
+
+        Raises:
+            DataError: As there; or listing the files whose names are not UTF-8, which no manifest can hold.
+        """
+        files = self.library.files()
+        foreign = [name for path in files if (name := _escaped(path)) != path]
+        if foreign:
+            raise DataError(
+                f"{self.name}: {count_of(len(foreign), 'file name')} of {self.library.root} not in UTF-8: "
+                f"{some_of(foreign)}. Rename them; where the names are in the Windows encoding cp1252, "
+                f"`{shlex.join(['convmv', '-f', 'cp1252', '-t', 'utf-8', '-r', str(self.library.root)])}` shows how, "
+                "and does it with --notest added."
+            )
+        return files
 
     def select(self, records: list[Record], seed: int) -> list[Record]:
         """The records of the manifest; an adapter that draws some of them for development does it here."""
@@ -98,6 +121,7 @@ class DatasetAdapter(ABC):
         folds: int | None = None,
         protocol: Protocol | None = None,
         seed: int = 0,
+        exact_ids: bool = False,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> Manifest:
         """Reads, checks, hashes and splits the library.
@@ -109,6 +133,7 @@ class DatasetAdapter(ABC):
                 ``presplit`` takes the dataset's own test set. By default ``presplit`` where there is one, else
                 ``group``.
             seed: Seed of the split, and of the draw where the adapter draws.
+            exact_ids: Take groups and classes for different ones even where their names are `look_alikes`.
             on_progress: Called with (images hashed, images in all).
 
         Raises:
@@ -119,8 +144,9 @@ class DatasetAdapter(ABC):
         protocol = protocol or ("presplit" if self.presplit else "group")
         folds = folds or (1 if protocol == "presplit" else 3)
         self._check_split(protocol, folds)
-        records = sorted(self.select(list(self.records()), seed), key=lambda record: record.image)
-        self._check(records)
+        records = [_cleaned(record) for record in self.select(list(self.records()), seed)]
+        records.sort(key=lambda record: record.image)
+        self._check(records, exact_ids)
         development = [record for record in records if not record.external]
         if protocol == "presplit":
             assigned = [0 if record.test else TRAINING_ONLY for record in development]
@@ -142,6 +168,7 @@ class DatasetAdapter(ABC):
             licence=self.license,
             rows=pd.DataFrame(rows).astype({"fold": "Int64"}),
             root=self.library.root,
+            exact_ids=exact_ids,
         )
 
     def _check_split(self, protocol: Protocol, folds: int) -> None:
@@ -153,14 +180,22 @@ class DatasetAdapter(ABC):
                 "cross-validation (group or image) has at least 2"
             )
 
-    def _check(self, records: list[Record]) -> None:
+    def _check(self, records: list[Record], exact_ids: bool) -> None:
         images = Counter(record.image for record in records)
-        problems = [f"{image} is listed {count} times" for image, count in images.items() if count > 1]
-        problems += [
-            f"{record.image} has the label {record.label!r}; the classes are {', '.join(self.classes)}"
-            for record in records
-            if record.label not in self.classes
+        problems = [
+            f"{count_of(len(names), 'image')} listed {times} times: {some_of(names)}"
+            for times, names in _by_value(images).items()
+            if times > 1
         ]
+        problems += [
+            f"{count_of(len(names), 'image')} with the label {label!r}, which is none of the classes "
+            f"{', '.join(self.classes)}: {some_of(names)}"
+            for label, names in _by_value({record.image: record.label for record in records}).items()
+            if label not in self.classes
+        ]
+        if not exact_ids:
+            problems += look_alikes(self.classes, "class")
+            problems += look_alikes((record.group for record in records if record.group != record.image), "group")
         present = {record.label for record in records if not record.external}
         problems += [f"class {code} has no image" for code in self.classes if code not in present]
         if problems:
@@ -243,16 +278,22 @@ def pair_by_id(paths: Iterable[tuple[str, str]], kind: str, problems: list[str])
     return found
 
 
-def some_of(names: Iterable[str], limit: int = 8) -> str:
-    """The first names in order, and how many more there are."""
-    ordered = sorted(names)
-    rest = f" and {len(ordered) - limit} more" if len(ordered) > limit else ""
-    return ", ".join(ordered[:limit]) + rest
+def _cleaned(record: Record) -> Record:
+    # The group of an image that is its own is the image's path, as it is on the disk.
+    group = record.group if record.group == record.image else clean(record.group)
+    return record._replace(label=clean(record.label), group=group)
 
 
-def count_of(count: int, noun: str) -> str:
-    """``1 image``, ``2 images``."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+def _escaped(path: str) -> str:
+    """The path with each byte that is not UTF-8 as ``\\xe9``."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _by_value(values: Mapping[str, Any]) -> dict[Any, list[str]]:
+    keys: dict[Any, list[str]] = {}
+    for key, value in values.items():
+        keys.setdefault(value, []).append(key)
+    return keys
 
 
 def _where_they_part(first: str, second: str) -> tuple[str, str]:

@@ -15,8 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from dermaffinity.data.adapters.base import DatasetAdapter, Record, count_of, pair_by_id, some_of
-from dermaffinity.errors import DataError
+from dermaffinity.data.adapters.base import DatasetAdapter, Record, pair_by_id
+from dermaffinity.data.tables import clean, decode_text
+from dermaffinity.errors import DataError, count_of, some_of
 
 PUBLISHED_COUNTS = {
     "AK": 45,
@@ -98,7 +99,7 @@ class DermofitAdapter(DatasetAdapter):
     def records(self) -> Iterator[Record]:
         """See :meth:`DatasetAdapter.records`."""
         problems: list[str] = []
-        files = self.library.files()
+        files = self.files()
         images, masks = self._images_and_masks(files, problems)
         listed = self._lesion_list(files, problems)
         labels = self._labels(images, listed, problems)
@@ -115,6 +116,7 @@ class DermofitAdapter(DatasetAdapter):
         """Paths by case-folded id."""
         images: list[tuple[str, str]] = []
         masks: list[tuple[str, str]] = []
+        unnamed: list[str] = []
         for path in files:
             *folders, file = PurePosixPath(path).parts
             places = {folder.lower().removesuffix(".zip") for folder in folders}
@@ -123,47 +125,58 @@ class DermofitAdapter(DatasetAdapter):
                 is_mask = parsed["mask"] or places & _MASK_FOLDERS
                 (masks if is_mask else images).append((parsed["id"].lower(), path))
             elif file.lower().endswith(".png") and (places & _FLAT_FOLDERS or any(map(class_code, folders))):
-                problems.append(f"{path} is neither <lesion id>.png nor <lesion id>mask.png, such as P337a.png")
+                unnamed.append(path)
+        if unnamed:
+            problems.append(
+                f"{count_of(len(unnamed), 'file')} named neither <lesion id>.png nor <lesion id>mask.png, such as "
+                f"P337a.png: {some_of(unnamed)}"
+            )
         return pair_by_id(images, "image", problems), pair_by_id(masks, "mask", problems)
 
     def _lesion_list(self, files: list[str], problems: list[str]) -> dict[str, str]:
         """Class codes by case-folded id, from every ``lesionlist.txt``: lines of number, id and class."""
         listed: dict[str, str] = {}
+        faults: dict[str, list[str]] = {}
         for path in files:
             if PurePosixPath(path).name.lower() != "lesionlist.txt":
                 continue
-            text = self.library.read(path).decode("utf-8-sig", errors="replace")
+            text, _ = decode_text(self.library.read(path), path)
             for number, line in enumerate(text.splitlines(), start=1):
-                fields = line.split()
+                fields = [clean(field) for field in line.split()]
                 if not fields:
                     continue
+                place = f"{path}, line {number}"
                 if len(fields) != 3 or not _LESION_ID.fullmatch(fields[1]):
-                    problems.append(f"{path}, line {number}: expected 'number id CLASS', found {line.strip()!r}")
+                    faults.setdefault("expected 'number id CLASS'", []).append(f"{place}: {line.strip()!r}")
                     continue
                 identifier, code = fields[1].lower(), fields[2].upper()
                 if code not in PUBLISHED_COUNTS:
-                    problems.append(
-                        f"{path}, line {number}: unknown class {fields[2]!r}; known are {', '.join(PUBLISHED_COUNTS)}"
-                    )
+                    unknown = f"unknown class {fields[2]!r}; known are {', '.join(PUBLISHED_COUNTS)}"
+                    faults.setdefault(unknown, []).append(place)
                 elif listed.setdefault(identifier, code) != code:
-                    problems.append(f"{path}, line {number}: {fields[1]} is {code} here and {listed[identifier]} above")
+                    torn = f"{place}: {fields[1]} is {code} here and {listed[identifier]} above"
+                    faults.setdefault("two classes of one id", []).append(torn)
+        problems += [f"{count_of(len(found), 'line')}, {fault}: {some_of(found)}" for fault, found in faults.items()]
         return listed
 
     def _labels(self, images: dict[str, str], listed: dict[str, str], problems: list[str]) -> dict[str, str]:
         """The class of each image, from its folder, else from the list; where both speak they must agree."""
         labels: dict[str, str] = {}
         homeless: list[str] = []
+        torn: list[str] = []
         for identifier, path in images.items():
             codes = {code for folder in PurePosixPath(path).parts[:-1] if (code := class_code(folder))}
             spoken = codes | ({listed[identifier]} if identifier in listed else set())
             if len(codes) > 1:
-                problems.append(f"{path} lies in folders of several classes: {', '.join(sorted(codes))}")
+                torn.append(f"{path} lies in folders of {' and '.join(sorted(codes))}")
             elif len(spoken) > 1:
-                problems.append(f"{path} lies in a folder of {codes.pop()}, lesionlist.txt says {listed[identifier]}")
+                torn.append(f"{path} lies in a folder of {codes.pop()}, lesionlist.txt says {listed[identifier]}")
             elif spoken:
                 labels[identifier] = spoken.pop()
             else:
                 homeless.append(path)
+        if torn:
+            problems.append(f"{count_of(len(torn), 'image')} of two classes: {some_of(torn)}")
         if homeless:
             problems.append(
                 f"{count_of(len(homeless), 'image')} without label, outside every class folder and not in a "

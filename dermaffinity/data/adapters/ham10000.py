@@ -1,6 +1,5 @@
 """HAM10000: 10,015 dermatoscopic images of seven classes, several of many lesions, each with a lesion mask."""
 
-import io
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping
@@ -10,8 +9,9 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from dermaffinity.data.adapters.base import DatasetAdapter, Record, count_of, pair_by_id, some_of
-from dermaffinity.errors import DataError, ManifestError
+from dermaffinity.data.adapters.base import DatasetAdapter, Record, pair_by_id
+from dermaffinity.data.tables import nearest, read_table
+from dermaffinity.errors import DataError, ManifestError, count_of, some_of
 
 # Dermofit's class counts, taken from HAM10000: akiec for AK and IEC, bkl for SK, nv for ML, vasc for VASC and PYO.
 # In the five-class experiment mel stands in for SCC, which HAM10000 lacks.
@@ -67,7 +67,7 @@ class Ham10000Adapter(DatasetAdapter):
     def records(self) -> Iterator[Record]:
         """See :meth:`DatasetAdapter.records`."""
         problems: list[str] = []
-        files = [path for path in self.library.files() if _CHALLENGE_TEST not in path.lower()]
+        files = [path for path in self.files() if _CHALLENGE_TEST not in path.lower()]
         images = pair_by_id(_matching(_IMAGE, files), "image", problems)
         masks = pair_by_id(_matching(_MASK, files), "mask", problems)
         metadata = self._metadata(files, problems)
@@ -102,20 +102,14 @@ class Ham10000Adapter(DatasetAdapter):
             found = f"{len(paths)} metadata files ({', '.join(paths)})" if paths else "no HAM10000_metadata"
             raise DataError(f"{self.name}: {found} in {self.library.root}, one is needed. {self.how_to_get()}")
         content = self.library.read(paths[0])
-        separator = "\t" if b"\t" in content.split(b"\n", 1)[0] else ","
-        try:
-            metadata = pd.read_csv(io.BytesIO(content), sep=separator, dtype=str, keep_default_na=False)
-        except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-            raise DataError(f"{self.name}: {paths[0]} is not a table: {error}") from error
-        missing = [column for column in _COLUMNS if column not in metadata.columns]
-        if missing:
-            raise DataError(f"{self.name}: {paths[0]} lacks the columns {', '.join(missing)}.")
+        metadata, form = read_table(content, f"{self.name}: {paths[0]}", _COLUMNS)
+        self.notes.append(f"{paths[0]}: read as {form}")
+        # A spreadsheet of a country with decimal commas writes 45,0.
+        metadata["age"] = metadata.age.str.replace(",", ".")
         no_number = pd.to_numeric(metadata.age.replace("", "0"), errors="coerce").isna()
-        problems += [
-            f"{paths[0]}, line {line}: age is {age!r}, not a number"
-            for line, (age, bad) in enumerate(zip(metadata.age, no_number, strict=True), start=2)
-            if bad
-        ]
+        if no_number.any():
+            ages = [f"{age!r} (line {line})" for line, age in metadata.age[no_number].items()]
+            problems.append(f"{count_of(len(ages), 'age')} in {paths[0]} that is no number: {some_of(ages)}")
         metadata["image_id"] = metadata.image_id.str.upper()
         return metadata
 
@@ -155,12 +149,17 @@ def _matching(pattern: re.Pattern[str], files: list[str]) -> Iterator[tuple[str,
             yield parsed[1].upper(), path
 
 
+def _near(dx: str) -> str:
+    near = nearest(dx, Ham10000Adapter.classes)
+    return f" (did you mean {near!r}?)" if near else f" (known are {', '.join(Ham10000Adapter.classes)})"
+
+
 def _contradictions(metadata: pd.DataFrame, images: dict[str, str], masks: dict[str, str]) -> Iterator[str]:
-    known = set(Ham10000Adapter.classes)
+    unknown = metadata.image_id[~metadata.dx.isin(Ham10000Adapter.classes)].groupby(metadata.dx)
     diagnoses = metadata.groupby("lesion_id").dx.nunique()
     listed = set(metadata.image_id)
     findings: dict[str, Collection[str]] = {
-        "metadata line with an unknown dx": metadata.image_id[~metadata.dx.isin(known)],
+        **{f"metadata line with the unknown dx {dx!r}{_near(dx)}": images for dx, images in unknown},
         "metadata line without lesion_id": metadata.image_id[metadata.lesion_id == ""],
         "image listed twice in the metadata": metadata.image_id[metadata.image_id.duplicated()],
         "lesion with several diagnoses": diagnoses[diagnoses > 1].index,

@@ -1,31 +1,37 @@
 """Any library of one folder per class."""
 
-import difflib
-import io
+import json
 import re
+import shlex
+import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
-import pandas as pd
-
-from dermaffinity.data.adapters.base import DatasetAdapter, Record, count_of, some_of
+from dermaffinity.data.adapters.base import DatasetAdapter, Record
 from dermaffinity.data.images import IMAGE_SUFFIXES
-from dermaffinity.errors import ConfigError, DataError
+from dermaffinity.data.tables import clean, nearest, read_table
+from dermaffinity.errors import ConfigError, DataError, count_of, some_of
+
+_PARTS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
+_PARTS |= {"test": "test", "testing": "test"}
 
 
 class ImageFolderAdapter(DatasetAdapter):
     """Reads a folder (or zip, or folder of zips) whose top folders are the classes.
+
+    Class folders may also lie in folders ``train``, ``test`` and the like: those are then the library's own split.
 
     Give the groups wherever they are known: images of one patient or lesion on both sides of a split make every
     number too good. Without groups each image is its own, and the manifest says so.
 
     Args:
         source: The folder of class folders.
-        classes: The folders to read, in the order of the class indices; all of them, sorted, when empty.
+        classes: The folders to read, in the order of the class indices; all of them, sorted, when empty. Name them
+            where they lie together in one folder of the source.
         malignant: The classes that count as malignant.
-        groups: A CSV with the columns ``image`` (path relative to ``source``, or a file name that occurs once) and
-            ``group``, with a line for every image of the classes.
-        group_pattern: Instead of a CSV, a regular expression whose one capture group finds the group in the file
+        groups: A table (CSV, with commas, semicolons or tabs) with the columns ``image`` (path relative to ``source``,
+            or a file name that occurs once) and ``group``, with a line for every image of the classes.
+        group_pattern: Instead of a table, a regular expression whose one capture group finds the group in the file
             name: ``^(\\d+)_`` for ``0412_b.jpg``.
     """
 
@@ -49,10 +55,13 @@ class ImageFolderAdapter(DatasetAdapter):
             raise ConfigError("Groups come either from a CSV or from a pattern, not from both.")
         self._groups_csv = groups
         self._pattern = _compiled(group_pattern) if group_pattern else None
-        self._images = [path for path in self.library.files() if PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES]
-        found = sorted({label for path in self._images if (label := _label(path))})
-        self.classes = tuple(classes or found)
-        self.malignant = tuple(malignant)
+        self._images = [path for path in self.files() if PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES]
+        wanted, self.malignant = (tuple(map(clean, names)) for names in (classes, malignant))
+        self._labels: dict[str, str] = {}  # empty for an image outside every class folder
+        self._parts: dict[str, str] = {}  # of the library's own split, where it has one
+        self._find_classes(wanted)
+        found = sorted(set(self._labels.values()) - {""})
+        self.classes = wanted or tuple(found)
         self.manifest_name = re.sub(r"[^a-z0-9_-]+", "-", self.library.root.stem.lower()).strip("-") or self.name
         self._refuse(found)
 
@@ -70,13 +79,58 @@ class ImageFolderAdapter(DatasetAdapter):
 
     def records(self) -> Iterator[Record]:
         """See :meth:`DatasetAdapter.records`."""
-        images = [path for path in self._images if _label(path) in self.classes]
+        images = [path for path in self._images if self._labels[path] in self.classes]
         groups = self._groups(images)
         for path in images:
-            yield Record(path, None, _label(path), groups[path])
+            yield Record(path, None, self._labels[path], groups[path], test=self._parts.get(path) == "test")
+
+    def _find_classes(self, wanted: Sequence[str]) -> None:
+        """Finds which folders are the classes, and which the parts of a split."""
+        folders = {path: _folders(path) for path in self._images}
+        level, names = 0, {_at(above, 0) for above in folders.values()}
+        while len(names) == 1 and "" not in names:
+            level += 1
+            names = {_at(above, level) for above in folders.values()}
+        inside = sorted(names - {""})
+        parts = {name: _PARTS[name.casefold()] for name in inside if name.casefold() in _PARTS}
+        named = bool(wanted) and set(wanted) <= names
+        split = not named and {"train"} < set(parts.values())
+        if split and len(parts) < len(inside):
+            others = [name for name in inside if name not in parts]
+            raise DataError(
+                f"{self.name}: {self.library.root}: {', '.join(parts)} look like the parts of a split, and beside them "
+                f"lie {some_of(others)}. Move those away, or name the folders that are classes with --set 'classes=[…]'"
+            )
+        if split:
+            self._parts = {path: parts[name] for path, above in folders.items() if (name := _at(above, level))}
+            self.presplit = "test" in parts.values()
+            self.notes.append(self._split_note(inside))
+            level += 1
+        elif level and not set(wanted) & names:
+            if len(inside) > 1:
+                raise DataError(self._wrapper_message("/".join(folders[self._images[0]][:level]), inside))
+            level = 0
+        self._labels = {path: _at(above, level) for path, above in folders.items()}
+
+    def _wrapper_message(self, wrapper: str, inside: Sequence[str]) -> str:
+        found = f"{self.name}: {self.library.root} holds one folder, {wrapper}, and in it {some_of(inside)}"
+        if (self.library.root / wrapper).is_dir():
+            words = [self.name, str(self.library.root / wrapper)]
+        else:
+            words = [self.name, str(self.library.root), "--set", f"classes={json.dumps(inside, ensure_ascii=False)}"]
+        return f"{found}. If those are the classes: {shlex.join(['dermaffinity', 'prepare', *words])}"
+
+    def _split_note(self, parts: Sequence[str]) -> str:
+        found = f"the folders {', '.join(parts)} are the parts of a split, with the class folders in them"
+        if self.presplit:
+            return (
+                f"{found}. Under the protocol presplit, the default here, the images of the test folder are tested and "
+                "all others trained on; --protocol group deals all images into new folds"
+            )
+        return f"{found}. There is no test folder, so all images are dealt into new folds"
 
     def _refuse(self, found: Sequence[str]) -> None:
-        problems: list[str] = [
+        problems = [
             f"there is no folder for the class {code!r}{_near(code, found)}"
             for code in self.classes
             if code not in found
@@ -86,7 +140,7 @@ class ImageFolderAdapter(DatasetAdapter):
             for code in self.malignant
             if code not in self.classes
         ]
-        homeless = [path for path in self._images if not _label(path)]
+        homeless = [path for path in self._images if not self._labels[path]]
         if homeless:
             problems.append(
                 f"{count_of(len(homeless), 'image')} without label, outside every class folder: {some_of(homeless)}"
@@ -98,10 +152,12 @@ class ImageFolderAdapter(DatasetAdapter):
 
     def _groups(self, images: Sequence[str]) -> dict[str, str]:
         if self._groups_csv:
-            return _groups_from_csv(self._groups_csv, self._images, needed=images)
+            groups, form = _groups_from_csv(self._groups_csv, self._images, needed=images)
+            self.notes.append(f"{self._groups_csv}: read as {form}")
+            return groups
         if not self._pattern:
             return {path: path for path in images}
-        found = {path: self._pattern.search(PurePosixPath(path).name) for path in images}
+        found = {path: self._pattern.search(clean(PurePosixPath(path).name)) for path in images}
         unmatched = [path for path, match in found.items() if not match or not match[1]]
         if unmatched:
             raise DataError(
@@ -111,15 +167,25 @@ class ImageFolderAdapter(DatasetAdapter):
         return {path: match[1] for path, match in found.items() if match}
 
 
-def _label(path: str) -> str:
-    """The top folder, or top archive without its suffix; empty for a file that lies in neither."""
-    top, *below = PurePosixPath(path).parts
-    return re.sub(r"\.zip$", "", top, flags=re.IGNORECASE) if below else ""
+def _folders(path: str) -> list[str]:
+    """The clean names of the folders and archives above a file, outermost first; ``nevus.zip/nevus`` counts once."""
+    names: list[str] = []
+    repeated = None
+    for folder in PurePosixPath(path).parts[:-1]:
+        name = clean(re.sub(r"\.zip$", "", folder, flags=re.IGNORECASE))
+        if name != repeated:
+            names.append(name)
+        repeated = name if folder.lower().endswith(".zip") else None
+    return names
+
+
+def _at(folders: Sequence[str], level: int) -> str:
+    return folders[level] if level < len(folders) else ""
 
 
 def _compiled(pattern: str) -> re.Pattern[str]:
     try:
-        compiled = re.compile(pattern)
+        compiled = re.compile(unicodedata.normalize("NFC", pattern))
     except re.error as error:
         raise ConfigError(f"The group pattern {pattern!r} is no regular expression: {error}.") from error
     if compiled.groups != 1:
@@ -129,39 +195,49 @@ def _compiled(pattern: str) -> re.Pattern[str]:
     return compiled
 
 
-def _groups_from_csv(path: Path, images: Sequence[str], needed: Sequence[str]) -> dict[str, str]:
+def _groups_from_csv(path: Path, images: Sequence[str], needed: Sequence[str]) -> tuple[dict[str, str], str]:
+    """Groups by image, and how the table was read."""
     try:
-        table = pd.read_csv(io.BytesIO(path.read_bytes()), dtype=str, keep_default_na=False)
+        content = path.read_bytes()
     except OSError as error:
         raise DataError(f"The groups file {path} cannot be read: {error.strerror}.") from error
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise DataError(f"The groups file {path} is not a CSV: {error}.") from error
-    missing = [column for column in ("image", "group") if column not in table.columns]
-    if missing:
-        raise DataError(f"The groups file {path} lacks the column {' and '.join(missing)}; it needs image and group.")
-    by_name: dict[str, list[str]] = {}
+    table, form = read_table(content, f"The groups file {path}", ("image", "group"))
+    named: dict[str, list[str]] = {}  # by path and by file name
     for image in images:
-        by_name.setdefault(PurePosixPath(image).name, []).append(image)
-    known = set(images)
+        for name in {clean(image), clean(PurePosixPath(image).name)}:
+            named.setdefault(name, []).append(image)
     groups: dict[str, str] = {}
-    problems: list[str] = []
-    for line, (name, group) in enumerate(zip(table.image, table.group, strict=True), start=2):
-        candidates = [name] if name in known else by_name.get(name, [])
-        if len(candidates) != 1:
-            why = "no such image" if not candidates else f"{len(candidates)} images have this name, give the path"
-            problems.append(f"line {line}: {name!r}: {why}")
+    unknown, ambiguous, empty, torn = {}, [], [], []
+    for line, name, group in zip(table.index, table["image"], table["group"], strict=True):
+        place = f"{name!r} (line {line})"
+        candidates = named.get(name, [])
+        if not candidates:
+            unknown[place] = name
+        elif len(candidates) > 1:
+            ambiguous.append(place)
         elif not group:
-            problems.append(f"line {line}: {name!r} has no group")
+            empty.append(place)
         elif groups.setdefault(candidates[0], group) != group:
-            problems.append(f"line {line}: {name!r} is in group {group!r} here and in {groups[candidates[0]]!r} above")
+            torn.append(f"{name!r} (line {line}: {group!r}, above: {groups[candidates[0]]!r})")
+    faults = {
+        "whose image is not in the library": list(unknown),
+        "whose image is a file name that occurs several times; give its path": ambiguous,
+        "without a group": empty,
+        "with another group than a line above gives the image": torn,
+    }
+    problems = [f"{count_of(len(lines), 'line')} {fault}: {some_of(lines)}" for fault, lines in faults.items() if lines]
+    if unknown:
+        first = min(unknown)
+        near = nearest(unknown[first], named) or images[0]
+        problems[0] += f". The library has such names as {near!r}"
     ungrouped = set(needed) - groups.keys()
     if ungrouped:
         problems.append(f"{count_of(len(ungrouped), 'image')} without a group: {some_of(ungrouped)}")
     if problems:
-        raise DataError(f"The groups file {path} does not fit the library.", problems)
-    return groups
+        raise DataError(f"The groups file {path} ({form}) does not fit the library.", problems)
+    return groups, form
 
 
 def _near(code: str, allowed: Sequence[str]) -> str:
-    near = difflib.get_close_matches(code, allowed, n=1)
-    return f" (did you mean {near[0]!r}?)" if near else f"; there are {', '.join(allowed)}"
+    near = nearest(code, allowed)
+    return f" (did you mean {near!r}?)" if near else f"; there are {', '.join(allowed)}"

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import ClassVar
 
 import numpy as np
 
@@ -43,9 +42,9 @@ class MnistAdapter(DatasetAdapter):
     license = "CC BY-SA 3.0"
     classes: tuple[str, ...] = DIGITS
     malignant: tuple[str, ...] = ()
-    presplit: ClassVar[bool] = True
+    presplit: bool = True
 
-    def __init__(self, source: Path, *, experiment: str = _STANDARD, label_noise: float = 0.0) -> None:
+    def __init__(self, source: Path, *, experiment: str = "standard", label_noise: float = 0.0) -> None:
         super().__init__(source)
         self.rare, self.kept = _parse(experiment)
         if not 0 <= label_noise < 1:
@@ -64,7 +63,7 @@ class MnistAdapter(DatasetAdapter):
 
     def records(self) -> Iterator[Record]:
         """See :meth:`DatasetAdapter.records`; all of MNIST with its true labels."""
-        files = self.library.files()
+        files = self.files()
         images = {prefix: _archives(files, f"{prefix}-images-idx3-ubyte") for prefix in _PARTS}
         labels = {prefix: _files(files, f"{prefix}-labels-idx1-ubyte") for prefix in _PARTS}
         problems = [

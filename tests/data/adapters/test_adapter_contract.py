@@ -2,12 +2,15 @@
 
 import hashlib
 import inspect
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from dermaffinity.data.adapter_options import adapter_options
 from dermaffinity.data.adapters.base import DatasetAdapter, Record, adapter_class, adapter_names
 from dermaffinity.data.adapters.phantom import write_phantom
 from dermaffinity.data.library import ImageLibrary
@@ -153,8 +156,8 @@ def test_records_that_make_no_manifest_are_all_reported(tmp_path):
     with pytest.raises(ManifestError) as caught:
         adapter.prepare()
     assert caught.value.problems == (
-        "1.png is listed 2 times",
-        "2.png has the label 'c'; the classes are a, b",
+        "1 image listed 2 times: 1.png",
+        "1 image with the label 'c', which is none of the classes a, b: 2.png",
         "class b has no image",
     )
 
@@ -173,3 +176,35 @@ def test_importing_the_adapters_stays_cheap():
     script = "import sys, dermaffinity.data.adapters.phantom, dermaffinity.data.adapters.ham10000; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "sklearn", "scipy", "matplotlib", "imagehash"} & set(loaded)
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="the file system takes UTF-8 names alone")
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_a_file_name_that_is_not_utf_8_is_refused_with_the_command_that_renames_it(name, sources):
+    source, options = sources[name]()
+    some_folder = next(path for path in sorted(source.rglob("*")) if path.is_file()).parent
+    Path(os.fsdecode(os.fsencode(some_folder) + b"/na\xefve.png")).write_bytes(b"")
+    with pytest.raises(DataError, match=r"1 file name of .* not in UTF-8: .*na\\xefve.png\. Rename .*convmv") as caught:
+        adapter_class(name)(source, **options).prepare()
+    str(caught.value).encode()
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_the_help_lists_every_option_with_its_default_and_description(name):
+    _, *parameters = inspect.signature(adapter_class(name)).parameters.values()
+    listed = adapter_options()[name]
+    assert [option.name for option in listed] == [parameter.name for parameter in parameters]
+    for option, parameter in zip(listed, parameters, strict=True):
+        shown = {"()": "none", "None": "none", "False": "false"}.get(str(parameter.default), str(parameter.default))
+        assert option.default == shown
+        assert option.kind
+        assert option.description.endswith(".")
+
+
+def test_the_kind_of_an_option_is_told_in_words():
+    kinds = {(name, option.name): option.kind for name, options in adapter_options().items() for option in options}
+    assert kinds["image_folder", "classes"] == "a text, or several as [a, b]"
+    assert kinds["image_folder", "groups"] == "a file"
+    assert kinds["ham10000", "experiment"] == "all or hamfit-7 or hamfit-5"
+    assert kinds["dermofit", "partial"] == "true or false"
+    assert kinds["mnist", "label_noise"] == "a number"

@@ -186,16 +186,17 @@ def test_every_contradiction_is_reported_at_once(small_dermofit, fake):
     small_dermofit.lines[4] = "B5 AK"
     small_dermofit.lines.append("    61   B61   SK")
     assert sorted(problems_of(small_dermofit)) == [
+        "1 file named neither <lesion id>.png nor <lesion id>mask.png, such as P337a.png: ml/holiday.png",
         "1 image found both in ak and in ml, keep one copy: b2.png",
+        "1 image of two classes: ak/B4/B4.png lies in a folder of AK, lesionlist.txt says MEL",
         "1 image without label, outside every class folder and not in a lesionlist.txt: elsewhere/B904.png",
         "1 line of lesionlist.txt without image: b61",
+        "1 line, expected 'number id CLASS': lesionlist.txt, line 5: 'B5 AK'",
+        "1 line, unknown class 'NEVUS'; known are AK, BCC, ML, SCC, SK, IEC, PYO, VASC, DF, MEL: "
+        "lesionlist.txt, line 3",
         "1 mask without image: ml/B900/B900mask.png",
         "2 images without mask: ak/B1/B1.png, ml/B901/B901.png",
         "3 images without line in lesionlist.txt: ak/B3/B3.png, ak/B5/B5.png, ml/B901/B901.png",
-        "ak/B4/B4.png lies in a folder of AK, lesionlist.txt says MEL",
-        "lesionlist.txt, line 3: unknown class 'NEVUS'; known are AK, BCC, ML, SCC, SK, IEC, PYO, VASC, DF, MEL",
-        "lesionlist.txt, line 5: expected 'number id CLASS', found 'B5 AK'",
-        "ml/holiday.png is neither <lesion id>.png nor <lesion id>mask.png, such as P337a.png",
     ]
 
 
@@ -204,7 +205,9 @@ def test_partial_accepts_gaps_but_no_contradiction(small_dermofit):
     del small_dermofit.files["ak/B2/B2.png"]
     small_dermofit.lines.append("    61   B61   SK")
     small_dermofit.lines[3] = "     4   B4   MEL"
-    assert problems_of(small_dermofit, partial=True) == ["ak/B4/B4.png lies in a folder of AK, lesionlist.txt says MEL"]
+    assert problems_of(small_dermofit, partial=True) == [
+        "1 image of two classes: ak/B4/B4.png lies in a folder of AK, lesionlist.txt says MEL"
+    ]
     small_dermofit.lines[3] = "     4   B4   AK"
     records = {record.image: record for record in DermofitAdapter(small_dermofit.write(), partial=True).records()}
     assert len(records) == 59
@@ -221,7 +224,9 @@ def test_archives_left_beside_their_unpacked_folders_are_one_problem_for_each_cl
 
 def test_one_id_in_lists_that_disagree_is_a_problem(small_dermofit):
     small_dermofit.lines.append("    61   b1   SK")
-    assert problems_of(small_dermofit) == ["lesionlist.txt, line 61: b1 is SK here and AK above"]
+    assert problems_of(small_dermofit) == [
+        "1 line, two classes of one id: lesionlist.txt, line 61: b1 is SK here and AK above"
+    ]
 
 
 def test_without_any_image_the_error_says_where_to_get_them(tmp_path):

@@ -51,13 +51,15 @@ def test_every_contradiction_is_reported_at_once(fake, tmp_path):
     del files["HAM10000_images_part_1.zip/ISIC_0024306.jpg"]
     files["HAM10000_images_part_1.zip/ISIC_0099999.jpg"] = fake.picture(1)
     lines[2] = lines[2].replace("akiec", "wart")
+    lines[8], lines[9] = (line.replace("bcc", "BCC") for line in lines[8:10])
     lines[4] = lines[4].replace("HAM_00002", "")
     lines[6] = lines[6].replace("akiec", "bcc")
     lines.append(lines[10])
     with pytest.raises(DataError) as caught:
         list(Ham10000Adapter(write(fake, tmp_path / "ham", files, lines)).records())
     assert caught.value.problems == (
-        "1 metadata line with an unknown dx: ISIC_0024307",
+        "2 metadata lines with the unknown dx 'BCC' (did you mean 'bcc'?): ISIC_0024313, ISIC_0024314",
+        "1 metadata line with the unknown dx 'wart' (known are akiec, bcc, bkl, df, mel, nv, vasc): ISIC_0024307",
         "1 metadata line without lesion_id: ISIC_0024309",
         "1 image listed twice in the metadata: ISIC_0024315",
         "2 lesions with several diagnoses: HAM_00001, HAM_00003",
@@ -78,7 +80,7 @@ def test_images_found_twice_are_told_by_place_and_ages_by_line(fake, tmp_path):
     doubles, age = caught.value.problems
     assert doubles.startswith("21 images found both in HAM10000_images_part_1.zip and in copy, keep one copy: ISIC_00")
     assert doubles.endswith(" and 13 more")
-    assert age == "HAM10000_metadata.csv, line 4: age is 'old', not a number"
+    assert age == "1 age in HAM10000_metadata.csv that is no number: 'old' (line 4)"
 
 
 def test_a_library_without_metadata_or_with_two_is_refused(fake, tmp_path):
@@ -88,7 +90,9 @@ def test_a_library_without_metadata_or_with_two_is_refused(fake, tmp_path):
     two = write(fake, tmp_path / "two", files | {"old/HAM10000_metadata": b""}, lines)
     with pytest.raises(DataError, match=r"2 metadata files \(HAM10000_metadata.csv, old/HAM10000_metadata\)"):
         list(Ham10000Adapter(two).records())
-    with pytest.raises(DataError, match="lacks the columns dx"):
+    with pytest.raises(
+        DataError, match=r"columns found are 'lesion_id', 'image_id', 'diagnosis', .*\n  - no column 'dx'"
+    ):
         list(
             Ham10000Adapter(write(fake, tmp_path / "no_dx", files, [lines[0].replace(",dx,", ",diagnosis,")])).records()
         )
@@ -151,3 +155,25 @@ def test_the_real_draws_leave_the_rest_external(experiment, total, external):
     assert (len(development), len(records) - len(development)) == (total, external)
     assert not {r.group for r in development} & {r.group for r in records if r.external}
     assert {record.label for record in records} == set(DRAWS[experiment])
+
+
+@pytest.mark.parametrize(("delimiter", "encoding"), [(";", "utf-16"), (",", "utf-8-sig"), ("\t", "cp1252")])
+def test_a_lesion_is_one_whatever_blanks_stand_around_its_id(fake, tmp_path, delimiter, encoding):
+    files, lines = fake.ham_tables()
+    lines = [line.replace("HAM_00001", f"HAM_00001{' ' * (i % 2)}").replace(".0", ",0") for i, line in enumerate(lines)]
+    text = "\n".join(delimiter.join(cell for cell in line.replace(",0,", "·0,").split(",")) for line in lines)
+    source = fake.write_tree(
+        tmp_path / "ham", files | {"HAM10000_metadata.csv": text.replace("·", ".").encode(encoding)}
+    )
+    adapter = Ham10000Adapter(source)
+    records = list(adapter.records())
+    assert len({record.group for record in records}) == 7 * 4
+    assert {record.extra["age"] for record in records} == {45.0, None}
+    assert adapter.notes[0].startswith("HAM10000_metadata.csv: read as 42 lines, ")
+
+
+def test_lesions_that_look_alike_are_refused(fake, tmp_path):
+    files, lines = fake.ham_tables()
+    lines[3] = lines[3].replace("HAM_00001", "ham_00001")
+    with pytest.raises(ManifestError, match=r"group names that differ only in case.*: 'HAM_00001' and 'ham_00001'"):
+        Ham10000Adapter(write(fake, tmp_path / "ham", files, lines)).prepare(folds=2)
