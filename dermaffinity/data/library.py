@@ -1,6 +1,7 @@
 """Reading an image library where it lies: plain files, or images inside archives that are never unpacked."""
 
 import os
+import shlex
 import stat
 import threading
 import zipfile
@@ -9,7 +10,7 @@ from collections import Counter
 from pathlib import Path, PurePosixPath
 
 from dermaffinity.data.idx import IdxImages
-from dermaffinity.errors import DataError
+from dermaffinity.errors import DataError, count_of, some_of
 
 # A 16-bit RGB image of the largest size that images.py accepts is about half of this.
 _MAX_FILE_BYTES = 1 << 30
@@ -56,6 +57,8 @@ class ImageLibrary:
             return sorted(self._members(self.root))
         found: list[str] = []
         problems: list[str] = []
+        broken: list[str] = []
+        outside: list[str] = []
 
         def note(error: OSError) -> None:
             problems.append(str(error))
@@ -64,8 +67,10 @@ class ImageLibrary:
             folders[:] = [name for name in folders if not _is_clutter(name)]
             paths = [Path(folder, name) for name in names if not _is_clutter(name)]
             for path in [*paths, *(Path(folder, name) for name in folders)]:
-                if path.is_symlink() and not (path.exists() and self._inside(path)):
-                    problems.append(f"{self._relative(path)}: a link to nothing, or to a place outside the library")
+                if path.is_symlink() and not path.exists():
+                    broken.append(self._relative(path))
+                elif path.is_symlink() and not self._inside(path):
+                    outside.append(self._relative(path))
             for path in filter(self._inside, paths):
                 if not _is_archive(path):
                     found.append(self._relative(path))
@@ -74,6 +79,11 @@ class ImageLibrary:
                     found += [f"{self._relative(path)}/{member}" for member in self._members(path)]
                 except DataError as error:
                     problems += error.problems or [error.message]
+        if broken:
+            problems.append(f"{count_of(len(broken), 'link')} to nothing, remove or renew: {some_of(broken)}")
+        if outside:
+            links = f"{count_of(len(outside), 'link')} to places outside the library: {some_of(outside)}"
+            problems.append(f"{links}. {self._copy_advice()}")
         if problems:
             raise DataError(f"{self.root}: parts of this library cannot be used", problems)
         return sorted(found)
@@ -119,11 +129,16 @@ class ImageLibrary:
             archive, depth = self._located[folder]
             return archive, "/".join(parts[depth:])
         if not self._inside(self.root / path):
-            raise DataError(f"{path}: a link out of the library {self.root}")
+            raise DataError(f"{path}: a link out of the library {self.root}. {self._copy_advice()}")
         return None, path
 
     def _inside(self, path: Path) -> bool:
         return Path(os.path.realpath(path)).is_relative_to(self.root)
+
+    def _copy_advice(self) -> str:
+        copy = self.root.with_name(f"{self.root.name}-copy")
+        command = shlex.join(["cp", "-rL", str(self.root), str(copy)])
+        return f"To allow them, put the files themselves in their place: {command} makes a copy to use instead"
 
     def _relative(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix()
