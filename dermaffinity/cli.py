@@ -1,5 +1,6 @@
 """The ``dermaffinity`` command. Heavy libraries are imported inside the verbs, so that ``--help`` answers at once."""
 
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -8,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
+from typer.core import TyperCommand
 
+from dermaffinity.data.adapter_options import adapter_options
 from dermaffinity.errors import ConfigError, DataError, DermaffinityError
 
 if TYPE_CHECKING:
@@ -64,7 +67,21 @@ def _say(text: str) -> None:
     console.print(f"dermaffinity: {text}", markup=False, highlight=False, soft_wrap=True)
 
 
-@app.command()
+class _PrepareCommand(TyperCommand):
+    """Adds the options of every adapter to the help."""
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        for name, options in adapter_options().items():
+            with formatter.section(f"Options of {name}, each as --set KEY=VALUE"):
+                formatter.write_dl(
+                    [
+                        (f"{option.name}=", f"{option.kind}; default: {option.default}. {option.description}")
+                        for option in options
+                    ]
+                )
+
+
+@app.command(cls=_PrepareCommand)
 def prepare(
     adapter: Annotated[str, typer.Argument(help="dermofit, ham10000, image_folder, mnist or phantom.")],
     source: Annotated[Path, typer.Argument(help="The library's folder or zip archive.")],
@@ -73,16 +90,26 @@ def prepare(
         str | None,
         typer.Option(
             help="group: no patient or lesion crosses a fold; image: single images; presplit: the dataset's own test "
-            "set, the default where there is one (mnist); else group is."
+            "set, the default where there is one (mnist, folders train and test); else group is."
         ),
     ] = None,
     folds: Annotated[int | None, typer.Option(min=1, help="Number of folds; default: 3, presplit: 1.")] = None,
     seed: Annotated[int, typer.Option(help="Of the split, and of the draw where the adapter draws.")] = 0,
     out: Annotated[Path | None, typer.Option(help="The manifest; default: data_manifests/NAME.csv.")] = None,
     partial: Annotated[bool, typer.Option("--partial", help="Accept a library with missing images.")] = False,
+    exact_ids: Annotated[
+        bool,
+        typer.Option(
+            "--exact-ids",
+            help="Take group and class names for different ones even if they differ only in case, blanks, leading "
+            "zeros or a trailing .0.",
+        ),
+    ] = False,
     options: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Any other option of the adapter, such as groups=groups.csv."),
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="An option of the adapter, such as groups=groups.csv; listed below."
+        ),
     ] = None,
     quiet: Quiet = False,
 ) -> None:
@@ -90,7 +117,7 @@ def prepare(
 
     Example: dermaffinity prepare dermofit /data/dermofit --experiment 5-class
     """
-    from dermaffinity.config import check_arguments
+    from dermaffinity.config import parse_arguments
     from dermaffinity.data.adapters.base import adapter_class
     from dermaffinity.data.manifest import write_manifest
 
@@ -101,18 +128,29 @@ def prepare(
     if experiment is not None:
         arguments["experiment"] = experiment
     if partial:
-        arguments["partial"] = True
-    checked, problems = check_arguments(found, arguments)
+        arguments["partial"] = "true"
+    checked, problems = parse_arguments(found, arguments)
     if problems:
-        raise ConfigError(f"{adapter}: these are not options of this adapter", problems)
+        raise ConfigError(
+            f"{adapter}: these options cannot be used; `dermaffinity prepare --help` lists those of every adapter",
+            problems,
+        )
     try:
         reader = found(source, **checked)
     except ValueError as error:
         raise ConfigError(f"{adapter}: {error}") from error
     with _counting("hashing images", quiet) as on_progress:
-        manifest = reader.prepare(folds=folds, protocol=protocol, seed=seed, on_progress=on_progress)  # type: ignore[arg-type]
+        manifest = reader.prepare(
+            folds=folds,
+            protocol=protocol,  # type: ignore[arg-type]
+            seed=seed,
+            exact_ids=exact_ids,
+            on_progress=on_progress,
+        )
     path = out or Path("data_manifests") / f"{manifest.name}.csv"
     write_manifest(manifest, path)
+    for note in reader.notes:
+        print(note)
     counts = ", ".join(f"{name} {count}" for name, count in manifest.class_counts().items())
     development, trained = manifest.development(), len(manifest.trained_on())
     parts = (
@@ -122,7 +160,7 @@ def prepare(
     )
     print(f"{path}: {parts}, {len(manifest.external()):,} external")
     print(f"{development['group'].nunique():,} groups, protocol {manifest.protocol}, split {manifest.split_hash[:12]}")
-    print(f"Next: dermaffinity verify {path}")
+    print(f"Next: {_command('verify', str(path))}")
 
 
 @app.command()
@@ -146,10 +184,10 @@ def verify(
     print("\n".join([*verification.lines(), verification.statement()]))
     if not verification.ok():
         raise typer.Exit(1)
-    print(
-        "Next: dermaffinity crossval library_cosen library_softmax library_affinity_plus "
-        f"--set data.manifest={manifest} --runs runs/{read.name}"
-    )
+    settings = {"data.manifest": str(manifest)} | ({"data.root": str(root)} if root else {})
+    words = [word for key, text in settings.items() for word in ("--set", f"{key}={_as_yaml(text)}")]
+    pages = ("library_cosen", "library_softmax", "library_affinity_plus")
+    print(f"Next: {_command('crossval', *pages, *words, '--runs', f'runs/{read.name}')}")
 
 
 @app.command()
@@ -205,7 +243,7 @@ def crossval(
     if not comparable:
         print("Next: dermaffinity compare EXPERIMENT... --baseline NAME, or dermaffinity ui")
         if outcomes[0].summary is not None and not inner:
-            print(f"One page to read and pass on: dermaffinity report {outcomes[0].folder.path}")
+            print(f"One page to read and pass on: {_command('report', str(outcomes[0].folder.path))}")
 
 
 @app.command()
@@ -235,7 +273,8 @@ def compare(
         find_experiment(s, runs) for s in sources if find_experiment(s, runs).path.name != compared.baseline
     )
     if candidate.description()["identity"]["scored"] == "test":
-        print(f"One page to read and pass on: dermaffinity report {candidate.path} --baseline {compared.baseline}")
+        command = _command("report", str(candidate.path), "--baseline", compared.baseline)
+        print(f"One page to read and pass on: {command}")
     print("Next: dermaffinity ui, to sort and chart the runs by recall.<CLASS> and gain.<CLASS>")
 
 
@@ -284,7 +323,7 @@ def tune_page(
     console.print(console_table(tuning_table(tuning.table), title, console.width))
     for name in ("tuning.csv", "chosen.yaml"):
         print(tuning.folder / name)
-    print(f"Next: dermaffinity crossval {_quoted(page, overrides or (), tuning.chosen)}")
+    print(f"Next: {_with_chosen(page, overrides or (), tuning.chosen)}")
 
 
 @app.command()
@@ -491,15 +530,16 @@ def export(
 
         for path in export_onnx(classifier, out):
             print(path)
-        print(f"Next: python {out / 'preprocess_and_run.py'} IMAGE...; {classifier.description.intended_use}")
+        command = shlex.join(["python", str(out / "preprocess_and_run.py")])
+        print(f"Next: {command} IMAGE...; {classifier.description.intended_use}")
     else:
         from dermaffinity.export.bundle import export_bundle
 
         bundle = export_bundle(classifier, out)
         print(bundle)
         print(
-            f"Next, in {bundle}: python -m monai.bundle run --config_file configs/inference.json --dataset_dir FOLDER; "
-            f"{classifier.description.intended_use}"
+            f"Next, in {shlex.quote(str(bundle))}: python -m monai.bundle run --config_file configs/inference.json "
+            f"--dataset_dir FOLDER; {classifier.description.intended_use}"
         )
 
 
@@ -595,16 +635,33 @@ def _grid(text: str) -> tuple[str, list[Any]]:
         raise ConfigError(f"--grid {text}: {values!r} is not a list of YAML values") from error
 
 
-def _quoted(page: str, overrides: Sequence[str], chosen: dict[str, Any]) -> str:
-    """The rest of a command that runs a page with overrides and chosen settings, for a shell."""
+def _command(*words: str) -> str:
+    """A command of this program to paste into a shell."""
+    return shlex.join(["dermaffinity", *words])
+
+
+def _as_yaml(text: str) -> str:
+    """A text that `--set` of pages, which reads YAML, takes for this text."""
     import json
-    import shlex
+
+    import yaml
+
+    try:
+        plain = yaml.safe_load(text) == text
+    except yaml.YAMLError:
+        plain = False
+    return text if plain else json.dumps(text, ensure_ascii=False)
+
+
+def _with_chosen(page: str, overrides: Sequence[str], chosen: dict[str, Any]) -> str:
+    """The command that runs a page with overrides and chosen settings."""
+    import json
 
     from dermaffinity.config import read_page
 
     name = f"{read_page(page, overrides).name}.tuned"
     settings = [*overrides, *(f"{key}={json.dumps(value)}" for key, value in chosen.items()), f"name={name}"]
-    return shlex.join([page, *(word for setting in settings for word in ("--set", setting))])
+    return _command("crossval", page, *(word for setting in settings for word in ("--set", setting)))
 
 
 def _numbers(option: str, text: str) -> list[int]:
@@ -614,16 +671,11 @@ def _numbers(option: str, text: str) -> list[int]:
         raise ConfigError(f"{option} {text}: write numbers with commas between, such as 0,1,2") from None
 
 
-def _setting(text: str) -> tuple[str, Any]:
-    import yaml
-
+def _setting(text: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise ConfigError(f"--set {text}: write key=value")
-    try:
-        return key, yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {text}: {value!r} is not a YAML value") from error
+    return key, value
 
 
 @contextmanager

@@ -10,9 +10,10 @@ import difflib
 import importlib
 import inspect
 import json
+from collections import abc
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, get_args, get_type_hints
+from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
@@ -380,6 +381,27 @@ def check_arguments(found: type, arguments: Mapping[str, Any], prefix: str = "")
     except ValidationError as error:
         return {}, explain(error, prefix, model)
     return {name: getattr(checked, name) for name in arguments}, []
+
+
+def parse_arguments(found: type, texts: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
+    """As `check_arguments`, for values that a person typed: what a text means is decided by the parameter's type.
+
+    For a sequence that is a YAML list of texts, or one text alone; any other type is made of the text as it stands.
+    """
+    hints = get_type_hints(found.__init__)  # type: ignore[misc]
+    values: dict[str, Any] = {}
+    problems = []
+    for name, text in texts.items():
+        if get_origin(hints.get(name)) is not abc.Sequence:
+            values[name] = text
+            continue
+        try:
+            # This loader leaves numbers, dates, yes and no the texts that they are.
+            values[name] = yaml.load(text, Loader=yaml.BaseLoader) if text.lstrip().startswith("[") else [text]
+        except yaml.YAMLError:
+            problems.append(f"{name}: {text!r} is not a list, such as [a, b]")
+    checked, refused = check_arguments(found, values)
+    return ({}, problems + refused) if problems else (checked, refused)
 
 
 def _check_together(page: Page) -> list[str]:

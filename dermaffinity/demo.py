@@ -1,6 +1,7 @@
 """The whole job in minutes, on a synthetic library that needs no data and no pretrained weights."""
 
 import os
+import shlex
 from pathlib import Path
 
 from rich.console import Console
@@ -57,5 +58,5 @@ def run_demo(folder: Path, progress: Console, results: Console) -> None:
     for path in compared.write(folder / "compare"):
         results.print(str(path), soft_wrap=True, highlight=False)
     command = "dermaffinity" if os.environ.get("VIRTUAL_ENV") else ".venv/bin/dermaffinity"
-    text = _NEXT.format(dermaffinity=command, store=f"sqlite:///{folder / 'mlflow.db'}")
+    text = _NEXT.format(dermaffinity=command, store=shlex.quote(f"sqlite:///{folder / 'mlflow.db'}"))
     results.print(text, soft_wrap=True, highlight=False, markup=False)

@@ -2,13 +2,18 @@
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
+from dermaffinity.config import read_page
 from dermaffinity.data.manifest import read_manifest
 
 HELP = """
@@ -65,9 +70,9 @@ def desk(fresh_folder, phantom_manifest, tiny_page):
         (2, "prepare dermofit empty --folds many", "'--folds'"),
         (2, "prepare dermofit empty --protocol patient", "--protocol patient: allowed are group, image and presplit"),
         (2, "prepare dermofit empty --experiment 7-class", "experiment: .*'10-class' or '5-class', got '7-class'"),
-        (2, "prepare phantom empty --partial", "are not options of this adapter\n  - partial: unknown key"),
+        (2, "prepare phantom empty --partial", "these options cannot be used; .*\n  - partial: unknown key"),
         (2, "prepare image_folder empty --set groups", "--set groups: write key=value"),
-        (2, "prepare image_folder empty --set groups=[", r"--set groups=\[: '\[' is not a YAML value"),
+        (2, "prepare image_folder empty --set classes=[", r"  - classes: '\[' is not a list, such as \[a, b\]"),
         (1, "verify nowhere.csv", "nowhere.csv: no such manifest; make one with `dermaffinity prepare`"),
         (1, "verify edited.csv", "edited.csv: this manifest cannot be used.*\n.*the split hash differs"),
         (2, "verify rootless.csv", "rootless.csv: the folder of its images is not known here.* --root FOLDER"),
@@ -258,3 +263,47 @@ def test_a_manifest_that_cannot_be_written_is_refused_in_words(commands, desk, p
     done = commands.run("prepare", "phantom", str(phantom_library), "--out", "page.yaml/sub.csv", folder=desk)
     assert done.code == 1
     assert "sub.csv: cannot be written" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def stranger(fresh_folder):
+    """A folder with a library of two classes called 1 and no: six patients, an image of each in each."""
+    folder = fresh_folder("stranger")
+    for k, label in enumerate(("1", "no")):
+        for i in range(6):
+            path = folder / "my lib" / label / f"P{i}_{k}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pixels = np.random.default_rng([k, i]).integers(0, 255, (16, 16, 3), np.uint8)
+            Image.fromarray(pixels).save(path)
+    return folder
+
+
+def test_every_command_that_is_printed_next_can_be_pasted(commands, stranger):
+    out = "it's ours; #1: ä.csv"
+    options = ("--set", "classes=[no, 1]", "--set", "malignant=1", "--set", r"group_pattern=^(P[0-9])_")
+    done = commands.run("prepare", "image_folder", "my lib", *options, "--out", out, "--folds", "2", folder=stranger)
+    assert done.code == 0, done.stderr
+    assert "(no 6, 1 6)" in done.stdout
+    program, *words = shlex.split(done.stdout.splitlines()[-1].removeprefix("Next: "))
+    assert program == "dermaffinity"
+    manifest = read_manifest(stranger / out)
+    assert (manifest.classes, manifest.malignant) == (("no", "1"), ("1",))
+    done = commands.run(*words, folder=stranger)
+    assert done.code == 0, done.stderr + done.stdout
+    program, verb, *words = shlex.split(done.stdout.splitlines()[-1].removeprefix("Next: "))
+    assert (program, verb, words[3]) == ("dermaffinity", "crossval", "--set")
+    assert read_page(words[0], [words[4]]).data.manifest == Path(out)
+
+
+def test_what_was_taken_for_granted_is_printed(commands, stranger):
+    lines = "".join(f"P{i}_{k}.png;p{i}\n" for i in range(6) for k in range(2))
+    (stranger / "groups.csv").write_text(f"image;group\n{lines}", encoding="utf-16")
+    words = ("prepare", "image_folder", "my lib", "--folds", "2", "--set", "groups=groups.csv")
+    done = commands.run(*words, folder=stranger)
+    assert done.stdout.splitlines()[0] == "groups.csv: read as 12 lines, semicolon-separated, UTF-16"
+    (stranger / "groups.csv").write_text(f"image;group\n{lines.replace('p5', 'P4')}")
+    done = commands.run(*words, folder=stranger)
+    assert (done.code, done.stdout) == (1, "")
+    assert "group names that differ only in case, blanks, leading zeros or a trailing .0: 'P4' and 'p4'" in done.stderr
+    assert commands.run(*words, "--exact-ids", folder=stranger).code == 0
+    assert read_manifest(stranger / "data_manifests/my-lib.csv").exact_ids

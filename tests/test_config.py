@@ -1,5 +1,7 @@
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import yaml
@@ -10,6 +12,7 @@ from dermaffinity.config import (
     check_arguments,
     flatten,
     import_class,
+    parse_arguments,
     read_page,
     shipped_pages,
 )
@@ -459,3 +462,48 @@ def test_a_grid_replaces_that_of_its_base_and_an_estimator_takes_none_from_it(ti
 def test_settings_come_after_overrides_as_values(tiny_page):
     page = read_page(tiny_page, ["training.epochs=2"], {"training.epochs": 4, "name": "other"})
     assert (page.training.epochs, page.name) == (4, "other")
+
+
+class _Typed:
+    def __init__(
+        self,
+        source: str,
+        *,
+        names: Sequence[str] = (),
+        text: str | None = None,
+        file: Path | None = None,
+        share: float = 0.0,
+        yes: bool = False,
+        kind: Literal["1", "no"] = "1",
+    ) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("names", "1", ["1"]),
+        ("names", "mel", ["mel"]),
+        ("names", "[0,1]", ["0", "1"]),
+        ("names", "[yes]", ["yes"]),
+        ("names", "[01, 1e3, 2020-01-01, ~, null]", ["01", "1e3", "2020-01-01", "~", "null"]),
+        ("names", '["a, b", c]', ["a, b", "c"]),
+        ("names", "a: b", ["a: b"]),
+        ("text", r"^([A-Z]\d{3})_[ab]", r"^([A-Z]\d{3})_[ab]"),
+        ("text", "[0-9]+(x)", "[0-9]+(x)"),
+        ("text", "007", "007"),
+        ("file", "[1].csv", Path("[1].csv")),
+        ("share", "1e-1", 0.1),
+        ("yes", "yes", True),
+        ("kind", "no", "no"),
+    ],
+)
+def test_the_type_of_a_parameter_decides_what_a_typed_text_means(name, text, value):
+    assert parse_arguments(_Typed, {name: text}) == ({name: value}, [])
+
+
+def test_texts_that_are_not_of_the_type_are_told_together():
+    values, problems = parse_arguments(_Typed, {"share": "half", "yes": "so", "name": "x", "names": "[a"})
+    assert values == {}
+    assert [problem.split(":")[0] for problem in problems] == ["names", "share", "yes", "name"]
+    assert problems[0] == "names: '[a' is not a list, such as [a, b]"
+    assert problems[3] == "name: unknown key (did you mean 'names'?)"
