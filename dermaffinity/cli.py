@@ -12,7 +12,7 @@ from rich.console import Console
 from typer.core import TyperCommand
 
 from dermaffinity.data.adapter_options import adapter_options
-from dermaffinity.errors import ConfigError, DataError, DermaffinityError
+from dermaffinity.errors import ConfigError, DataError, DermaffinityError, summed
 
 if TYPE_CHECKING:
     from dermaffinity.experiments import Outcome
@@ -408,28 +408,29 @@ def predict(
     from dermaffinity.predict_files import find_images, predict_files
 
     console = Console(stderr=True, highlight=False)
-    problems = []
+    faults: list[tuple[str, str]] = []
 
-    def report(problem: str) -> None:
-        problems.append(problem)
-        console.print(f"skipped: {problem}", markup=False, soft_wrap=True)
+    def report(name: str, fault: str) -> None:
+        faults.append((name, fault))
 
     classifier = LesionClassifier.load(model, views=int(views), device=device)  # type: ignore[arg-type]
     files = find_images(images, report)
     if not files:
-        raise DataError("there are no images to predict", problems)
+        raise DataError("there are no images to predict", summed(faults))
     with _counting("predicting", quiet) as on_progress:
         rows = predict_files(classifier, files, out, coverage=coverage, on_problem=report, on_progress=on_progress)
+    for line in summed(faults):
+        console.print(f"skipped: {line}", markup=False, soft_wrap=True)
     guarantees = classifier.set_guarantees(coverage)
     always = guarantees.index[guarantees["always"]]
-    print(f"{out}: {rows:,} images, {len(problems):,} skipped; {classifier.description.intended_use}")
+    print(f"{out}: {rows:,} images, {len(faults):,} skipped; {classifier.description.intended_use}")
     print(f"Doubt above {classifier.doubt_limit:.2f}: at most about 5 % of images like those of the training have it.")
     if len(always) < len(guarantees):
         promised = guarantees.loc[~guarantees["always"], "coverage"].min()
         print(f"Sets were asked to hold {100 * coverage:g} % of each class, and hold at least {100 * promised:.0f} %.")
     if len(always):
         print(f"In every set, for want of inner validation images: {', '.join(always)}.")
-    if problems:
+    if faults:
         raise typer.Exit(1)
 
 

@@ -60,6 +60,21 @@ def some_of(names: Iterable[str], limit: int = 8) -> str:
     return ", ".join(ordered[:limit]) + rest
 
 
+def summed(faults: Iterable[tuple[str, str]]) -> list[str]:
+    """One line for each fault, with the first files that have it.
+
+    Args:
+        faults: Pairs of a file's name and what is wrong with it.
+    """
+    by_fault: dict[str, list[str]] = {}
+    for name, fault in faults:
+        by_fault.setdefault(fault, []).append(name)
+    return [
+        f"{len(names):,} files: {fault}: {some_of(names)}" if len(names) > 1 else f"{names[0]}: {fault}"
+        for fault, names in by_fault.items()
+    ]
+
+
 def count_of(count: int, noun: str) -> str:
     """``1 image``, ``2 images``."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -1,15 +1,16 @@
 """A classifier's word on every image of files, folders and zip archives, in one CSV; memory stays flat."""
 
 import csv
+import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 from torch import Tensor
 
 from dermaffinity.classifier import LesionClassifier
-from dermaffinity.data.images import IMAGE_SUFFIXES
+from dermaffinity.data.adapters.base import count_of
 from dermaffinity.data.library import ImageLibrary
 from dermaffinity.errors import DataError
 from dermaffinity.files import atomic_write
@@ -27,27 +28,36 @@ class ImageFile(NamedTuple):
     path: str  # in the library
 
 
-def find_images(sources: Sequence[Path], on_problem: Callable[[str], None]) -> list[ImageFile]:
+def find_images(sources: Sequence[Path], on_problem: Callable[[str, str], None]) -> list[ImageFile]:
     """The image files of folders and archives, and every file that is named itself.
 
     Args:
         sources: Image files, folders and zip archives.
-        on_problem: Told of each source that cannot be used.
+        on_problem: Told the name and the fault of each source that cannot be used, and of each file that is neither an
+            image nor a text, table or document.
     """
-    found = []
+    found: list[ImageFile] = []
     for source in sources:
+        name = _printable(source.as_posix())
         try:
-            if source.is_dir() or source.suffix.lower() == ".zip":
+            if not source.exists():
+                on_problem(name, "there is no such file or folder")
+            elif source.is_dir() or source.suffix.lower() == ".zip":
                 library = ImageLibrary(source)
-                paths = [path for path in library.files() if PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES]
-                found += [ImageFile((source / path).as_posix(), library, path) for path in paths]
-                if not paths:
-                    on_problem(f"{source}: holds no images; looked for {', '.join(sorted(IMAGE_SUFFIXES))}")
+                contents = library.contents()
+                found += [ImageFile((source / path).as_posix(), library, path) for path in contents.images]
+                for path in contents.others:
+                    on_problem(_printable((source / path).as_posix()), "no image in a format that is read here")
+                if not (contents.images or contents.others):
+                    on_problem(name, f"no image among {count_of(len(contents.beside), 'file')}")
             else:
                 found.append(ImageFile(source.as_posix(), ImageLibrary(source.parent), source.name))
         except DataError as error:
-            on_problem(str(error))
-    return found
+            on_problem(name, _fault(error, source.name, str(source.resolve())))
+    for file in found:
+        if not _is_utf8(file.name):
+            on_problem(_printable(file.name), "the name is not UTF-8, so that no table can hold it; rename the file")
+    return [file for file in found if _is_utf8(file.name)]
 
 
 def predict_files(
@@ -56,20 +66,20 @@ def predict_files(
     out: Path,
     *,
     coverage: float = 0.9,
-    on_problem: Callable[[str], None],
+    on_problem: Callable[[str, str], None],
     on_progress: Callable[[int, int], None],
 ) -> int:
-    """Writes one row an image, and leaves out what cannot be read.
+    """Writes one row per image, and leaves out what cannot be read.
 
-    The columns are ``image``, ``predicted``, ``p.<class>`` for each class, ``doubt``, and ``set``, its classes with
-    semicolons between.
+    The columns are ``image``, ``predicted``, ``p.<class>`` for each class, ``doubt``, and ``set``, a JSON list of
+    classes, such as ``["AK", "BCC"]``.
 
     Args:
         classifier: See `LesionClassifier`.
         files: What `find_images` returns.
         out: The CSV; takes the place of an older one when it is complete.
         coverage: Of the sets.
-        on_problem: Told of each image that cannot be used.
+        on_problem: Told the name and the fault of each image that cannot be used.
         on_progress: Told (images done, images in all).
 
     Returns:
@@ -85,7 +95,7 @@ def predict_files(
             tensors: list[Tensor] = []
             for file, prepared in batch:
                 if isinstance(prepared, DataError):
-                    on_problem(str(prepared))
+                    on_problem(file.name, _fault(prepared, file.name, file.path))
                 else:
                     tensors.append(prepared)
                     names.append(file.name)
@@ -96,11 +106,26 @@ def predict_files(
                 texts = zip(names, predicted, classifier.sets(assessed, coverage), strict=True)
                 for (name, code, members), (probabilities, doubt) in zip(texts, numbers, strict=True):
                     cells = (f"{value:.6g}" for value in (*probabilities, doubt))
-                    table.writerow([name, code, *cells, ";".join(members)])
+                    table.writerow([name, code, *cells, json.dumps(members, ensure_ascii=False)])
             rows += len(tensors)
             done += len(batch)
             on_progress(done, len(files))
     return rows
+
+
+def _fault(error: DataError, *names: str) -> str:
+    """What is wrong, without the name that an error begins with."""
+    text = str(error)
+    return next((text.removeprefix(f"{name}: ") for name in names if text.startswith(f"{name}: ")), text)
+
+
+def _is_utf8(name: str) -> bool:
+    return _printable(name) == name
+
+
+def _printable(name: str) -> str:
+    """The name with ``\\x..`` for each byte that is not UTF-8, which Python keeps as half of a surrogate pair."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _prepared(

@@ -1,6 +1,9 @@
 """The predict verb: a row for every image, a line for every file that is none, and memory that stays flat."""
 
+import csv
 import io
+import json
+import os
 import random
 import re
 import threading
@@ -24,10 +27,11 @@ def png(array) -> bytes:
 
 
 def table_of(path) -> list[list[str]]:
-    return [line.split(",") for line in path.read_text().splitlines()]
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.reader(file))
 
 
-def test_predict_writes_one_row_an_image_of_files_folders_and_zips(commands, toy_model, tmp_path):
+def test_predict_writes_one_row_per_image_of_files_folders_and_zips(commands, toy_model, tmp_path):
     inside = tmp_path / "photos/deep"
     inside.mkdir(parents=True)
     (tmp_path / "photos/a.png").write_bytes(png(PICTURES[0]))
@@ -49,7 +53,7 @@ def test_predict_writes_one_row_an_image_of_files_folders_and_zips(commands, toy
         classifier.predict_proba(PICTURES[:4]), abs=1e-5
     )
     assert np.array([row[5] for row in rows], float) == pytest.approx(classifier.doubt(PICTURES[:4]), abs=1e-4)
-    assert [tuple(row[6].split(";")) for row in rows] == classifier.predict_sets(PICTURES[:4])
+    assert [tuple(json.loads(row[6])) for row in rows] == classifier.predict_sets(PICTURES[:4])
     assert "out/table.csv: 4 images, 0 skipped; Research use only" in done.stdout
     assert "In every set, for want of inner validation images: BCC, ML." in done.stdout
     assert "Sets were asked to hold 90 % of each class, and hold at least 80 %." in done.stdout
@@ -69,12 +73,65 @@ def test_predict_reports_and_skips_what_is_bad_and_ends_with_one(commands, toy_m
     for problem in (
         "skipped: bad.zip: not a readable zip archive",
         "skipped: photos/1.png: not an image",
-        "skipped: nowhere.jpg: no such file",
-        "skipped: empty: holds no images; looked for .bmp",
-        "skipped: lost: expected the folder or .zip archive",
+        "skipped: 2 files: there is no such file or folder: nowhere.jpg, lost/x.png",
+        "skipped: empty: no image among 0 files",
     ):
         assert problem in done.stderr, done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_predict_finds_images_by_content_and_names_every_file_that_is_none(commands, toy_model, tmp_path):
+    folder = tmp_path / "phone"
+    folder.mkdir()
+    for name, form in {"a.jfif": "JPEG", "b.gif": "GIF", "c.jp2": "JPEG2000", "d.avif": "AVIF", "scan": "PNG"}.items():
+        Image.fromarray(PICTURES[0]).save(folder / name, form)
+    for name in ("x.mov", "y.mov", "broken.heic", "labels.csv", "Thumbs.db"):
+        (folder / name).write_bytes(b"no image")
+    with zipfile.ZipFile(tmp_path / "texts.zip", "w") as archive:
+        archive.writestr("a.txt", b"")
+    done = commands.run("predict", str(toy_model), "phone", "texts.zip", folder=tmp_path)
+    assert done.code == 1
+    rows = table_of(tmp_path / "predictions.csv")[1:]
+    assert [row[0] for row in rows] == ["phone/a.jfif", "phone/b.gif", "phone/c.jp2", "phone/d.avif", "phone/scan"]
+    assert "predictions.csv: 5 images, 4 skipped" in done.stdout
+    assert done.stderr.splitlines() == [
+        "skipped: 2 files: no image in a format that is read here: phone/x.mov, phone/y.mov",
+        "skipped: texts.zip: no image among 1 file",
+        "skipped: phone/broken.heic: not an image in any of the formats JPEG, PNG, BMP, TIFF, WEBP, GIF, PPM, JPEG2000, "
+        "AVIF, HEIC, DICOM",
+    ]
+
+
+def test_a_name_that_is_not_utf8_is_skipped_and_the_table_is_kept(commands, toy_model, tmp_path):
+    folder = tmp_path / "old"
+    folder.mkdir()
+    for name in (b"a.png", b"n\xe4vus.png", b"n\xe4vus.mov"):
+        try:
+            path = os.fsencode(folder) + b"/" + name
+            with open(path, "wb") as file:
+                file.write(png(PICTURES[0]))
+        except OSError:
+            pytest.skip("this file system holds UTF-8 names only")
+    done = commands.run("predict", str(toy_model), "old", folder=tmp_path)
+    assert done.code == 1
+    assert "Traceback" not in done.stderr
+    assert [row[0] for row in table_of(tmp_path / "predictions.csv")[1:]] == ["old/a.png"]
+    assert (
+        "skipped: 2 files: the name is not UTF-8, so that no table can hold it; rename the file: "
+        r"old/n\xe4vus.mov, old/n\xe4vus.png" in done.stderr
+    )
+
+
+def test_class_names_with_separators_survive_the_column_of_sets(toy_model, tmp_path):
+    classifier = LesionClassifier.load(toy_model)
+    names = ["nevus; benign", 'wart, "common"', "Nävus"]
+    classifier.classes_ = np.array(names)
+    (tmp_path / "a.png").write_bytes(png(PICTURES[0]))
+    files = predict_files.find_images([tmp_path / "a.png"], pytest.fail)
+    options = {"coverage": 0.95, "on_problem": pytest.fail, "on_progress": lambda done, total: None}
+    assert predict_files.predict_files(classifier, files, tmp_path / "out.csv", **options) == 1
+    ((*_, members),) = table_of(tmp_path / "out.csv")[1:]
+    assert sorted(json.loads(members)) == sorted(names)
 
 
 @pytest.mark.parametrize(
@@ -134,13 +191,14 @@ def test_rows_keep_the_order_of_the_files_however_long_each_takes_to_read(toy_mo
     problems = []
     files = predict_files.find_images([tmp_path], pytest.fail)
     out = tmp_path / "out.csv"
-    predict_files.predict_files(classifier, files, out, on_problem=problems.append, on_progress=lambda *counts: None)
+    told = {"on_problem": lambda name, fault: problems.append(name), "on_progress": lambda *counts: None}
+    predict_files.predict_files(classifier, files, out, **told)
     kept = [n for n in range(11) if n != 5]
     rows = table_of(out)[1:]
     assert [row[0].rpartition("/")[2] for row in rows] == [f"{n:02}.png" for n in kept]
     expected = classifier.predict_proba([pictures[n] for n in kept])
     assert np.array([row[2:5] for row in rows], float) == pytest.approx(expected, abs=1e-5)
-    assert [problem.partition(": ")[0].rpartition("/")[2] for problem in problems] == ["05.png"]
+    assert [name.rpartition("/")[2] for name in problems] == ["05.png"]
 
 
 def test_no_more_than_three_batches_are_alive_however_many_images_there_are(toy_model, tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ Source: DICOM PS3.3, C.7.6.3 (image pixel), C.11.1 (modality LUT), C.11.2 (VOI L
 """
 
 import io
+import struct
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,12 +32,18 @@ _PICTURE = [
 _COLORS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 _GRAYS = ("MONOCHROME1", "MONOCHROME2")
 # Deflate can unpack to a thousand times its size, before anything tells how much a picture needs.
+_FIRST_GROUPS = (0x0002, 0x0008)
+_LONG_KINDS = (b"OB", b"OW", b"SQ", b"UN", b"UT")
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 
 
 def is_dicom(content: bytes) -> bool:
-    """Whether a file starts as DICOM files do."""
-    return content[128:132] == b"DICM"
+    """Whether a file starts as DICOM files do: with their preamble, or with two elements of a header where it is cut.
+
+    Args:
+        content: The first kilobyte or more.
+    """
+    return content[128:132] == b"DICM" or _starts_with_elements(content)
 
 
 def dicom_size(content: bytes, name: str) -> tuple[int, int]:
@@ -99,12 +106,43 @@ def _read(content: bytes, name: str, pixels: bool) -> "Dataset":
         raise DataError(
             f"{name}: reading DICOM needs a package that is not installed: pip install 'dermaffinity[dicom]'"
         ) from None
-    if _DEFLATED in content[132:1024]:
+    if _DEFLATED in content[:1024]:
         raise DataError(f"{name}: a deflated DICOM file; export it uncompressed")
     try:
-        return dcmread(io.BytesIO(content), specific_tags=list(_PICTURE), stop_before_pixels=not pixels)
+        # By force, because `is_dicom` has looked, and takes files without a preamble as well.
+        dataset = dcmread(io.BytesIO(content), specific_tags=list(_PICTURE), stop_before_pixels=not pixels, force=True)
+        if "TransferSyntaxUID" not in dataset.file_meta:
+            plain = "PixelData" not in dataset or not dataset["PixelData"].is_undefined_length
+            dataset.file_meta.TransferSyntaxUID = _plain_syntax(dataset) if plain else ""
+        return dataset
     except Exception:
         raise DataError(f"{name}: damaged or truncated DICOM; copy or export it again") from None
+
+
+def _starts_with_elements(content: bytes) -> bool:
+    """Whether two data elements of the groups that come first follow each other, little-endian. PS3.5, 7.1."""
+    if len(content) < 16:
+        return False
+    first = struct.unpack_from("<HH", content)
+    kind = content[4:6]
+    if kind.isalpha() and kind.isupper():
+        start = 8 + struct.unpack_from("<H", content, 6)[0]
+        if kind in _LONG_KINDS:
+            start = 12 + struct.unpack_from("<I", content, 8)[0]
+    else:
+        start = 8 + struct.unpack_from("<I", content, 4)[0]
+    if start % 2 or start + 4 > len(content):
+        return False
+    second = struct.unpack_from("<HH", content, start)
+    return first[0] in _FIRST_GROUPS and second[0] in _FIRST_GROUPS and first < second
+
+
+def _plain_syntax(dataset: "Dataset") -> str:
+    """How a file that does not say it stores uncompressed pixels."""
+    from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+    implicit, _ = dataset.original_encoding
+    return ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
 
 
 def _check_readable(dataset: "Dataset", name: str) -> None:

@@ -1,6 +1,7 @@
 """Image files to arrays: every format and color mode that lesion libraries hold, and one clear error for the rest."""
 
 import io
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,15 +14,37 @@ from dermaffinity.errors import DataError
 MAX_PIXELS = 89_478_485
 """Larger images are refused by their header: Pillow's own limit, 0.25 GiB of RGB, far above any lesion photograph."""
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".dcm"})
-"""What an image file of a folder is told from other files by, in lower case."""
+IMAGE_SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp", ".avif", ".heic"}
+    | {".heif", ".jp2", ".j2k", ".jpx", ".jpf", ".pbm", ".pgm", ".pnm", ".ppm", ".dcm", ".dicom"}
+)
+"""By these, in lower case, a file says that it is an image; others are told by their content."""
 
 # Named, because Pillow would otherwise also hand files to interpreters such as Ghostscript.
-_FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM", "JPEG2000")
+_FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM", "JPEG2000", "AVIF")
+
+_HEIF = re.compile(rb".{4}ftyp(hei[cfmsx]|hev[cmsx]|mif1|msf1)", re.DOTALL)
+_SIGNATURE = re.compile(
+    rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|BM.{4}\0{4}|GIF8[79]a|II\*\0|MM\0\*|RIFF.{4}WEBP|P[1-6]\s"
+    rb"|\xff\x4f\xff\x51|\0\0\0\x0cjP  \r\n\x87\n|.{4}ftypavi[fs]|" + _HEIF.pattern,
+    re.DOTALL,
+)
 
 _WIDE_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 
 _SWAPPING_ORIENTATIONS = (5, 6, 7, 8)
+
+# TIFF 6.0, NewSubfileType: bit 0 is set for a reduced copy of another image in the file.
+_SUBFILE_TYPE, _REDUCED = 254, 1
+
+
+def looks_like_image(head: bytes) -> bool:
+    """Whether a file begins as one in any of the formats that `decode_image` knows.
+
+    Args:
+        head: The first kilobyte or more.
+    """
+    return bool(_SIGNATURE.match(head)) or is_dicom(head)
 
 
 def decode_image(content: bytes, name: str) -> np.ndarray:
@@ -144,9 +167,28 @@ def image_size(content: bytes, name: str) -> tuple[int, int]:
 def _opened(content: bytes, name: str) -> Iterator[Image.Image]:
     if not content:
         raise DataError(f"{name}: the file is empty (0 bytes); copy or download it again")
-    with _explained(name), Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+    with _explained(name), Image.open(io.BytesIO(content), formats=_formats(content, name)) as image:
         _check_size(image.width, image.height, name)
+        if image.format == "TIFF" and image.tag_v2.get(_SUBFILE_TYPE, 0) & _REDUCED:  # type: ignore[attr-defined]
+            raise DataError(
+                f"{name}: begins with a thumbnail, as the raw files of cameras do; export it as JPEG, PNG or TIFF"
+            )
         yield image
+
+
+def _formats(content: bytes, name: str) -> tuple[str, ...]:
+    """What Pillow may take the file for."""
+    brands = content[8 : int.from_bytes(content[:4], "big")]
+    if not _HEIF.match(content) or b"avif" in brands:
+        return _FORMATS
+    try:
+        from pi_heif import register_heif_opener
+    except ImportError:
+        raise DataError(
+            f"{name}: reading HEIC needs a package that is not installed: pip install 'dermaffinity[heic]'"
+        ) from None
+    register_heif_opener()
+    return ("HEIF",)
 
 
 @contextmanager
@@ -158,7 +200,7 @@ def _explained(name: str) -> Iterator[None]:
     except Image.DecompressionBombError:
         raise DataError(_too_large(name)) from None
     except Image.UnidentifiedImageError:
-        raise DataError(f"{name}: not an image in any of the formats {', '.join(_FORMATS)}") from None
+        raise DataError(f"{name}: not an image in any of the formats {', '.join(_FORMATS)}, HEIC, DICOM") from None
     except Exception as error:  # Pillow's readers let through whatever a damaged file makes them raise.
         raise DataError(f"{name}: damaged or truncated ({error}); copy or download it again") from error
 

@@ -8,8 +8,10 @@ import zipfile
 import zlib
 from collections import Counter
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from dermaffinity.data.idx import IdxImages
+from dermaffinity.data.images import IMAGE_SUFFIXES, looks_like_image
 from dermaffinity.errors import DataError, count_of, some_of
 
 # A 16-bit RGB image of the largest size that images.py accepts is about half of this.
@@ -19,6 +21,53 @@ _MAX_RATIO = 200
 _RATIO_MATTERS_FROM_BYTES = 64 << 20
 
 _CLUTTER = {"__macosx", "thumbs.db", "desktop.ini"}
+_HEAD_BYTES = 1024
+
+# Tables, texts and documents, which nobody takes for a lost image.
+_BESIDE_SUFFIXES = frozenset(
+    {
+        ".csv",
+        ".tsv",
+        ".xls",
+        ".xlsx",
+        ".ods",
+        ".json",
+        ".jsonl",
+        ".xml",
+        ".xmp",
+        ".aae",
+        ".yaml",
+        ".yml",
+        ".ini",
+        ".log",
+    }
+    | {
+        ".txt",
+        ".md",
+        ".rst",
+        ".rtf",
+        ".html",
+        ".htm",
+        ".pdf",
+        ".doc",
+        ".docx",
+        ".odt",
+        ".url",
+        ".lnk",
+        ".md5",
+        ".sha256",
+    }
+)
+_BESIDE_NAMES = {"readme", "license", "licence", "dicomdir"}
+
+
+class Contents(NamedTuple):
+    """The files of a library, sorted by what they are; whether images can be decoded is not known yet."""
+
+    images: list[str]  # by their suffix, or else by how they begin
+    beside: list[str]  # tables, texts and documents, by their names
+    others: list[str]  # neither: videos, archives in archives, unknown formats
+    empty: list[str]  # folders and archives without any file
 
 
 class ImageLibrary:
@@ -53,6 +102,38 @@ class ImageLibrary:
         Raises:
             DataError: Listing every link out of the library, unreadable folder and unusable archive.
         """
+        return [path for path in self._entries() if not path.endswith("/")]
+
+    def contents(self) -> Contents:
+        """What `files` gives, sorted by what it is. Only files whose suffix tells nothing are looked into.
+
+        Raises:
+            DataError: As for `files`.
+        """
+        contents, filled = Contents([], [], [], []), set()
+        entries = self._entries()
+        for path in entries:
+            name = PurePosixPath(path.lower())
+            if path.endswith("/"):
+                continue
+            filled.update(f"{parent}/" for parent in PurePosixPath(path).parents)
+            if name.suffix in _BESIDE_SUFFIXES or name.name in _BESIDE_NAMES:
+                contents.beside.append(path)
+            elif name.suffix in IMAGE_SUFFIXES or self._begins_as_image(path):
+                contents.images.append(path)
+            else:
+                contents.others.append(path)
+        contents.empty.extend(path for path in entries if path.endswith("/") and path not in filled)
+        return contents
+
+    def _begins_as_image(self, path: str) -> bool:
+        try:
+            return looks_like_image(self.read(path, _HEAD_BYTES))
+        except DataError:
+            return False
+
+    def _entries(self) -> list[str]:
+        """Sorted paths of all files, and of folders and archives with a slash at the end."""
         if not self.root.is_dir():
             return sorted(self._members(self.root))
         found: list[str] = []
@@ -71,10 +152,12 @@ class ImageLibrary:
                     broken.append(self._relative(path))
                 elif path.is_symlink() and not self._inside(path):
                     outside.append(self._relative(path))
+            found += [f"{self._relative(Path(folder, name))}/" for name in folders]
             for path in filter(self._inside, paths):
                 if not _is_archive(path):
                     found.append(self._relative(path))
                     continue
+                found.append(f"{self._relative(path)}/")
                 try:
                     found += [f"{self._relative(path)}/{member}" for member in self._members(path)]
                 except DataError as error:
@@ -88,11 +171,12 @@ class ImageLibrary:
             raise DataError(f"{self.root}: parts of this library cannot be used", problems)
         return sorted(found)
 
-    def read(self, path: str) -> bytes:
+    def read(self, path: str, size: int = -1) -> bytes:
         """The content of one file.
 
         Args:
             path: As `files` gives it.
+            size: At least so many bytes of it, from the beginning; all when negative.
 
         Raises:
             DataError: When the file is missing, unreadable, too large or outside the library.
@@ -100,11 +184,19 @@ class ImageLibrary:
         archive, member = self._locate(path)
         try:
             if archive is not None:
-                return self._open(archive).read(member)
+                opened = self._open(archive)
+                if isinstance(opened, IdxImages):
+                    return opened.read(member)
+                with opened.open(member) as content:
+                    return content.read(size)
             file = self.root / member
-            if file.stat().st_size > _MAX_FILE_BYTES:
+            found = file.stat()
+            if stat.S_ISFIFO(found.st_mode) or stat.S_ISSOCK(found.st_mode):
+                raise DataError(f"{path}: a pipe or socket, not a file")
+            if size < 0 and found.st_size > _MAX_FILE_BYTES:
                 raise DataError(f"{path}: larger than {_MAX_FILE_BYTES >> 20} MiB, which no image of a library is")
-            return file.read_bytes()
+            with file.open("rb") as content:
+                return content.read(size)
         except KeyError:
             raise DataError(f"{path}: no such file in the archive") from None
         except FileNotFoundError:
@@ -147,7 +239,7 @@ class ImageLibrary:
         opened = self._open(archive)
         if isinstance(opened, IdxImages):
             return opened.names()
-        return [info.filename for info in opened.infolist() if not info.is_dir() and not _is_clutter(info.filename)]
+        return [info.filename for info in opened.infolist() if not _is_clutter(info.filename)]
 
     def _open(self, archive: Path) -> zipfile.ZipFile | IdxImages:
         # A forked child shares the file positions of its parent's handles, so it opens its own.

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from importlib import metadata
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 import dermaffinity
 from dermaffinity.classifier import LesionClassifier
-from dermaffinity.data.images import IMAGE_SUFFIXES
 from dermaffinity.data.library import ImageLibrary
 from dermaffinity.errors import DataError, ExportError
 from dermaffinity.export.network import CalibratedNetwork
@@ -103,7 +102,7 @@ def image_items(folder: str | Path) -> list[dict[str, str]]:
     if not Path(folder).is_dir():
         return []
     library = ImageLibrary(Path(folder))
-    paths = [path for path in library.files() if PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES]
+    paths = library.contents().images
     return [{"image": str(library.root / path), "path": str(library.root / path)} for path in paths]
 
 

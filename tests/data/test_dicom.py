@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dermaffinity.data.images import decode_image, image_size
+from dermaffinity.data.images import decode_image, image_size, looks_like_image
 from dermaffinity.errors import DataError
 
 pydicom = pytest.importorskip("pydicom")
@@ -17,6 +17,7 @@ from pydicom.uid import (  # noqa: E402
     JPEG2000,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
     JPEGLSLossless,
@@ -161,6 +162,29 @@ def test_compressed_pixels_are_those_of_the_same_image_file(syntax, file_format,
     assert np.abs(found - SMOOTH.astype(int)).mean() < 5
 
 
+def without_preamble(content: bytes, header: bool) -> bytes:
+    """The file from its group 0002 on, or, as old devices write it, from its group 0008 on."""
+    assert content[128:132] == b"DICM"
+    if header:
+        return content[132:]
+    return content[144 + int.from_bytes(content[140:144], "little") :]  # (0002,0000) UL: how long the group is
+
+
+@pytest.mark.parametrize("header", [True, False], ids=["with header", "bare"])
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+def test_a_file_without_preamble_or_header_gives_the_same_picture(syntax, header):
+    content = without_preamble(dicom(RGB, syntax), header)
+    assert looks_like_image(content[:1024])
+    assert np.array_equal(decode_image(content, "x"), RGB)
+    assert image_size(content, "x") == (30, 20)
+
+
+def test_a_compressed_file_without_header_is_refused():
+    bare = without_preamble(dicom(RGB, JPEGBaseline8Bit, encoded(RGB, "JPEG")), header=False)
+    with pytest.raises(DataError, match=r"x: the compression of this DICOM file cannot be read \(an unknown one\)"):
+        decode_image(bare, "x")
+
+
 BAD = {
     "several frames": (dicom(RGB, NumberOfFrames=2, PixelData=2 * RGB.tobytes()), "several frames; export the frame"),
     "no picture": (dicom(RGB)[:132] + b"", "damaged or truncated DICOM|without a picture"),
@@ -201,12 +225,17 @@ def test_predict_finds_dicom_files_and_writes_nothing_of_the_patient(commands, t
     broken = dicom(RGB, NumberOfFrames=3, PixelData=3 * RGB.tobytes(), PatientSex="not a sex", PatientAge="far too old")
     (folder / "broken.dcm").write_bytes(broken)
     (folder / "invalid.dcm").write_bytes(dicom(RGB).replace(b"19640812", b"196x0812"))
-    (tmp_path / "IM0001").write_bytes(dicom(RGB))  # named itself, so it needs no suffix
+    (folder / "DICOMDIR").write_bytes(dicom(RGB)[:132])
+    (folder / "IM000001").write_bytes(dicom(RGB))
+    (folder / "IM000002.4711").write_bytes(without_preamble(dicom(RGB), header=False))
+    (tmp_path / "IM0001").write_bytes(dicom(RGB))
     done = commands.run("predict", str(toy_model), "study", "IM0001", folder=tmp_path)
     assert done.code == 1
     table = (tmp_path / "predictions.csv").read_text()
     rows = [line.split(",") for line in table.splitlines()[1:]]
-    assert [row[0] for row in rows] == ["study/a.dcm", "study/b.png", "study/invalid.dcm", "IM0001"]
+    assert [row[0] for row in rows] == [
+        *("study/IM000001", "study/IM000002.4711", "study/a.dcm", "study/b.png", "study/invalid.dcm", "IM0001")
+    ]
     assert all(row[1:] == rows[0][1:] for row in rows)
     assert "skipped: study/broken.dcm: a DICOM file of several frames" in done.stderr
     for secret in (*SECRETS.values(), "196x0812", "far too old", "Mustermann"):

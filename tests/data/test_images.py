@@ -1,5 +1,7 @@
+import base64
 import io
 import struct
+import sys
 import zlib
 from pathlib import Path
 
@@ -7,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dermaffinity.data.images import MAX_PIXELS, decode_image, decode_mask, image_size
+from dermaffinity.data.images import MAX_PIXELS, decode_image, decode_mask, image_size, looks_like_image
 from dermaffinity.data.library import ImageLibrary
 from dermaffinity.errors import DataError
 
@@ -86,7 +88,7 @@ def test_cmyk_becomes_rgb():
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "TIFF", "WEBP", "AVIF"])
 def test_exif_orientation_is_applied_to_pixels_and_size_alike(orientation, file_format):
     # The stored pixels are those of the upright picture turned the way the tag says to undo.
     upright = photograph()
@@ -102,7 +104,11 @@ def test_exif_orientation_is_applied_to_pixels_and_size_alike(orientation, file_
     }[orientation]
     exif = Image.Exif()
     exif[0x0112] = orientation
-    options = {"JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True}}.get(file_format, {})
+    options = {
+        "JPEG": {"quality": 100, "subsampling": 0},
+        "WEBP": {"lossless": True},
+        "AVIF": {"quality": 100, "subsampling": "4:4:4"},
+    }.get(file_format, {})
     content = encoded(Image.fromarray(np.ascontiguousarray(stored)), file_format, exif=exif, **options)
     np.testing.assert_allclose(decode_image(content, "a").astype(int), upright, atol=6)
     assert image_size(content, "a") == (30, 20)
@@ -112,6 +118,87 @@ def test_the_first_frame_of_an_animation_is_taken():
     frames = [Image.new("RGB", (4, 4), color) for color in ("red", "blue")]
     content = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
     np.testing.assert_array_equal(decode_image(content, "a")[0, 0], [255, 0, 0])
+
+
+# 32 × 48 pixels, with an EXIF orientation of 1.
+HEIC = base64.b64decode(
+    "AAAAHGZ0eXBoZWljAAAAAG1pZjFoZWljbWlhZgAAAb5tZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAAAAAAAAAAAAAAADRpbG9jAAAA"
+    "AERAAAIAAQAAAAAB4gABAAAAAAAAAIgAAgAAAAACagABAAAAAAAAACQAAAA4aWluZgAAAAAAAgAAABVpbmZlAgAAAAABAABodmMxAAAAABVpbmZl"
+    "AgAAAQACAABFeGlmAAAAAA5waXRtAAAAAAABAAAA/WlwcnAAAADdaXBjbwAAAHZodmNDAQNwAAAAkAAAAAAAHvAA/P34+AAADwNgAAEAGEABDAH/"
+    "/wNwAAADAJAAAAMAAAMAHroCQGEAAQAqQgEBA3AAAAMAkAAAAwAAAwAeoCCBBZbq5Ka5uAhoMCAAAAMDIAAAAwAhYgABAAZEAcFzwIkAAAATY29s"
+    "cm5jbHgAAQANAAaAAAAAFGlzcGUAAAAAAAAAQAAAAEAAAAAoY2xhcAAAADAAAAABAAAAIAAAAAH////wAAAAAv///+AAAAACAAAAEHBpeGkAAAAA"
+    "AwgICAAAABhpcG1hAAAAAAAAAAEAAQWBAgMFhAAAABppcmVmAAAAAAAAAA5jZHNjAAIAAQABAAAAtG1kYXQAAACEKAGvCeA9/s3PJwg6WGMkh9gv"
+    "0QguJzNejLt0dFN43vUUpgjjzz6t6azOON/+bdX/cKkUvFYles+LqF33VOsDxsPh/+dzVxSOM9svq0pHIAJ9juHmiQLEE/CYennVE3aY306OZ5Qj"
+    "DwFUrC0ZTh80mX0xPMp7glUYJR3+183akf7l5Uy4AAAABkV4aWYAAE1NACoAAAAIAAEBEgADAAAAAQABAAAAAAAA"
+)
+
+
+def test_the_photographs_of_phones_are_read_and_turned_once():
+    pytest.importorskip("pi_heif")
+    y, x = np.mgrid[:32, :48]
+    expected = np.stack([x * 5, y * 7, 255 - x * 5], axis=2)
+    decoded = decode_image(HEIC, "a")
+    assert np.abs(decoded - expected).mean() < 4
+    # HEIC turns pictures by a property of its own, and says that EXIF must then be overlooked.
+    turned = HEIC.replace(b"\x01\x12\0\x03\0\0\0\1\0\1", b"\x01\x12\0\x03\0\0\0\1\0\6")
+    assert turned != HEIC
+    np.testing.assert_array_equal(decode_image(turned, "a"), decoded)
+    assert image_size(turned, "a") == (48, 32)
+    with pytest.raises(DataError, match=r"x\.heic: (damaged or truncated|not an image)"):
+        decode_image(HEIC[:500], "x.heic")
+
+
+def test_a_photograph_of_a_phone_names_the_package_that_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pi_heif", None)
+    for read in (decode_image, image_size):
+        with pytest.raises(DataError, match=r"x\.jpg: reading HEIC needs .* pip install 'dermaffinity\[heic\]'"):
+            read(HEIC, "x.jpg")
+
+
+@pytest.mark.parametrize("brand", [b"avif", b"mif1"])
+def test_avif_is_read_by_whichever_brand_comes_first(brand):
+    content = encoded(Image.fromarray(photograph()), "AVIF", quality=100, subsampling="4:4:4")
+    assert content[4:12] == b"ftypavif"
+    assert b"avif" in content[16:32]
+    content = content[:8] + brand + content[12:]
+    np.testing.assert_allclose(decode_image(content, "a").astype(int), photograph(), atol=6)
+
+
+def test_the_thumbnail_of_a_camera_raw_file_is_not_taken_for_the_picture():
+    thumbnail = encoded(Image.fromarray(photograph()), "TIFF", tiffinfo={254: 1})
+    with pytest.raises(DataError, match=r"x\.nef: begins with a thumbnail, as the raw files of cameras do; export it"):
+        decode_image(thumbnail, "x.nef")
+
+
+@pytest.mark.parametrize(
+    "file_format", ["JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM", "JPEG2000", "AVIF", "HEIC", "J2K"]
+)
+def test_an_image_is_told_by_its_first_kilobyte(file_format):
+    options = {"no_jp2": True} if file_format == "J2K" else {}
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8))
+    name = {"J2K": "JPEG2000"}.get(file_format, file_format)
+    content = HEIC if file_format == "HEIC" else encoded(noise, name, **options)
+    assert looks_like_image(content[:1024])
+    assert decode_image(content, "a").ndim == 3
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"",
+        b"P",
+        b"Python",
+        b"BMI,age",
+        b"II. Methods",
+        b"\0\0\0\x14ftypqt  ",
+        b"\0\0\0\x18ftypisom",
+        b"RIFF....AVI ",
+        b"PK",
+    ]
+    + [b"%PDF-1.7", b"\x08\0" * 600, b"\x02\0" * 600, bytes(1024), b"\x7fELF" + bytes(1000)],
+)
+def test_what_is_no_image_does_not_look_like_one(head):
+    assert not looks_like_image(head)
 
 
 @pytest.mark.parametrize("decode", [decode_image, image_size, lambda content, name: decode_mask(content, name, (2, 2))])

@@ -1,3 +1,4 @@
+import io
 import os
 import pickle
 import stat
@@ -6,6 +7,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from dermaffinity.data.library import ImageLibrary
 from dermaffinity.errors import DataError
@@ -35,6 +37,48 @@ def root(tmp_path: Path) -> Path:
 
 def test_files_lists_plain_and_zipped_files_sorted_and_without_clutter(root):
     assert ImageLibrary(root).files() == ["ak/A1/A1.png", "more/BCC.ZIP/B1/B1.png"]
+
+
+def test_contents_are_told_by_suffix_and_else_by_how_a_file_begins(tmp_path):
+    encoded = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(encoded, "JPEG")
+    photograph = encoded.getvalue()
+    files = {
+        "a.HEIC": b"whatever it is", "b.jfif": b"", "c.gif": b"", "d.jp2": b"", "e.avif": b"", "f.DCM": b"",
+        "scan": photograph, "photo.image": photograph, "1.2.840.10008": photograph,
+        "clip.mov": b"\0\0\0\x14ftypqt  ", "more.rar": b"Rar!", "empty.bin": b"",
+        "labels.csv": photograph, "README": b"", "notes.TXT": b"", "DICOMDIR": bytes(128) + b"DICM", ".hidden": photograph,
+    }  # fmt: skip
+    for name, content in files.items():
+        path = tmp_path / "plain/deep" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    make_zip(tmp_path / "zipped.zip", {**files, "inner.zip": b"PK", "void/": b""})
+    make_zip(tmp_path / "void.zip", {})
+    (tmp_path / "void/void").mkdir(parents=True)
+    images = ["1.2.840.10008", "a.HEIC", "b.jfif", "c.gif", "d.jp2", "e.avif", "f.DCM", "photo.image", "scan"]
+    beside = ["DICOMDIR", "README", "labels.csv", "notes.TXT"]
+    others = ["clip.mov", "empty.bin", "more.rar"]
+    found = ImageLibrary(tmp_path).contents()
+    assert found.images == [f"{folder}/{name}" for folder in ("plain/deep", "zipped.zip") for name in images]
+    assert found.beside == [f"{folder}/{name}" for folder in ("plain/deep", "zipped.zip") for name in beside]
+    others_zipped = ["clip.mov", "empty.bin", "inner.zip", "more.rar"]
+    assert found.others == [*(f"plain/deep/{n}" for n in others), *(f"zipped.zip/{n}" for n in others_zipped)]
+    assert found.empty == ["void.zip/", "void/", "void/void/", "zipped.zip/void/"]
+    alone = ImageLibrary(tmp_path / "zipped.zip").contents()
+    assert alone == (images, beside, others_zipped, ["void/"])
+
+
+def test_only_the_beginning_of_a_file_is_read_where_that_is_asked(root):
+    library = ImageLibrary(root)
+    assert library.read("ak/A1/A1.png", 2) == b"pl"
+    assert library.read("more/BCC.ZIP/B1/B1.png", 3) == b"zip"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+def test_a_pipe_in_a_folder_is_no_image_and_nobody_waits_for_it(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    assert ImageLibrary(tmp_path).contents().others == ["pipe"]
 
 
 def test_read_finds_plain_and_zipped_files(root):

@@ -23,11 +23,11 @@ import pandas as pd
 
 from dermaffinity.data import adapters
 from dermaffinity.data.images import image_size
-from dermaffinity.data.library import ImageLibrary
+from dermaffinity.data.library import Contents, ImageLibrary
 from dermaffinity.data.manifest import Manifest
 from dermaffinity.data.splits import TRAINING_ONLY, Protocol, assign_folds
 from dermaffinity.data.tables import clean, look_alikes
-from dermaffinity.errors import ConfigError, DataError, ManifestError, count_of, some_of
+from dermaffinity.errors import ConfigError, DataError, ManifestError, count_of, some_of, summed
 
 
 class Record(NamedTuple):
@@ -75,8 +75,8 @@ class DatasetAdapter(ABC):
         if not source.exists():
             raise DataError(f"{self.name}: no folder or archive {source}. {self.how_to_get()}")
         self.library = ImageLibrary(source)
+        self.notes: list[str] = []  # what the user shall know about a library that is usable
         self.manifest_name = self.name
-        self.notes: list[str] = []
 
     @abstractmethod
     def records(self) -> Iterator[Record]:
@@ -97,6 +97,20 @@ class DatasetAdapter(ABC):
             DataError: As there; or listing the files whose names are not UTF-8, which no manifest can hold.
         """
         files = self.library.files()
+        self._refuse_foreign(files)
+        return files
+
+    def contents(self) -> Contents:
+        """What `files` gives, sorted by what it is; see `ImageLibrary.contents`.
+
+        Raises:
+            DataError: As for `files`.
+        """
+        contents = self.library.contents()
+        self._refuse_foreign(contents.images + contents.beside + contents.others)
+        return contents
+
+    def _refuse_foreign(self, files: Sequence[str]) -> None:
         foreign = [name for path in files if (name := _escaped(path)) != path]
         if foreign:
             raise DataError(
@@ -105,7 +119,6 @@ class DatasetAdapter(ABC):
                 f"`{shlex.join(['convmv', '-f', 'cp1252', '-t', 'utf-8', '-r', str(self.library.root)])}` shows how, "
                 "and does it with --notest added."
             )
-        return files
 
     def select(self, records: list[Record], seed: int) -> list[Record]:
         """The records of the manifest; an adapter that draws some of them for development does it here."""
@@ -205,13 +218,13 @@ class DatasetAdapter(ABC):
         self, records: list[Record], fold_of: Mapping[str, int], on_progress: Callable[[int, int], None] | None
     ) -> list[dict[str, object]]:
         rows: list[dict[str, object]] = []
-        problems: list[str] = []
+        faults: list[tuple[str, str]] = []
         for done, record in enumerate(records, start=1):
             try:
                 content = self.library.read(record.image)
                 width, height = image_size(content, record.image)
             except DataError as error:
-                problems.append(error.message)
+                faults.append((record.image, error.message.removeprefix(f"{record.image}: ")))
                 continue
             rows.append(
                 {
@@ -228,8 +241,8 @@ class DatasetAdapter(ABC):
             )
             if on_progress:
                 on_progress(done, len(records))
-        if problems:
-            raise DataError(f"{self.name}: {len(problems)} of {len(records)} images cannot be read.", problems)
+        if faults:
+            raise DataError(f"{self.name}: {len(faults)} of {len(records)} images cannot be read.", summed(faults))
         return rows
 
 

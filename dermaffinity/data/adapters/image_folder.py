@@ -4,11 +4,11 @@ import json
 import re
 import shlex
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from dermaffinity.data.adapters.base import DatasetAdapter, Record
-from dermaffinity.data.images import IMAGE_SUFFIXES
 from dermaffinity.data.tables import clean, nearest, read_table
 from dermaffinity.errors import ConfigError, DataError, count_of, some_of
 
@@ -55,15 +55,24 @@ class ImageFolderAdapter(DatasetAdapter):
             raise ConfigError("Groups come either from a CSV or from a pattern, not from both.")
         self._groups_csv = groups
         self._pattern = _compiled(group_pattern) if group_pattern else None
-        self._images = [path for path in self.files() if PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES]
+        contents = self.contents()
+        self._images = contents.images
         wanted, self.malignant = (tuple(map(clean, names)) for names in (classes, malignant))
         self._labels: dict[str, str] = {}  # empty for an image outside every class folder
         self._parts: dict[str, str] = {}  # of the library's own split, where it has one
-        self._find_classes(wanted)
+        level = self._find_classes(wanted)
         found = sorted(set(self._labels.values()) - {""})
         self.classes = wanted or tuple(found)
+        left_out = [path for path in contents.others if _at(_folders(path), level) in (*self.classes, "")]
+        if left_out:
+            self.notes.append(
+                f"Left out {count_of(len(left_out), 'file')} in no image format that is read here: {some_of(left_out)}"
+            )
+        files_in = Counter(_at(_folders(path), level) for path in (*contents.beside, *contents.others))
+        files_in.update({_at(_folders(f"{path}x"), level): 0 for path in contents.empty})
+        barren = {code: count for code, count in files_in.items() if code and code not in found}
         self.manifest_name = re.sub(r"[^a-z0-9_-]+", "-", self.library.root.stem.lower()).strip("-") or self.name
-        self._refuse(found)
+        self._refuse(found, {code: barren[code] for code in wanted or barren if code in barren})
 
     def how_to_get(self) -> str:
         """See :meth:`DatasetAdapter.how_to_get`."""
@@ -84,8 +93,8 @@ class ImageFolderAdapter(DatasetAdapter):
         for path in images:
             yield Record(path, None, self._labels[path], groups[path], test=self._parts.get(path) == "test")
 
-    def _find_classes(self, wanted: Sequence[str]) -> None:
-        """Finds which folders are the classes, and which the parts of a split."""
+    def _find_classes(self, wanted: Sequence[str]) -> int:
+        """Finds which folders are the classes, and which the parts of a split; returns how deep the classes lie."""
         folders = {path: _folders(path) for path in self._images}
         level, names = 0, {_at(above, 0) for above in folders.values()}
         while len(names) == 1 and "" not in names:
@@ -111,6 +120,7 @@ class ImageFolderAdapter(DatasetAdapter):
                 raise DataError(self._wrapper_message("/".join(folders[self._images[0]][:level]), inside))
             level = 0
         self._labels = {path: _at(above, level) for path, above in folders.items()}
+        return level
 
     def _wrapper_message(self, wrapper: str, inside: Sequence[str]) -> str:
         found = f"{self.name}: {self.library.root} holds one folder, {wrapper}, and in it {some_of(inside)}"
@@ -129,12 +139,19 @@ class ImageFolderAdapter(DatasetAdapter):
             )
         return f"{found}. There is no test folder, so all images are dealt into new folds"
 
-    def _refuse(self, found: Sequence[str]) -> None:
-        problems = [
+    def _refuse(self, found: Sequence[str], barren: Mapping[str, int]) -> None:
+        problems: list[str] = [
             f"there is no folder for the class {code!r}{_near(code, found)}"
             for code in self.classes
-            if code not in found
+            if code not in (*found, *barren)
         ]
+        problems += [
+            f"no image among the {count_of(count, 'file')} of the folder {folder!r}"
+            for folder, count in sorted(barren.items())
+        ]
+        if barren and found:
+            chosen = shlex.quote(f"classes={json.dumps(found, ensure_ascii=False)}")
+            problems[-1] += f"; put its images there, or read only the other folders: --set {chosen}"
         problems += [
             f"the malignant {code!r} is not a class{_near(code, self.classes)}"
             for code in self.malignant

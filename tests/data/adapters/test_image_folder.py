@@ -99,6 +99,51 @@ def test_what_makes_no_library_is_reported_at_once(fake, tmp_path):
     )
 
 
+def test_a_class_folder_without_an_image_is_refused_with_a_way_out(fake, tmp_path):
+    files = {f"{label}/{i}.png": fake.picture(i) for label in ("nevus", "my wart") for i in (1, 2)}
+    files |= {f"melanoma/{n}.mov": b"no image" for n in range(3)} | {"notes/todo.txt": b""}
+    source = fake.write_tree(tmp_path / "lib", files)
+    (source / "keratosis").mkdir()
+    with pytest.raises(DataError) as caught:
+        ImageFolderAdapter(source)
+    assert caught.value.problems == (
+        "no image among the 0 files of the folder 'keratosis'",
+        "no image among the 3 files of the folder 'melanoma'",
+        "no image among the 1 file of the folder 'notes'; put its images there, or read only the other folders: "
+        """--set 'classes=["my wart", "nevus"]'""",
+    )
+    with pytest.raises(DataError) as caught:
+        ImageFolderAdapter(source, classes=["nevus", "melanoma", "wart"])
+    assert caught.value.problems[:2] == (
+        "there is no folder for the class 'wart' (did you mean 'my wart'?)",
+        "no image among the 3 files of the folder 'melanoma'; put its images there, or read only the other folders: "
+        """--set 'classes=["my wart", "nevus"]'""",
+    )
+    adapter = ImageFolderAdapter(source, classes=["nevus", "my wart"])
+    assert len(list(adapter.records())) == 4
+    assert adapter.notes == []
+
+
+def test_images_are_found_whatever_their_names_and_other_files_are_counted_and_named(fake, tmp_path):
+    files = {"a/1.jfif": fake.picture(1, "jpg"), "a/scan": fake.picture(2), "b/3.gif": fake.picture(3, "gif")}
+    files |= {"b/4.jp2": fake.picture(4, "jpeg2000"), "b/Thumbs.db": b"", "b/labels.csv": b"", "README.md": b""}
+    files |= {"b/5.avif": fake.picture(5, "avif"), "b/clip.mov": b"film", "top.psd": b"8BPS"}
+    adapter = ImageFolderAdapter(fake.write_tree(tmp_path / "lib", files))
+    assert [record.image for record in adapter.records()] == ["a/1.jfif", "a/scan", "b/3.gif", "b/4.jp2", "b/5.avif"]
+    assert adapter.notes == ["Left out 2 files in no image format that is read here: b/clip.mov, top.psd"]
+    assert adapter.prepare(folds=2).class_counts() == {"a": 2, "b": 3}
+
+
+def test_a_fault_that_many_images_share_is_told_once(fake, folder_source):
+    for n in range(4):
+        (folder_source / "nevus" / f"{n}_a.jpg").write_bytes(b"no image")
+    with pytest.raises(DataError, match="4 of 16 images cannot be read") as caught:
+        ImageFolderAdapter(folder_source).prepare(folds=2)
+    (problem,) = caught.value.problems
+    assert problem.startswith("4 files: not an image in any of the formats JPEG")
+    assert problem.endswith(": nevus/0_a.jpg, nevus/1_a.jpg, nevus/2_a.jpg, nevus/3_a.jpg")
+
+
 def test_class_folders_may_be_archives(fake, tmp_path):
     source = fake.write_tree(tmp_path / "lib", {"a.zip/x/1.png": fake.picture(1), "b/1.png": fake.picture(2)})
     assert {r.image: r.label for r in ImageFolderAdapter(source).records()} == {"a.zip/x/1.png": "a", "b/1.png": "b"}
