@@ -1,9 +1,11 @@
 """Backbones map images (N, 3, H, W) to features (N, F)."""
 
+import hashlib
+import shlex
 from abc import ABC
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import torch
@@ -28,7 +30,8 @@ class ResNet18(Backbone):
 
     Args:
         weights: ``"imagenet"`` for torchvision's ImageNet weights (downloaded once, then taken from its cache), the
-            path of a torchvision ResNet-18 ``state_dict``, or None for random weights.
+            path of a torchvision ResNet-18 ``state_dict``, whose last layer is left out and may be any, or None for
+            random weights.
         frozen_stages: How many of the first five stages (the stem and four groups of blocks) stay as they start, their
             normalization statistics as well; for weights that were learned elsewhere.
         views: In evaluation the features are the mean over 1, 2, 4 or 8 symmetries of a square image, at that many
@@ -53,11 +56,11 @@ class ResNet18(Backbone):
                 "built alike: install both together, by plain name, into a fresh environment."
             ) from error
         network = resnet18(weights=None)
-        if weights == "imagenet":
-            network.load_state_dict(_download(ResNet18_Weights.IMAGENET1K_V1))
-        elif weights is not None:
-            network.load_state_dict(_read(Path(weights)))
         network.fc = nn.Identity()
+        if weights is not None:
+            imagenet = weights == "imagenet"
+            state = _download(ResNet18_Weights.IMAGENET1K_V1) if imagenet else _read(Path(weights), network)
+            network.load_state_dict(_without_last_layer(state))
         self.network = network
         self.views = views
         stages = ([network.conv1, network.bn1], [network.layer1], [network.layer2], [network.layer3], [network.layer4])
@@ -156,9 +159,16 @@ def views_of(images: Tensor, views: int) -> Iterator[Tensor]:
 
 
 def _download(weights: Any) -> dict[str, Tensor]:
+    file = Path(torch.hub.get_dir(), "checkpoints", PurePosixPath(weights.url).name)
+    # torch checks a file when it is downloaded, and never again; the name ends in the beginning of its SHA-256.
+    if file.is_file() and not _sha256(file).startswith(file.stem.rpartition("-")[2]):
+        raise ConfigError(
+            f"{file}: these ImageNet weights are damaged or cut. Delete the file, and the next run downloads it again: "
+            f"rm {shlex.quote(str(file))}"
+        )
     try:
         return weights.get_state_dict(progress=False, check_hash=True)
-    except OSError as error:  # URLError and every kind of failed connection
+    except Exception as error:  # every kind of failed connection, and a proxy's page in the file's place
         raise ConfigError(
             f"the ImageNet weights could not be downloaded ({error}). Without a connection, give a torchvision "
             "ResNet-18 state_dict by its path, --set backbone.weights=PATH, or start from random weights, "
@@ -166,16 +176,28 @@ def _download(weights: Any) -> dict[str, Tensor]:
         ) from error
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def _sha256(file: Path) -> str:
+    try:
+        with file.open("rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest()
+    except OSError as error:
+        raise ConfigError(f"{file}: these ImageNet weights cannot be read ({error.strerror})") from error
+
+
+def _without_last_layer(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in state.items() if not name.startswith("fc.")}
+
+
+def _read(path: Path, network: nn.Module) -> dict[str, Tensor]:
     if not path.is_file():
         raise ConfigError(
             f"backbone.weights: there is no file {path}; allowed are 'imagenet', null, or the path of a torchvision "
             "ResNet-18 state_dict"
         )
-    expected = {name: tensor.shape for name, tensor in _shapes().items()}
+    expected = {name: tensor.shape for name, tensor in network.state_dict().items()}
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        found = {name: tensor.shape for name, tensor in state.items()}
+        found = {name: tensor.shape for name, tensor in _without_last_layer(state).items()}
     except Exception as error:  # whatever torch.load raises; its text advises to allow pickle
         raise ConfigError(f"backbone.weights: {path} is not a state_dict that torch can read") from error
     if found != expected:
@@ -185,10 +207,3 @@ def _read(path: Path) -> dict[str, Tensor]:
             f"differ in name or shape, the first is {differing[0]!r}"
         )
     return state
-
-
-def _shapes() -> dict[str, Tensor]:
-    from torchvision.models import resnet18
-
-    with torch.device("meta"):
-        return resnet18(weights=None).state_dict()

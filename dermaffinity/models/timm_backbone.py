@@ -38,9 +38,10 @@ class TimmBackbone(Backbone):
         network: Any
         try:
             network = timm.create_model(name, pretrained=weights == "pretrained", num_classes=0)
-        except (OSError, RuntimeError) as error:
+        except Exception as error:  # whatever a failed download, or a damaged file of an earlier one, raises
             raise ConfigError(
                 f"backbone.weights: timm cannot give pretrained weights of {name} ({' '.join(str(error).split())}). "
+                f"If an earlier download was cut, delete it from {torch.hub.get_dir()} or Hugging Face's cache. "
                 "Give a state_dict by its path, --set backbone.weights=PATH, or start from random weights, "
                 "--set backbone.weights=null"
             ) from error

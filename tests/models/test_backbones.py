@@ -1,3 +1,6 @@
+import hashlib
+import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -39,15 +42,64 @@ def test_imagenet_means_the_weights_that_torchvision_downloads(monkeypatch, rand
     assert torch.equal(backbone.network.conv1.weight, random_state["conv1.weight"])
 
 
-def test_without_a_connection_the_error_says_how_to_go_on(monkeypatch):
+# A proxy's page in the place of the file is told by its hash, which torch answers with a RuntimeError.
+@pytest.mark.parametrize("failure", [OSError("no route to host"), RuntimeError("invalid hash value")])
+def test_without_a_connection_the_error_says_how_to_go_on(failure, tmp_path, monkeypatch):
     from torchvision.models import ResNet18_Weights
 
     def fail(self, *arguments, **options):
-        raise OSError("no route to host")
+        raise failure
 
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(ResNet18_Weights, "get_state_dict", fail)
-    with pytest.raises(ConfigError, match=r"no route to host.*backbone\.weights=PATH.*backbone\.weights=null"):
+    with pytest.raises(ConfigError, match=rf"{failure}.*backbone\.weights=PATH.*backbone\.weights=null"):
         ResNet18(weights="imagenet")
+
+
+@pytest.fixture
+def cached(tmp_path, monkeypatch, random_state) -> Path:
+    """ImageNet weights in torch's cache, as if torchvision had published these random ones."""
+    from torchvision.models import ResNet18_Weights
+
+    content = io.BytesIO()
+    torch.save(random_state, content)
+    start = hashlib.sha256(content.getvalue()).hexdigest()[:8]
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "my cache"))
+    weights = ResNet18_Weights.IMAGENET1K_V1
+    file = tmp_path / f"my cache/hub/checkpoints/resnet18-{start}.pth"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(content.getvalue())
+    monkeypatch.setattr(weights, "_value_", replace(weights.value, url=f"https://nowhere.invalid/{file.name}"))
+    return file
+
+
+def test_weights_in_the_cache_are_taken_from_there(cached, random_state):
+    assert torch.equal(ResNet18().network.conv1.weight, random_state["conv1.weight"])
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "another file", "one byte"])
+def test_damaged_weights_in_the_cache_are_named_with_the_command_that_deletes_them(cached, damage):
+    content = bytearray(cached.read_bytes())
+    content[len(content) // 2] ^= 1
+    half = content[: len(content) // 2]
+    cached.write_bytes({"cut": half, "empty": b"", "another file": b"<html>", "one byte": content}[damage])
+    with pytest.raises(ConfigError) as caught:
+        ResNet18()
+    assert str(caught.value) == (
+        f"{cached}: these ImageNet weights are damaged or cut. Delete the file, and the next run downloads it again: "
+        f"rm '{cached}'"
+    )
+
+
+@pytest.mark.parametrize("classes", [7, None])
+def test_weights_with_another_last_layer_or_none_are_accepted(classes, tmp_path, random_state):
+    state = {name: tensor for name, tensor in random_state.items() if not name.startswith("fc.")}
+    if classes:
+        state |= {"fc.weight": torch.zeros(classes, 512), "fc.bias": torch.zeros(classes)}
+    torch.save(state, tmp_path / "weights.pth")
+    backbone = ResNet18(weights=str(tmp_path / "weights.pth"))
+    for name, tensor in backbone.network.state_dict().items():
+        assert torch.equal(tensor, random_state[name]), name
 
 
 def test_a_missing_weights_file_is_named():
@@ -69,7 +121,7 @@ def test_a_pickled_object_is_refused_unread(tmp_path):
 
 
 def test_the_weights_of_another_network_are_refused_with_the_first_difference(tmp_path, random_state):
-    other = dict(random_state) | {"fc.weight": torch.zeros(7, 512)}
+    other = dict(random_state) | {"conv1.weight": torch.zeros(64, 1, 7, 7)}
     del other["bn1.bias"]
     torch.save(other, tmp_path / "weights.pth")
     with pytest.raises(ConfigError, match=r"not a torchvision ResNet-18 state_dict; 2 of its entries.*'bn1\.bias'"):

@@ -1,4 +1,5 @@
 import builtins
+from pickle import UnpicklingError
 
 import pytest
 import torch
@@ -46,6 +47,16 @@ def test_a_name_that_timm_does_not_have_is_refused_before_anything_is_downloaded
     with pytest.raises(ConfigError, match=r"backbone\.name: timm \S+ has no network") as caught:
         TimmBackbone(name=name)
     assert ("did you mean" in str(caught.value)) == name.endswith(("seresnet5", "seresnet50"))
+
+
+@pytest.mark.parametrize("failure", [OSError("no route to host"), EOFError("Ran out of input"), UnpicklingError("cut")])
+def test_a_failed_or_cut_download_says_how_to_go_on(failure, monkeypatch):
+    def fail(*arguments, **options):
+        raise failure
+
+    monkeypatch.setattr(timm, "create_model", fail)
+    with pytest.raises(ConfigError, match=rf"{failure}.*was cut, delete it from .*hub.*--set backbone\.weights=PATH"):
+        TimmBackbone(name="resnet10t")
 
 
 def test_weights_that_do_not_fit_or_are_missing_are_one_sentence(tmp_path):
