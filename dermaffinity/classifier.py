@@ -1,6 +1,6 @@
 """LesionClassifier: what a prototype imports. Heavy libraries are imported when a model is loaded, not before."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     from dermaffinity.explanation import Explanation
     from dermaffinity.model_folder import Description
     from dermaffinity.models import LesionNetwork
+
+
+_ACCEPTED = (
+    "an image is a path, bytes, a file opened in binary mode, a Pillow image or a NumPy array (height, width, 3), and "
+    "several are a list of these"
+)
 
 
 class Assessment(NamedTuple):
@@ -36,9 +42,10 @@ class LesionClassifier:
         classifier.predict("lesion.jpg")
         classifier.predict_proba([image, "other.jpg"])
 
-    **Images** are a path, the bytes of a file, a Pillow image, a NumPy array (height, width, 3), or any iterable of
-    these, one of which is read at a time; every size and color mode is converted as in training. Gray and alpha are
-    accepted; arrays are uint8, uint16, or floats in [0, 1]. One image counts as a list of one.
+    **Images** are a path, the bytes of a file, a file opened in binary mode (or a BytesIO), a Pillow image, a NumPy
+    array (height, width, 3), or any iterable of these, one of which is read at a time; every size and color mode is
+    converted as in training. Gray and alpha are accepted; arrays are uint8, uint16, or floats in [0, 1]. One image
+    counts as a list of one. Anything else is a TypeError.
 
     **Several members**, the networks of several folds, are averaged: their probabilities, which are then calibrated,
     their doubt and their p-values.
@@ -334,6 +341,26 @@ class LesionClassifier:
             saliency=occlusion_map(self._single_view, tensor, int(assessed.probabilities[0].argmax())),
         )
 
+    def score(self, images: Any, labels: Any, sample_weight: Any = None) -> float:
+        """Accuracy, as of every classifier of scikit-learn.
+
+        Args:
+            images: See the class.
+            labels: (N,) true class codes.
+            sample_weight: (N,) how much each image counts; equally by default.
+
+        Raises:
+            ValueError: When no label is one of the classes.
+        """
+        import numpy as np
+        from sklearn.metrics import accuracy_score
+
+        labels = np.asarray(labels)
+        if not np.isin(given := np.unique(labels.astype(str)), self.classes_).any():
+            found = ", ".join(given[:5]) or "none"
+            raise ValueError(f"labels are class codes, {', '.join(self.description.classes)}; got {found}")
+        return float(accuracy_score(labels, self.predict(images), sample_weight=sample_weight))
+
     def fit(self, images: Any, labels: Any = None) -> "LesionClassifier":
         """Does nothing, so that a Pipeline can be fitted around this classifier, which is fitted already."""
         return self
@@ -473,12 +500,18 @@ def _named(images: Any) -> Iterator[tuple[Any, str]]:
     import numpy as np
     from PIL import Image
 
-    is_single_array = isinstance(images, np.ndarray) and images.ndim < 4 and images.dtype.kind not in "OSU"
-    if is_single_array or isinstance(images, str | Path | bytes | bytearray | Image.Image):
+    is_array = isinstance(images, np.ndarray)
+    is_single_array = is_array and 0 < images.ndim < 4 and images.dtype.kind not in "OSU"
+    is_single = is_single_array or isinstance(images, str | Path | bytes | bytearray | Image.Image)
+    if is_single or hasattr(images, "read"):
         images = [images]
         names = ["the image"]
-    elif not isinstance(images, Iterable):
-        raise TypeError(f"an image is a path, bytes, a Pillow image or a NumPy array, got {type(images).__name__}")
+    # Tables and mappings are iterable as well: over the names of their columns and over their keys.
+    elif hasattr(images, "columns"):
+        raise TypeError(f"{_ACCEPTED}, got {type(images).__name__}; give one column of it, of paths for example")
+    elif isinstance(images, Mapping) or not isinstance(images, Iterable) or (is_array and images.ndim == 0):
+        found = "an array without dimensions" if is_array else type(images).__name__
+        raise TypeError(f"{_ACCEPTED}, got {found}")
     else:
         names = []
     for index, image in enumerate(images):
@@ -499,9 +532,11 @@ def _pixels(image: Any, name: str) -> "np.ndarray":
         return decode_image(bytes(image), name)
     if isinstance(image, Image.Image):
         return convert_image(image, name)
-    if isinstance(image, np.ndarray):
+    if isinstance(image, np.ndarray) and image.ndim > 0:
         return convert_array(image, name)
-    raise TypeError(f"{name}: an image is a path, bytes, a Pillow image or a NumPy array, got {type(image).__name__}")
+    if hasattr(image, "read"):
+        return decode_image(_read_opened(image, name), name)
+    raise TypeError(f"{name}: {_ACCEPTED}, got {type(image).__name__}")
 
 
 def _read(path: Path) -> bytes:
@@ -513,6 +548,19 @@ def _read(path: Path) -> bytes:
         raise DataError(f"{path}: is a folder; give the images in it, or use dermaffinity predict") from None
     except (OSError, ValueError) as error:  # ValueError: a null byte in the path
         raise DataError(f"{path}: cannot be read ({error})") from error
+
+
+def _read_opened(file: Any, name: str) -> bytes:
+    """The whole content of an open file, as Pillow reads it: from its beginning where it can be rewound."""
+    try:
+        if hasattr(file, "seekable") and file.seekable():
+            file.seek(0)
+        content = file.read()
+    except (OSError, ValueError) as error:  # ValueError: a closed file, or bytes that are no text
+        raise DataError(f"{name}: cannot be read ({error}); open the file in binary mode, 'rb'") from error
+    if not isinstance(content, bytes):
+        raise TypeError(f"{name}: an open file gives bytes, got {type(content).__name__}; open it with mode 'rb'")
+    return content
 
 
 def _check_coverage(coverage: float) -> None:

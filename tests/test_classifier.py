@@ -7,8 +7,10 @@ import pickle
 import shutil
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -380,10 +382,57 @@ def test_no_images_at_all_are_refused(classifier, nothing):
         classifier.predict(nothing)
 
 
-@pytest.mark.parametrize("thing", [None, 3, [None], [3.5], [[PICTURES[0]]], torch.zeros(3, 4, 4)])
+@pytest.mark.parametrize("thing", [
+    None, 3, [None], [3.5], [[PICTURES[0]]], torch.zeros(3, 4, 4), {"a.png": PICTURES[0]}, [{"image": "a.png"}],
+    pd.DataFrame({"image": ["a.png"]}), np.array("a.png"), np.array(3.0), [np.array(3.0)], [np.array("a.png")],
+], ids=lambda thing: type(thing).__name__)  # fmt: skip
 def test_what_is_no_image_is_a_type_error(classifier, thing):
-    with pytest.raises(TypeError, match="an image is a path, bytes, a Pillow image or a NumPy array, got"):
+    with pytest.raises(TypeError, match=r"an image is a path, bytes, a file .* and several are a list of these, got"):
         classifier.predict(thing)
+
+
+def test_a_table_is_told_to_give_one_of_its_columns(classifier, tmp_path):
+    (tmp_path / "a.png").write_bytes(png(PICTURES[0]))
+    table = pd.DataFrame({"image": [str(tmp_path / "a.png")]})
+    with pytest.raises(TypeError, match="got DataFrame; give one column of it"):
+        classifier.predict(table)
+    assert classifier.predict(table["image"]).tolist() == classifier.predict(PICTURES[0]).tolist()
+
+
+def test_open_files_are_images_from_their_beginning(classifier, tmp_path):
+    (tmp_path / "a.png").write_bytes(png(PICTURES[0]))
+    expected = classifier.predict_proba(PICTURES[0])
+    buffer = io.BytesIO()
+    Image.fromarray(PICTURES[0]).save(buffer, format="PNG")  # leaves it at its end
+    with open(tmp_path / "a.png", "rb") as plain, zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.write(tmp_path / "a.png", "a.png")
+        with archive.open("a.png") as member:
+            for image in (plain, buffer, member, [plain], iter([buffer])):
+                assert np.array_equal(classifier.predict_proba(image), expected), type(image)
+    with pytest.raises(DataError, match=r"^the image: cannot be read \(.*closed.*open the file in binary mode, 'rb'"):
+        classifier.predict(plain)
+    with open(tmp_path / "a.png") as text, pytest.raises(DataError, match="open the file in binary mode, 'rb'"):
+        classifier.predict(text)
+    with pytest.raises(TypeError, match=r"^images\[0\]: an open file gives bytes, got str; open it with mode 'rb'"):
+        classifier.predict([io.StringIO("text")])
+
+
+def test_scores_of_scikit_learn_need_no_scoring(classifier):
+    from sklearn.model_selection import KFold, cross_val_score
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import FunctionTransformer
+
+    predicted = classifier.predict(PICTURES).tolist()
+    labels = [*predicted[:3], *(next(name for name in CLASSES if name != code) for code in predicted[3:])]
+    assert classifier.score(PICTURES, labels) == pytest.approx(3 / 5)
+    assert classifier.score(PICTURES, labels, sample_weight=[1, 1, 1, 0, 3]) == pytest.approx(3 / 6)
+    assert classifier.score(iter(PICTURES), pd.Series(labels)) == pytest.approx(3 / 5)
+    flipped = make_pipeline(FunctionTransformer(lambda images: [image[::-1] for image in images]), classifier)
+    assert flipped.score([image[::-1] for image in PICTURES], labels) == pytest.approx(3 / 5)
+    found = cross_val_score(classifier, PICTURES, labels, cv=KFold(5))
+    assert found.tolist() == [1, 1, 1, 0, 0]
+    with pytest.raises(ValueError, match="labels are class codes, AK, BCC, ML; got 0, 1"):
+        classifier.score(PICTURES, [0, 1, 0, 1, 0])
 
 
 def test_each_image_alone_equals_the_many_and_only_a_batch_is_held(classifier, monkeypatch):

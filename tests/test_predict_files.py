@@ -97,8 +97,8 @@ def test_predict_finds_images_by_content_and_names_every_file_that_is_none(comma
     assert done.stderr.splitlines() == [
         "skipped: 2 files: no image in a format that is read here: phone/x.mov, phone/y.mov",
         "skipped: texts.zip: no image among 1 file",
-        "skipped: phone/broken.heic: not an image in any of the formats JPEG, PNG, BMP, TIFF, WEBP, GIF, PPM, JPEG2000, "
-        "AVIF, HEIC, DICOM",
+        "skipped: phone/broken.heic: not an image in any of the formats JPEG, PNG, BMP, TIFF, WEBP, GIF, PPM, "
+        "JPEG2000, AVIF, HEIC, DICOM",
     ]
 
 

@@ -47,7 +47,8 @@ def test_contents_are_told_by_suffix_and_else_by_how_a_file_begins(tmp_path):
         "a.HEIC": b"whatever it is", "b.jfif": b"", "c.gif": b"", "d.jp2": b"", "e.avif": b"", "f.DCM": b"",
         "scan": photograph, "photo.image": photograph, "1.2.840.10008": photograph,
         "clip.mov": b"\0\0\0\x14ftypqt  ", "more.rar": b"Rar!", "empty.bin": b"",
-        "labels.csv": photograph, "README": b"", "notes.TXT": b"", "DICOMDIR": bytes(128) + b"DICM", ".hidden": photograph,
+        "labels.csv": photograph, "README": b"", "notes.TXT": b"", "DICOMDIR": bytes(128) + b"DICM",
+        ".hidden": photograph,
     }  # fmt: skip
     for name, content in files.items():
         path = tmp_path / "plain/deep" / name
