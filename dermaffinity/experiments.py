@@ -249,17 +249,15 @@ def _open_held(
             "split_hash": manifest.split_hash,
             "protocol": manifest.protocol,
             "scored": scored,
+            "folder_id": folder.identifier(),
             "mlflow.runColor": color,
             "mlflow.source.git.commit": ran.get("git_commit", ""),
             **ran,
         },
         description=description,
     )
-    resolved, counts = page.resolved(), manifest.class_counts()
-    run.log_params(identity(page))
-    run.log_text(yaml.safe_dump(page.portable(), sort_keys=False), "page.yaml")
-    profile = {"num_rows": sum(counts.values()), **counts}
-    run.log_dataset(manifest.name, manifest.split_hash, manifest.source, "cross-validation", profile)
+    counts = manifest.class_counts()
+    # At once: a run whose id is lost would be marked as running for ever.
     write_json(
         folder.path / "experiment.json",
         {
@@ -278,7 +276,12 @@ def _open_held(
         },
     )
     with atomic_write(folder.path / "page.yaml") as file:
-        yaml.safe_dump(resolved, file, sort_keys=False)
+        yaml.safe_dump(page.resolved(), file, sort_keys=False)
+    tracker.end_orphans(run, "folder_id", [run_id for job in folder.jobs() if (run_id := job.run_id)])
+    run.log_params(identity(page))
+    run.log_text(yaml.safe_dump(page.portable(), sort_keys=False), "page.yaml")
+    profile = {"num_rows": sum(counts.values()), **counts}
+    run.log_dataset(manifest.name, manifest.split_hash, manifest.source, "cross-validation", profile)
     return run
 
 

@@ -6,6 +6,7 @@ all jobs are done, ``out_of_fold.csv``, ``out_of_fold_summary.csv``, ``figures/`
 """
 
 import json
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,17 @@ class JobFolder:
         """The predictions for the external images."""
         return self.path / "external.csv"
 
+    @property
+    def run_id(self) -> str | None:
+        """The job's tracking run, once it is noted."""
+        note = self.path / "run_id.txt"
+        return note.read_text(encoding="utf-8").strip() if note.exists() else None
+
+    def note_run(self, run_id: str) -> None:
+        """Notes the job's tracking run."""
+        with atomic_write(self.path / "run_id.txt") as file:
+            file.write(run_id)
+
     def metrics(self) -> dict[str, float]:
         """The job's metrics on the rows it scored."""
         return json.loads((self.path / "metrics.json").read_text(encoding="utf-8"))
@@ -63,6 +75,14 @@ class ExperimentFolder:
     def classifier(self) -> Path:
         """The model folder of all folds; complete when its ``classifier.json`` exists."""
         return self.path / "classifier"
+
+    def identifier(self) -> str:
+        """A word that no other folder has, made at the first call; the folder's tracking runs are told by it."""
+        note = self.path / "folder_id.txt"
+        if not note.exists():
+            with atomic_write(note) as file:
+                file.write(uuid.uuid4().hex)
+        return note.read_text(encoding="utf-8")
 
     def jobs(self) -> list[JobFolder]:
         """Every job folder that exists, in order."""

@@ -4,6 +4,7 @@ import json
 import shutil
 import sqlite3
 from io import StringIO
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -19,7 +20,7 @@ from dermaffinity.losses import CrossEntropyLoss
 from dermaffinity.model_folder import read_description
 from dermaffinity.results import ExperimentFolder, training_numbers
 from dermaffinity.tracking.base import NullTracker
-from dermaffinity.tracking.mlflow_tracker import MlflowTracker
+from dermaffinity.tracking.mlflow_tracker import MlflowRun, MlflowTracker
 from dermaffinity.training import cross_validation
 
 
@@ -166,6 +167,68 @@ def test_a_locked_store_gives_one_clear_error_and_is_not_waited_for_twice(
     monkeypatch.setattr(cross_validation, "save_model", saved)
     _, shown = run(tiny_page, tmp_path / "runs", "training.epochs=1", tracker=tracker, folds=[0], resume=True)
     assert "balanced accuracy" in shown
+
+
+@pytest.fixture
+def opening(tiny_page, tmp_path, empty_store):
+    """Opens the parent's run and that of fold 0 in a store of their own, and lists the store's runs by status."""
+    page = read_page(tiny_page)
+    manifest = cross_validation.Images(page.data).manifest
+    folder = ExperimentFolder(tmp_path / "runs/tiny")
+    tracker = MlflowTracker(f"sqlite:///{shutil.copy(empty_store, tmp_path / 'mlflow.db')}")
+
+    def parent():
+        return experiments._open(page, manifest, folder, tracker, "test", "#1f77b4")
+
+    def child(run, fold=0):
+        return cross_validation.open_child(cross_validation.Job(page, fold, 0, folder, run, tracker))
+
+    def statuses():
+        everywhere = [found.experiment_id for found in tracker.call(lambda client: client.search_experiments())]
+        runs = tracker.call(lambda client: client.search_runs(everywhere))
+        return sorted((run.data.tags["role"], run.info.status) for run in runs)
+
+    return SimpleNamespace(parent=parent, child=child, statuses=statuses)
+
+
+def failing_once(monkeypatch, name):
+    """The store fails at the end of the next call of a method."""
+    owner = MlflowRun if hasattr(MlflowRun, name) else MlflowTracker
+    method = getattr(owner, name)
+
+    def failing(*arguments, **options):
+        monkeypatch.setattr(owner, name, method)
+        method(*arguments, **options)
+        raise TrackingError("the store has gone away")
+
+    monkeypatch.setattr(owner, name, failing)
+
+
+def test_a_run_is_noted_at_once_and_found_again_when_the_store_fails_after_that(opening, monkeypatch):
+    failing_once(monkeypatch, "log_params")
+    with pytest.raises(TrackingError, match="gone away"):
+        opening.parent()
+    run = opening.parent()
+    failing_once(monkeypatch, "log_params")
+    with pytest.raises(TrackingError, match="gone away"):
+        opening.child(run)
+    opening.child(run)
+    assert opening.statuses() == [("child", "RUNNING"), ("parent", "RUNNING")]
+
+
+def test_runs_whose_ids_were_lost_are_ended_when_the_experiment_goes_on(opening, monkeypatch):
+    failing_once(monkeypatch, "_open_run")
+    with pytest.raises(TrackingError, match="gone away"):
+        opening.parent()
+    run = opening.parent()
+    assert opening.statuses() == [("parent", "KILLED"), ("parent", "RUNNING")]
+    opening.child(run, fold=1)  # whose process is still at it
+    failing_once(monkeypatch, "_open_run")
+    with pytest.raises(TrackingError, match="gone away"):
+        opening.child(run)
+    opening.child(opening.parent())
+    children = [status for role, status in opening.statuses() if role == "child"]
+    assert children == ["KILLED", "RUNNING", "RUNNING"]
 
 
 def test_a_job_that_fails_does_not_stop_the_next_and_goes_by_its_name(tiny_page, tmp_path, monkeypatch):

@@ -1,6 +1,6 @@
 """What the rest of the package knows of experiment tracking: runs that take results, and a tracker that opens them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -110,6 +110,15 @@ class Tracker(Protocol):
     def child(self, parent: Run, name: str, *, run_id: str | None, tags: Mapping[str, str]) -> Run:
         """Open the run of one fold and seed. It inherits the parent's tags, because filters do not look at parents."""
 
+    def end_orphans(self, parent: Run, tag: str, known: Collection[str]) -> None:
+        """End the runs that nobody knows: created, but a process or the store failed before their ids were noted.
+
+        Args:
+            parent: The run of the experiment.
+            tag: A tag of that run which its children and former runs of the same experiment share, and nothing else.
+            known: The ids of the runs that are not orphans, besides the parent's.
+        """
+
 
 class NullTracker:
     """Records nothing."""
@@ -123,6 +132,9 @@ class NullTracker:
     def child(self, parent: Run, name: str, *, run_id: str | None, tags: Mapping[str, str]) -> Run:
         """Give a run that forgets everything."""
         return _NullRun()
+
+    def end_orphans(self, parent: Run, tag: str, known: Collection[str]) -> None:
+        """Do nothing: there are none."""
 
 
 class _NullRun:

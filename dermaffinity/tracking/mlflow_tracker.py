@@ -10,7 +10,7 @@ import sqlite3
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import chain, count
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from types import ModuleType
@@ -106,6 +106,14 @@ class MlflowTracker:
         return self._open_run(
             opened.info.experiment_id, name, run_id, {**inherited, **tags, "mlflow.parentRunId": parent.id}
         )
+
+    def end_orphans(self, parent: Run, tag: str, known: Collection[str]) -> None:
+        """End the runs that nobody knows; see :class:`dermaffinity.tracking.base.Tracker`."""
+        opened = self.call(lambda client: client.get_run(parent.id))
+        query = f"tags.`{tag}` = '{opened.data.tags[tag]}' and attributes.status = 'RUNNING'"
+        running = self.call(lambda client: client.search_runs([opened.info.experiment_id], query))
+        for orphan in {run.info.run_id for run in running} - {parent.id, *known}:
+            MlflowRun(self, orphan, reopened=True).finish("KILLED")
 
     def call(self, action: "Callable[[MlflowClient], _Result]") -> _Result:
         """Run an action on the store, which may happen twice: wait for a busy store, and give its errors clear words.

@@ -24,7 +24,7 @@ from dermaffinity.data.manifest import Manifest, read_manifest
 from dermaffinity.data.splits import inner_validation
 from dermaffinity.data.transforms import EvaluationStage, FixedStage
 from dermaffinity.errors import BusyError, ConfigError, DermaffinityError, TrackingError
-from dermaffinity.files import atomic_write, hold, sweep_partial, write_json
+from dermaffinity.files import hold, sweep_partial, write_json
 from dermaffinity.heads import Predictions
 from dermaffinity.metrics.classification import classification_metrics, confusion_matrix, minority_classes
 from dermaffinity.model_folder import (
@@ -367,14 +367,13 @@ def _page(job: Job) -> NetworkPage:
 
 def open_child(job: Job) -> Run:
     """The job's tracking run, the same one after an interruption."""
-    note = job.files.path / "run_id.txt"
-    known = note.read_text(encoding="utf-8").strip() if note.exists() else None
+    known = job.files.run_id
     tags = {"role": "child", "fold": str(job.fold), "seed": str(job.seed)}
     run = job.tracker.child(job.parent, f"{job.page.name} fold-{job.fold} seed-{job.seed}", run_id=known, tags=tags)
-    run.log_params(identity(job.page))
+    # At once: a run whose id is lost would be marked as running for ever.
     if run.id and run.id != known:
-        with atomic_write(note) as file:
-            file.write(run.id)
+        job.files.note_run(run.id)
+    run.log_params(identity(job.page))
     return run
 
 
