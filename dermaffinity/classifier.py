@@ -500,8 +500,8 @@ def _named(images: Any) -> Iterator[tuple[Any, str]]:
     import numpy as np
     from PIL import Image
 
-    is_array = isinstance(images, np.ndarray)
-    is_single_array = is_array and 0 < images.ndim < 4 and images.dtype.kind not in "OSU"
+    is_single_array = isinstance(images, np.ndarray) and 0 < images.ndim < 4 and images.dtype.kind not in "OSU"
+    is_scalar = isinstance(images, np.ndarray) and images.ndim == 0
     is_single = is_single_array or isinstance(images, str | Path | bytes | bytearray | Image.Image)
     if is_single or hasattr(images, "read"):
         images = [images]
@@ -509,8 +509,8 @@ def _named(images: Any) -> Iterator[tuple[Any, str]]:
     # Tables and mappings are iterable as well: over the names of their columns and over their keys.
     elif hasattr(images, "columns"):
         raise TypeError(f"{_ACCEPTED}, got {type(images).__name__}; give one column of it, of paths for example")
-    elif isinstance(images, Mapping) or not isinstance(images, Iterable) or (is_array and images.ndim == 0):
-        found = "an array without dimensions" if is_array else type(images).__name__
+    elif is_scalar or isinstance(images, Mapping) or not isinstance(images, Iterable):
+        found = "an array without dimensions" if is_scalar else type(images).__name__
         raise TypeError(f"{_ACCEPTED}, got {found}")
     else:
         names = []

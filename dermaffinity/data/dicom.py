@@ -16,6 +16,7 @@ from dermaffinity.errors import DataError
 
 if TYPE_CHECKING:
     from pydicom import Dataset
+    from pydicom.uid import UID
 
 _PALETTE = [
     f"{color}PaletteColorLookupTable{part}" for color in ("Red", "Green", "Blue") for part in ("Descriptor", "Data")
@@ -112,8 +113,7 @@ def _read(content: bytes, name: str, pixels: bool) -> "Dataset":
         # By force, because `is_dicom` has looked, and takes files without a preamble as well.
         dataset = dcmread(io.BytesIO(content), specific_tags=list(_PICTURE), stop_before_pixels=not pixels, force=True)
         if "TransferSyntaxUID" not in dataset.file_meta:
-            plain = "PixelData" not in dataset or not dataset["PixelData"].is_undefined_length
-            dataset.file_meta.TransferSyntaxUID = _plain_syntax(dataset) if plain else ""
+            dataset.file_meta.TransferSyntaxUID = _unsaid_syntax(dataset)
         return dataset
     except Exception:
         raise DataError(f"{name}: damaged or truncated DICOM; copy or export it again") from None
@@ -137,10 +137,12 @@ def _starts_with_elements(content: bytes) -> bool:
     return first[0] in _FIRST_GROUPS and second[0] in _FIRST_GROUPS and first < second
 
 
-def _plain_syntax(dataset: "Dataset") -> str:
-    """How a file that does not say it stores uncompressed pixels."""
-    from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+def _unsaid_syntax(dataset: "Dataset") -> "UID":
+    """How a file that does not say it stores its pixels; nobody knows how compressed ones, which lie in fragments."""
+    from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
+    if "PixelData" in dataset and dataset["PixelData"].is_undefined_length:
+        return UID("")
     implicit, _ = dataset.original_encoding
     return ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
 

@@ -110,8 +110,8 @@ class ImageLibrary:
         Raises:
             DataError: As for `files`.
         """
-        contents, filled = Contents([], [], [], []), set()
-        entries = self._entries()
+        contents, entries = Contents([], [], [], []), self._entries()
+        filled: set[str] = set()  # folders
         for path in entries:
             name = PurePosixPath(path.lower())
             if path.endswith("/"):
