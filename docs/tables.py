@@ -1,4 +1,4 @@
-"""Writes the result tables of README.md and docs/*.md from the CSV files in docs/results/.
+"""Writes the tables and figures of results in README.md and docs/ from the CSV files in docs/results/.
 
     python docs/tables.py
 
@@ -16,17 +16,42 @@ from pathlib import Path
 
 import pandas as pd
 
+from dermaffinity.reports.figures import recall_figure, save_figure
+from dermaffinity.reports.method_figures import forest_figure, pareto_figure
+from dermaffinity.reports.method_tables import MEASURES
 from dermaffinity.reports.tables import markdown_table
 
 DOCS = Path(__file__).resolve().parent
 PAGES = [DOCS.parent / "README.md", *sorted(DOCS.glob("*.md"))]
+CLASS = re.compile(r"^(\S+) \(n=(\d+)\)$", flags=re.MULTILINE)
 TABLE = re.compile(r"(<!-- table: (.*) -->\n\n)((?:\|.*\n)*)")
 
 
 def main() -> None:
-    """Writes every table again where it stands."""
+    """Writes every table again where it stands, and the figures."""
     for page in PAGES:
         page.write_text(with_tables(page.read_text(encoding="utf-8")), encoding="utf-8")
+    for experiment in ("hamfit-7", "hamfit-5"):
+        own, external = summaries(experiment, "out-of-fold"), summaries(experiment, "external")
+        stem = experiment.replace("-", "")
+        save_figure(forest_figure(own, external, "out-of-fold images"), DOCS / f"{stem}_forest.png")
+        save_figure(pareto_figure(own), DOCS / f"{stem}_pareto.png")
+    measured = summaries("hamfit-7", "out-of-fold")
+    shown = {name: measured[name] for name in ("cosen", "softmax", "affinity", "affinity_plus")}
+    results = read_results("benchmark").query(
+        "experiment == 'hamfit-7' and part == 'out-of-fold' and method == 'cosen'"
+    )
+    counts = {name: int(count) for name, count in CLASS.findall("\n".join(results["measure"]))}
+    save_figure(recall_figure(shown, counts, "hamfit-7: recall of each class"), DOCS / "hamfit7_recall.png")
+
+
+def summaries(experiment: str, part: str) -> dict[str, pd.DataFrame]:
+    """The benchmark's measures of each method as fractions, under the names that figures know."""
+    results = read_results("benchmark").query("experiment == @experiment and part == @part")
+    names = {title: name for name, title in MEASURES.items()}
+    bounds = results[["value", "low", "high"]].apply(pd.to_numeric) / 100
+    bounds.index = pd.Index([names.get(measure) or CLASS.sub(r"recall.\1", measure) for measure in results["measure"]])
+    return {method: bounds[(results["method"] == method).to_numpy()] for method in results["method"].unique()}
 
 
 def with_tables(text: str) -> str:

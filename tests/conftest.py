@@ -18,7 +18,7 @@ augmentation: {{class: dermaffinity.data.augmentation.LesionAugmentation, color:
 backbone: {{class: dermaffinity.models.SmallConvNet}}
 neck: {{class: dermaffinity.models.IdentityNeck}}
 head: {{class: dermaffinity.heads.LinearHead}}
-loss: {{class: dermaffinity.losses.CoSenLoss}}
+loss: {{class: dermaffinity.losses.CoSenLoss, cost_rate: 0.1}}
 training: {{epochs: 3, batch_size: 8, learning_rate: 0.02}}
 """
 
