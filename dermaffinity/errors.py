@@ -21,6 +21,23 @@ class DermaffinityError(Exception):
         return "\n".join([self.message, *(f"  - {problem}" for problem in self.problems)])
 
 
+def summed(faults: Iterable[tuple[str, str]], limit: int = 8) -> list[str]:
+    """One line for each fault, with the files that have it.
+
+    Args:
+        faults: Pairs of a file's name and what is wrong with it.
+        limit: The most files that a line names.
+    """
+    by_fault: dict[str, list[str]] = {}
+    for name, fault in faults:
+        by_fault.setdefault(fault, []).append(name)
+    lines = []
+    for fault, names in by_fault.items():
+        several = f"{count_of(len(names), 'file')}: {fault}: {some_of(names, limit)}"
+        lines.append(several if len(names) > 1 else f"{names[0]}: {fault}")
+    return lines
+
+
 class DataError(DermaffinityError):
     """An image library, archive, image or mask that cannot be used as it is."""
 
@@ -58,21 +75,6 @@ def some_of(names: Iterable[str], limit: int = 8) -> str:
     ordered = sorted(names, key=_numbers_by_size)
     rest = f" and {len(ordered) - limit:,} more" if len(ordered) > limit else ""
     return ", ".join(ordered[:limit]) + rest
-
-
-def summed(faults: Iterable[tuple[str, str]]) -> list[str]:
-    """One line for each fault, with the first files that have it.
-
-    Args:
-        faults: Pairs of a file's name and what is wrong with it.
-    """
-    by_fault: dict[str, list[str]] = {}
-    for name, fault in faults:
-        by_fault.setdefault(fault, []).append(name)
-    return [
-        f"{len(names):,} files: {fault}: {some_of(names)}" if len(names) > 1 else f"{names[0]}: {fault}"
-        for fault, names in by_fault.items()
-    ]
 
 
 def count_of(count: int, noun: str) -> str:

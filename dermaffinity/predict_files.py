@@ -10,9 +10,8 @@ from typing import NamedTuple
 from torch import Tensor
 
 from dermaffinity.classifier import LesionClassifier
-from dermaffinity.data.adapters.base import count_of
-from dermaffinity.data.library import ImageLibrary
-from dermaffinity.errors import DataError
+from dermaffinity.data.library import ImageLibrary, printable
+from dermaffinity.errors import DataError, count_of
 from dermaffinity.files import atomic_write
 from dermaffinity.prediction import BATCH_SIZE
 
@@ -38,7 +37,7 @@ def find_images(sources: Sequence[Path], on_problem: Callable[[str, str], None])
     """
     found: list[ImageFile] = []
     for source in sources:
-        name = _printable(source.as_posix())
+        name = printable(source.as_posix())
         try:
             if not source.exists():
                 on_problem(name, "there is no such file or folder")
@@ -47,7 +46,7 @@ def find_images(sources: Sequence[Path], on_problem: Callable[[str, str], None])
                 contents = library.contents()
                 found += [ImageFile((source / path).as_posix(), library, path) for path in contents.images]
                 for path in contents.others:
-                    on_problem(_printable((source / path).as_posix()), "no image in a format that is read here")
+                    on_problem(printable((source / path).as_posix()), "no image in a format that is read here")
                 if not (contents.images or contents.others):
                     on_problem(name, f"no image among {count_of(len(contents.beside), 'file')}")
             else:
@@ -56,7 +55,7 @@ def find_images(sources: Sequence[Path], on_problem: Callable[[str, str], None])
             on_problem(name, _fault(error, source.name, str(source.resolve())))
     for file in found:
         if not _is_utf8(file.name):
-            on_problem(_printable(file.name), "the name is not UTF-8, so that no table can hold it; rename the file")
+            on_problem(printable(file.name), "the name is not UTF-8, so that no table can hold it; rename the file")
     return [file for file in found if _is_utf8(file.name)]
 
 
@@ -120,12 +119,7 @@ def _fault(error: DataError, *names: str) -> str:
 
 
 def _is_utf8(name: str) -> bool:
-    return _printable(name) == name
-
-
-def _printable(name: str) -> str:
-    """The name with ``\\x..`` for each byte that is not UTF-8, which Python keeps as half of a surrogate pair."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return printable(name) == name
 
 
 def _prepared(

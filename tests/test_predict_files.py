@@ -73,7 +73,7 @@ def test_predict_reports_and_skips_what_is_bad_and_ends_with_one(commands, toy_m
     for problem in (
         "skipped: bad.zip: not a readable zip archive",
         "skipped: photos/1.png: not an image",
-        "skipped: 2 files: there is no such file or folder: nowhere.jpg, lost/x.png",
+        "skipped: 2 files: there is no such file or folder: lost/x.png, nowhere.jpg",
         "skipped: empty: no image among 0 files",
     ):
         assert problem in done.stderr, done.stderr

@@ -259,6 +259,11 @@ class ImageLibrary:
         self._located: dict[tuple[str, ...], tuple[Path, int]] = {}
 
 
+def printable(name: str) -> str:
+    """The name with ``\\x..`` for each byte that is not UTF-8, which Python keeps as half of a surrogate pair."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def _is_archive(path: Path) -> bool:
     return (path.suffix.lower() == ".zip" or _is_idx(path)) and path.is_file()
 

@@ -8,12 +8,11 @@ A new dataset is one new file beside this one: its name is the adapter's name, i
 import difflib
 import hashlib
 import importlib
-import os
 import pkgutil
 import shlex
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
@@ -23,7 +22,7 @@ import pandas as pd
 
 from dermaffinity.data import adapters
 from dermaffinity.data.images import image_size
-from dermaffinity.data.library import Contents, ImageLibrary
+from dermaffinity.data.library import Contents, ImageLibrary, printable
 from dermaffinity.data.manifest import Manifest
 from dermaffinity.data.splits import TRAINING_ONLY, Protocol, assign_folds
 from dermaffinity.data.tables import clean, look_alikes
@@ -75,8 +74,8 @@ class DatasetAdapter(ABC):
         if not source.exists():
             raise DataError(f"{self.name}: no folder or archive {source}. {self.how_to_get()}")
         self.library = ImageLibrary(source)
-        self.notes: list[str] = []  # what the user shall know about a library that is usable
         self.manifest_name = self.name
+        self.notes: list[str] = []
 
     @abstractmethod
     def records(self) -> Iterator[Record]:
@@ -97,21 +96,21 @@ class DatasetAdapter(ABC):
             DataError: As there; or listing the files whose names are not UTF-8, which no manifest can hold.
         """
         files = self.library.files()
-        self._refuse_foreign(files)
+        self._check_names(files)
         return files
 
     def contents(self) -> Contents:
-        """What `files` gives, sorted by what it is; see `ImageLibrary.contents`.
+        """Every file of the library, sorted by what it is; see `ImageLibrary.contents`.
 
         Raises:
-            DataError: As for `files`.
+            DataError: As `files` does.
         """
         contents = self.library.contents()
-        self._refuse_foreign(contents.images + contents.beside + contents.others)
+        self._check_names([*contents.images, *contents.beside, *contents.others])
         return contents
 
-    def _refuse_foreign(self, files: Sequence[str]) -> None:
-        foreign = [name for path in files if (name := _escaped(path)) != path]
+    def _check_names(self, files: Iterable[str]) -> None:
+        foreign = [name for path in files if (name := printable(path)) != path]
         if foreign:
             raise DataError(
                 f"{self.name}: {count_of(len(foreign), 'file name')} of {self.library.root} not in UTF-8: "
@@ -295,11 +294,6 @@ def _cleaned(record: Record) -> Record:
     # The group of an image that is its own is the image's path, as it is on the disk.
     group = record.group if record.group == record.image else clean(record.group)
     return record._replace(label=clean(record.label), group=group)
-
-
-def _escaped(path: str) -> str:
-    """The path with each byte that is not UTF-8 as ``\\xe9``."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _by_value(values: Mapping[str, Any]) -> dict[Any, list[str]]:

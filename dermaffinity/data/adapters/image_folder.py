@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from dermaffinity.data.adapters.base import DatasetAdapter, Record
+from dermaffinity.data.library import Contents
 from dermaffinity.data.tables import clean, nearest, read_table
 from dermaffinity.errors import ConfigError, DataError, count_of, some_of
 
@@ -66,13 +67,11 @@ class ImageFolderAdapter(DatasetAdapter):
         left_out = [path for path in contents.others if _at(_folders(path), level) in (*self.classes, "")]
         if left_out:
             self.notes.append(
-                f"Left out {count_of(len(left_out), 'file')} in no image format that is read here: {some_of(left_out)}"
+                f"left out {count_of(len(left_out), 'file')} in no image format that is read here: {some_of(left_out)}"
             )
-        files_in = Counter(_at(_folders(path), level) for path in (*contents.beside, *contents.others))
-        files_in.update({_at(_folders(f"{path}x"), level): 0 for path in contents.empty})
-        barren = {code: count for code, count in files_in.items() if code and code not in found}
         self.manifest_name = re.sub(r"[^a-z0-9_-]+", "-", self.library.root.stem.lower()).strip("-") or self.name
-        self._refuse(found, {code: barren[code] for code in wanted or barren if code in barren})
+        barren = _files_by_folder(contents, level)
+        self._refuse(found, {name: barren[name] for name in wanted or barren if name in barren.keys() - {"", *found}})
 
     def how_to_get(self) -> str:
         """See :meth:`DatasetAdapter.how_to_get`."""
@@ -182,6 +181,13 @@ class ImageFolderAdapter(DatasetAdapter):
                 f"{count_of(len(unmatched), 'file name')}: {some_of(unmatched)}"
             )
         return {path: match[1] for path, match in found.items() if match}
+
+
+def _files_by_folder(contents: Contents, level: int) -> Counter[str]:
+    """How many files that are no images each folder at this level holds."""
+    files = Counter(_at(_folders(path), level) for path in (*contents.beside, *contents.others))
+    files.update({_at(_folders(f"{path}file"), level): 0 for path in contents.empty})
+    return files
 
 
 def _folders(path: str) -> list[str]:

@@ -124,13 +124,22 @@ def test_a_class_folder_without_an_image_is_refused_with_a_way_out(fake, tmp_pat
     assert adapter.notes == []
 
 
+def test_a_class_folder_without_an_image_is_refused_within_the_parts_of_a_split_as_well(fake, tmp_path):
+    files = {f"{part}/{label}/1.png": fake.picture(1) for part in ("train", "test") for label in ("nevus", "wart")}
+    files |= {"train/melanoma/film.mov": b"no image", "train/labels.csv": b"", "docs/readme.txt": b""}
+    with pytest.raises(DataError) as caught:
+        ImageFolderAdapter(fake.write_tree(tmp_path / "lib", files))
+    (problem,) = caught.value.problems
+    assert problem.startswith("no image among the 1 file of the folder 'melanoma'; put its images there")
+
+
 def test_images_are_found_whatever_their_names_and_other_files_are_counted_and_named(fake, tmp_path):
     files = {"a/1.jfif": fake.picture(1, "jpg"), "a/scan": fake.picture(2), "b/3.gif": fake.picture(3, "gif")}
     files |= {"b/4.jp2": fake.picture(4, "jpeg2000"), "b/Thumbs.db": b"", "b/labels.csv": b"", "README.md": b""}
     files |= {"b/5.avif": fake.picture(5, "avif"), "b/clip.mov": b"film", "top.psd": b"8BPS"}
     adapter = ImageFolderAdapter(fake.write_tree(tmp_path / "lib", files))
     assert [record.image for record in adapter.records()] == ["a/1.jfif", "a/scan", "b/3.gif", "b/4.jp2", "b/5.avif"]
-    assert adapter.notes == ["Left out 2 files in no image format that is read here: b/clip.mov, top.psd"]
+    assert adapter.notes == ["left out 2 files in no image format that is read here: b/clip.mov, top.psd"]
     assert adapter.prepare(folds=2).class_counts() == {"a": 2, "b": 3}
 
 
