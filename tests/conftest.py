@@ -11,6 +11,10 @@ from pathlib import Path
 
 import pytest
 
+# One thread for each process of the tests, before torch counts the cores: threads that wait for one another are slow
+# where other processes are busy.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 _PAGE = """\
 name: tiny
 data: {{manifest: {manifest}, image_size: 32}}
@@ -66,10 +70,8 @@ class Commands:
 
     def __init__(self) -> None:
         script = Path(__file__).with_name("forked_commands.py")
-        # Threads that wait for one another are slow where other programs are busy.
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         self.server = subprocess.Popen(
-            [sys.executable, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+            [sys.executable, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
     def run(self, *argv: str, folder: Path, signals=()) -> Finished:

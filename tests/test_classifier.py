@@ -26,14 +26,6 @@ from dermaffinity.results import read_table
 CLASSES = ("AK", "BCC", "ML")
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def folder(toy_model):
     return toy_model

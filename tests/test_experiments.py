@@ -8,7 +8,6 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
-import torch
 from rich.console import Console
 
 from dermaffinity import experiments
@@ -22,14 +21,6 @@ from dermaffinity.results import ExperimentFolder, training_numbers
 from dermaffinity.tracking.base import NullTracker
 from dermaffinity.tracking.mlflow_tracker import MlflowRun, MlflowTracker
 from dermaffinity.training import cross_validation
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

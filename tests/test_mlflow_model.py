@@ -19,7 +19,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from PIL import Image
 
 from dermaffinity import LesionClassifier
@@ -28,14 +27,6 @@ from dermaffinity.mlflow_model import write_mlflow_model
 from dermaffinity.tracking.mlflow_tracker import MlflowTracker
 
 PROJECT = Path(__file__).resolve().parents[1]
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def picture(seed: int) -> bytes:

@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 import yaml
 from rich.console import Console
 
@@ -16,14 +15,6 @@ from dermaffinity.tracking.base import NullTracker
 from dermaffinity.tuning import _ranked, combinations, read_chosen, tune
 
 QUICKLY = ["training.epochs=1"]
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from io import StringIO
 
 import pandas as pd
 import pytest
-import torch
 from rich.console import Console
 
 from dermaffinity.benchmark.run import QUICK, run_benchmark
@@ -21,14 +20,6 @@ from dermaffinity.tracking.base import NullTracker
 SOFTMAX = "class: dermaffinity.losses.CrossEntropyLoss"
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def desk(tiny_page, phantom_manifest, tmp_path_factory):
     """Pages on a manifest with external images: CoSen, softmax with a grid, and one whose training fails."""
@@ -40,7 +31,7 @@ def desk(tiny_page, phantom_manifest, tmp_path_factory):
     write_manifest(dataclasses.replace(manifest, rows=rows), folder / "with_external.csv")
     cosen = tiny_page.read_text().replace(str(phantom_manifest), str(folder / "with_external.csv"))
     cosen = cosen.replace("epochs: 3", "epochs: 1")
-    softmax = cosen.replace("class: dermaffinity.losses.CoSenLoss", SOFTMAX)
+    softmax = cosen.replace("class: dermaffinity.losses.CoSenLoss, cost_rate: 0.1", SOFTMAX)
     grid = "grid: {training.learning_rate: [0.02, 0.01]}\n"
     pages = {"tiny_cosen": cosen, "tiny_softmax": softmax + grid, "tiny_broken": softmax.replace("0.02", "1.0e+30")}
     for name, page in pages.items():

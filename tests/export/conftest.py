@@ -12,14 +12,6 @@ from dermaffinity.model_folder import Calibration, Facts, build_network, join_mo
 CLASSES = ("AK", "BCC", "ML")
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="session")
 def make_model():
     """Writes the model folder of an untrained classifier: make_model(folder, sections, members)."""

@@ -5,20 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 
 from dermaffinity.errors import ConfigError
 
 PIPELINE = Path(__file__).resolve().parents[2] / "pipelines" / "ablation.py"
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

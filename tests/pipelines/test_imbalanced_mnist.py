@@ -42,8 +42,8 @@ def digits(tmp_path_factory) -> Path:
 
 def run(recipe, monkeypatch, capsys, folder: Path, *words: str) -> str:
     monkeypatch.chdir(folder)
-    # Twelve epochs on 300 drawn digits take a second.
-    fast = ("training.epochs=12", "training.batch_size=16", "training.learning_rate=0.02")
+    # On 300 drawn digits, which are easy.
+    fast = ("training.epochs=8", "training.batch_size=16", "training.learning_rate=0.02")
     monkeypatch.setattr(sys, "argv", ["imbalanced_mnist.py", *words, "--quick", "--set", *fast])
     recipe.main()
     return capsys.readouterr().out

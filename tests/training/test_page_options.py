@@ -5,7 +5,6 @@ from io import StringIO
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 import yaml
 from rich.console import Console
 
@@ -18,14 +17,6 @@ from dermaffinity.tracking.base import NullTracker
 from dermaffinity.training.trainer import Trainer
 
 REFIT = {"class": "dermaffinity.refit.PosthocLogitAdjustment", "tau": 1.0}
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

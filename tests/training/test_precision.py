@@ -79,7 +79,7 @@ def test_an_experiment_keeps_and_tracks_the_precision_that_it_began_with(tiny_pa
     on(monkeypatch, False)
     begun, said = run()
     assert begun["identity"]["page"]["training"]["precision"] == "32-true"
-    assert "Warning" not in said
+    assert "bf16" not in said
     tracked = MlflowClient(uri).get_run(begun["run_id"])
     assert tracked.data.params["training.precision"] == "32-true"
     on(monkeypatch, True)

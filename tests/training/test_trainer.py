@@ -27,14 +27,6 @@ from dermaffinity.training.trainer import Trainer
 CLASSES = 3
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 class NoisyBackbone(Backbone):
     """Draws random numbers in training."""
 
