@@ -321,8 +321,6 @@ def _pool_held(folder: ExperimentFolder, run: Run) -> Outcome:
         several = facts["folds"] > 1
         joint = joint_temperatures(table, folder.predictions("validation"), classes) if several else single
     summary = _measure(folder, run, table, single, facts, "out_of_fold")
-    # For the tables only: each training's own number is tracked with its run.
-    summary = pd.concat([summary, training_numbers(folder.jobs())])
     external, counts = None, {}
     if all((job.path / "external.csv").exists() for job in folder.jobs()):
         ensemble = average_models(folder.predictions("external"), classes)
@@ -403,10 +401,13 @@ def _measure(
         tables["calibrated"] = at_temperatures(table, temperatures, classes)
         calibrated = summarize_calibration(tables["calibrated"], classes)
         summary = pd.concat([summary, calibrated.rename("{}.calibrated".format)])
+    measured = summary
+    if part == "out_of_fold":  # for the tables: each training's own number is tracked with its run
+        summary = pd.concat([summary, training_numbers(folder.jobs())])
     write_table(table, folder.path / f"{part}.csv")
     write_table(summary.reset_index(), folder.path / f"{part}_summary.csv")
     prefix = "" if part == "out_of_fold" else f"{part}/"
-    run.log_metrics({f"{prefix}{name}": value for name, value in with_bounds(summary).items()})
+    run.log_metrics({f"{prefix}{name}": value for name, value in with_bounds(measured).items()})
     run.log_table(table, f"{part}.csv")
     run.log_table(summary.reset_index(), f"{part}_summary.csv")
     labels = class_indices(table["label"], classes)

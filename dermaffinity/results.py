@@ -133,7 +133,7 @@ def training_numbers(jobs: Sequence[JobFolder]) -> pd.DataFrame:
         Index `metric`, ``training.<name>``; columns `value`, the mean over jobs, and `low` and `high`, the extremes.
     """
     metrics = pd.DataFrame([job.metrics() for job in jobs if job.finished])
-    numbers = metrics[[name for name in metrics if str(name).startswith("training.")]].dropna(axis=1)
+    numbers = metrics[[name for name in metrics if str(name).startswith("training.")]]
     table = pd.DataFrame({"value": numbers.mean(), "low": numbers.min(), "high": numbers.max()})
     return table.rename_axis("metric")
 

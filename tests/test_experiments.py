@@ -74,6 +74,12 @@ def test_a_method_that_hardly_acted_is_named(tiny_page, runs):
     assert min(ratios) < 2
     _, said = run(tiny_page, runs, resume=True)
     assert f"Warning: tiny: largest cost ratio ended at {min(ratios):.2f} in at least one training" in said
+    written = pd.read_csv(runs / "tiny/out_of_fold_summary.csv", index_col="metric")
+    assert written.loc["training.largest_cost_ratio", "low"] == pytest.approx(min(ratios))
+    metrics = jobs[0].metrics()
+    del metrics["training.largest_cost_ratio"]  # of a training that did not report it yet
+    (jobs[0].path / "metrics.json").write_text(json.dumps(metrics))
+    assert training_numbers(jobs).loc["training.largest_cost_ratio", "low"] == pytest.approx(min(ratios[1:]))
 
 
 def test_two_pages_of_one_name_are_refused(tiny_page, runs, nothing_trains):

@@ -36,7 +36,9 @@ _HEADER = (
 _EXACT_IDS = "exact_ids"
 """A line of the header that only a manifest with such ids has."""
 
-_FILLED_WITH = ",;\t|"  # what a spreadsheet fills the header's lines up with
+# What a spreadsheet fills the header's lines up with. One mark other than a comma is the last class's own.
+_FILLED_WITH = ",;\t|"
+_FILLING = re.compile(r"(,+|([;\t|])\2+)$")
 
 _AGAIN = "undo the change, or make the manifest again with `dermaffinity prepare`"
 _OUTSIDE = "path that is not relative, with '/' and without '..'"
@@ -204,7 +206,7 @@ def _split_header(text: str) -> tuple[dict[str, str], str]:
         if line.startswith('"'):
             delimiter = line[-1] if line[-1] in _FILLED_WITH else ","
             line = delimiter.join(next(csv.reader([line], delimiter=delimiter)))
-        line = line.rstrip(_FILLED_WITH)
+        line = _FILLING.sub("", line)
         key, _, value = line.removeprefix("#").partition(":")
         header[clean(key)] = value.strip()
     return header, text

@@ -107,11 +107,12 @@ def split_rows(text: str, name: str, expected: Collection[str]) -> tuple[list[tu
     """
     announced = re.match(r"sep=([,;\t|])\r?\n", text)
 
-    def rows(delimiter: str) -> "csv._reader":  # type: ignore[name-defined]
-        return csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    def rows(delimiter: str, strict: bool = True) -> "csv._reader":  # type: ignore[name-defined]
+        return csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=strict)
 
     def fit(delimiter: str) -> tuple[int, int]:
-        columns = {clean(cell) for cell in next(filter(any, rows(delimiter)), [])}
+        # Not strict: quoted cells are malformed to every delimiter but their own.
+        columns = {clean(cell) for cell in next(filter(any, rows(delimiter, strict=False)), [])}
         return len(columns & set(expected)), len(columns)
 
     try:

@@ -9,7 +9,7 @@ from dermaffinity.config import NetworkPage, Page
 
 _EMULATED = (
     "training.precision=bf16-mixed: this processor has no bfloat16 and imitates it, at 15 to 30 times the time of "
-    "float32. Leave the setting out, or use 32-true"
+    "float32. A new experiment takes float32: --set name=NEW --set training.precision=32-true"
 )
 
 
@@ -38,4 +38,5 @@ def with_precision(page: Page, recorded: str | None = None) -> Page:
 def slow_precision(page: Page) -> str | None:
     """What a person should know before this page trains here for hours; None where there is nothing to say."""
     asked = isinstance(page, NetworkPage) and page.training.precision == "bf16-mixed"
-    return _EMULATED if asked and not has_bfloat16() else None
+    on_processor = not torch.cuda.is_available() and not torch.backends.mps.is_available()
+    return _EMULATED if asked and on_processor and not has_bfloat16() else None

@@ -119,6 +119,14 @@ def test_class_names_may_hold_commas_and_a_value_may_not_end_the_header(path):
     assert back.source == "one line another: line"
 
 
+@pytest.mark.parametrize("last", ["z;", "z|", "z,"])
+def test_a_class_may_end_in_a_mark_that_spreadsheets_fill_up_with(path, last):
+    manifest = make_manifest()
+    rows = manifest.rows.replace({"label": {"MEL": last}})
+    write_manifest(dataclasses.replace(manifest, rows=rows, classes=("NA", last), malignant=()), path)
+    assert read_manifest(path).classes == ("NA", last)
+
+
 def test_development_external_and_counts():
     manifest = make_manifest()
     assert manifest.development().index.tolist() == [0, 1, 2, 3, 4, 5]

@@ -110,3 +110,10 @@ def test_many_look_alikes_are_summed_up():
 def test_the_nearest_is_found_whatever_its_case():
     assert nearest("MEL", ["nv", "mel"]) == "mel"
     assert nearest("xyz", ["nv", "mel"]) is None
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t", "|"])
+def test_quoted_cells_are_read_whatever_divides_them(delimiter):
+    content = f'"image"{delimiter}"group"\n"a.jpg"{delimiter}"P1"\n'.encode()
+    table, _ = read_table(content, "groups.csv", ("image", "group"))
+    assert table[["image", "group"]].to_numpy().tolist() == [["a.jpg", "P1"]]

@@ -95,11 +95,11 @@ class ImageFolderAdapter(DatasetAdapter):
     def _find_classes(self, wanted: Sequence[str]) -> int:
         """Finds which folders are the classes, and which the parts of a split; returns how deep the classes lie."""
         folders = {path: _folders(path) for path in self._images}
-        level, names = 0, {_at(above, 0) for above in folders.values()}
-        while len(names) == 1 and "" not in names:
+        level, names = 0, {_at(above, 0) for above in folders.values()} - {""}
+        while len(names) == 1:
             level += 1
-            names = {_at(above, level) for above in folders.values()}
-        inside = sorted(names - {""})
+            names = {_at(above, level) for above in folders.values()} - {""}
+        inside = sorted(names)
         parts = {name: _PARTS[name.casefold()] for name in inside if name.casefold() in _PARTS}
         named = bool(wanted) and set(wanted) <= names
         split = not named and {"train"} < set(parts.values())
@@ -109,6 +109,16 @@ class ImageFolderAdapter(DatasetAdapter):
                 f"{self.name}: {self.library.root}: {', '.join(parts)} look like the parts of a split, and beside them "
                 f"lie {some_of(others)}. Move those away, or name the folders that are classes with --set 'classes=[…]'"
             )
+        wrapper = next((above[:level] for above in folders.values() if _at(above, level)), [])
+        divided = any(_at(above, level) in parts and _at(above, level + 1) for above in folders.values())
+        if divided and not split and not named:
+            part = self.library.root.joinpath(*wrapper, next(iter(parts)))
+            raise DataError(
+                f"{self.name}: {self.library.root}: {', '.join(parts)} looks like a part of a split, which needs a "
+                f"folder train and a folder test or val, found {some_of(inside)}. Prepare that part alone, "
+                f"{shlex.join(['dermaffinity', 'prepare', self.name, str(part)])}, or name the folders that are "
+                "classes with --set 'classes=[…]'"
+            )
         if split:
             self._parts = {path: parts[name] for path, above in folders.items() if (name := _at(above, level))}
             self.presplit = "test" in parts.values()
@@ -116,7 +126,7 @@ class ImageFolderAdapter(DatasetAdapter):
             level += 1
         elif level and not set(wanted) & names:
             if len(inside) > 1:
-                raise DataError(self._wrapper_message("/".join(folders[self._images[0]][:level]), inside))
+                raise DataError(self._wrapper_message("/".join(wrapper), inside))
             level = 0
         self._labels = {path: _at(above, level) for path, above in folders.items()}
         return level

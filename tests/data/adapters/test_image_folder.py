@@ -333,3 +333,19 @@ def test_a_single_class_in_folders_of_patients_is_no_library_of_patients(fake, t
         ImageFolderAdapter(split_library(fake, tmp_path / "lib", ["nevus/p1/1.png", "nevus/p2/1.png"]))
     with pytest.raises(DataError, match="two classes are the least, found 1"):
         ImageFolderAdapter(split_library(fake, tmp_path / "flat", ["nevus/1.png", "nevus/2.png"]))
+
+
+def test_a_training_folder_beside_what_is_no_part_of_a_split_is_named(fake, tmp_path):
+    files = {f"train/{label}/1.png": fake.picture(1) for label in ("nevus", "wart")} | {
+        "unlabeled/2.png": fake.picture(2)
+    }
+    with pytest.raises(
+        DataError, match=r"train looks like a part of a split.*found train, unlabeled.*lib/train, or name"
+    ):
+        ImageFolderAdapter(fake.write_tree(tmp_path / "lib", files))
+
+
+def test_a_loose_image_does_not_hide_a_wrapper(fake, tmp_path):
+    files = {f"data/{label}/1.png": fake.picture(1) for label in ("nevus", "wart")} | {"a.png": fake.picture(2)}
+    with pytest.raises(DataError, match="holds one folder, data, and in it nevus, wart"):
+        ImageFolderAdapter(fake.write_tree(tmp_path / "lib", files))
