@@ -31,7 +31,7 @@ The Dermofit library:     {dermaffinity} prepare dermofit FOLDER --experiment 5-
 def run_demo(folder: Path, progress: Console, results: Console) -> None:
     """Draws a library, prepares and verifies it, cross-validates three methods, compares them with CoSen.
 
-    A second call goes on where the first one stopped, or shows its results again.
+    A second call resumes the first, or shows its results again.
 
     Args:
         folder: Where everything is written.

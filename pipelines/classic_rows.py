@@ -5,7 +5,7 @@
 Flat K-NN, Hierarchical K-NN and Hierarchical Bayes work on color and texture of the masked lesion; every choice is made
 on training rows. Run pipelines/ham10000.py or pipelines/dermofit.py first for CoSen, softmax and affinity: those of the
 same split are compared with. What was published about Dermofit is printed beside, for orientation: it is another data
-set than hamfit, and nobody says that its folds keep patients together. A second call goes on where the first stopped.
+set than hamfit, and nobody says that its folds keep patients together. A second call resumes the first.
 """
 
 import argparse

@@ -5,7 +5,7 @@
 Images of one patient carry the same number in their name; Table 2 of Hayat et al. (ICCV 2019) does not say that its
 folds keep them together. This recipe runs both protocols: ``group`` keeps every patient in one fold, ``image`` deals
 single images. The difference is what a leak is worth. ``affinity`` is our unit-sphere variant of the paper's loss; the
-loss as printed is dermofit10_affinity_as_printed. A second call goes on where the first one stopped.
+loss as printed is dermofit10_affinity_as_printed. A second call resumes the first.
 """
 
 import argparse

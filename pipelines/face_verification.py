@@ -7,8 +7,7 @@ PEOPLE holds one folder of images for each identity. Without a protocol some ide
 pairs of their images are verified; with one, training sees every identity, and the protocol's pairs are verified.
 Accuracy is that of the protocol's folds, each at the threshold that is best on the others; without a protocol, on as
 many impostor as genuine pairs. The ROC and what is read off it use every pair. For the paper's SE-ResNet-50 add
---set 'backbone={class: dermaffinity.models.TimmBackbone}' data.image_size=112. A second call goes on where the first
-one stopped.
+--set 'backbone={class: dermaffinity.models.TimmBackbone}' data.image_size=112. A second call resumes the first.
 """
 
 import argparse

@@ -5,7 +5,7 @@
 Dermofit is sold under licence. HAM10000 is free for research, and this draw takes Dermofit's class counts from it,
 whole lesions at a time: hamfit-7 has 1,212 images of seven classes, hamfit-5 has 960 of five. The images of every other
 lesion are external: this recipe trains and chooses nothing on them; the mean of the folds' models scores them once.
-A second call goes on where the first one stopped.
+A second call resumes the first.
 """
 
 import argparse
