@@ -93,7 +93,7 @@ def write_model(folder: Path) -> None:
         "neck": {"class": "dermaffinity.models.IdentityNeck"},
         "head": {"class": "dermaffinity.heads.LinearHead"},
     }
-    data = {"name": "", "split_hash": "", "images_digest": "", "class_counts": {}, "source": "", "licence": "none"}
+    data = {"name": "", "split_hash": "", "images_digest": "", "class_counts": {}, "source": "", "license": "none"}
     classes = ("a", "b")
     facts = Facts.model_validate(
         {
@@ -107,7 +107,7 @@ def write_model(folder: Path) -> None:
     )
     torch.manual_seed(0)
     calibration = Calibration(
-        temperature=1, scores=dict.fromkeys(classes, (0.5,) * 20), distance_mean=0, distance_sd=1, doubt_limit=2
+        temperature=1, scores=dict.fromkeys(classes, (0.5,) * 20), distance_mean=0, distance_sd=1, novelty_threshold=2
     )
     save_model(folder, build_network(sections, 2, pretrained=False), facts, fold=0, seed=0, calibration=calibration)
 

@@ -2,7 +2,7 @@
 
 Rounds alternate between the two, so that both see the same machine; the ratio is of the medians. The bare forward gets
 a tensor that is ready; the classifier gets a file's bytes, or decoded pixels, and answers with calibrated
-probabilities, doubt and p-values. Weights are random: speed does not depend on them.
+probabilities, novelty and p-values. Weights are random: speed does not depend on them.
 """
 
 import io
@@ -70,7 +70,7 @@ def untrained_classifier(size: int) -> LesionClassifier:
         "neck": {"class": "dermaffinity.models.IdentityNeck"},
         "head": {"class": "dermaffinity.heads.LinearHead"},
     }
-    data = {"name": "none", "split_hash": "", "images_digest": "", "class_counts": {}, "source": "", "licence": ""}
+    data = {"name": "none", "split_hash": "", "images_digest": "", "class_counts": {}, "source": "", "license": ""}
     facts = Facts.model_validate(
         {
             "name": "untrained",
@@ -82,7 +82,7 @@ def untrained_classifier(size: int) -> LesionClassifier:
         }
     )
     scores = {name: tuple(np.linspace(0, 1, 20).tolist()) for name in CLASSES}
-    known = Calibration(temperature=1.5, scores=scores, distance_mean=0.5, distance_sd=0.1, doubt_limit=2.0)
+    known = Calibration(temperature=1.5, scores=scores, distance_mean=0.5, distance_sd=0.1, novelty_threshold=2.0)
     with tempfile.TemporaryDirectory() as folder:
         network = build_network(parts, len(CLASSES), pretrained=False)
         save_model(Path(folder), network, facts, fold=0, seed=0, calibration=known)

@@ -24,13 +24,13 @@ _ACCEPTED = (
 
 
 class Assessment(NamedTuple):
-    """All that a classifier says about N images, for C classes and K members; see `LesionClassifier`."""
+    """All that a classifier says about N images, for C classes and K fold models; see `LesionClassifier`."""
 
     probabilities: "np.ndarray"  # (N, C), calibrated
-    doubt: "np.ndarray"  # (N,)
+    novelty: "np.ndarray"  # (N,)
     p_values: "np.ndarray"  # (N, C), how usual each image would be among the images of each class
-    disagreement: "np.ndarray"  # (N,), share of the members that name another class, in [0, 1)
-    embedding: "np.ndarray"  # (N, K·D), the members' side by side
+    disagreement: "np.ndarray"  # (N,), share of the fold models that name another class, in [0, 1)
+    embedding: "np.ndarray"  # (N, K·D), the fold models' side by side
 
 
 class LesionClassifier:
@@ -47,24 +47,24 @@ class LesionClassifier:
     converted as in training. Gray and alpha are accepted; arrays are uint8, uint16, or floats in [0, 1]. One image
     counts as a list of one. Anything else is a TypeError.
 
-    **Several members**, the networks of several folds, are averaged: their probabilities, which are then calibrated,
-    their doubt and their p-values.
+    **Several fold models**, the networks of several folds, are averaged: their probabilities, which are then
+    calibrated, their novelty and their p-values.
 
     **Cropping**: a classifier that was trained on crops around the lesion's mask gets no mask here, takes every image
     whole, and warns when it is loaded. Hand it images cut around the lesion.
 
     **Views** (test-time augmentation): a skin image has no up and no left, so that a classifier may look at each one
-    turned and mirrored as well. Each member's probabilities are averaged over the views before anything else is done,
-    its doubt and its p-values as well; the embedding is that of the untouched image. The calibration was fitted on
-    single views: a mean is less sure than its parts, so that probabilities come out somewhat too low for the likeliest
-    class, and `set_guarantees` states what a mean of p-values promises. The time is that many times longer.
+    turned and mirrored as well. Each fold model's probabilities are averaged over the views before anything else is
+    done, its novelty and its p-values as well; the embedding is that of the untouched image. The calibration was fitted
+    on single views: a mean is less sure than its parts, so that probabilities come out somewhat too low for the
+    likeliest class, and `set_guarantees` states what a mean of p-values promises. The time is that many times longer.
 
     Every method raises DataError, naming the image, for one that cannot be used, and ValueError for no images at all.
     Methods may be called from several threads. Use `load` instead of the constructor.
 
     Attributes:
         classes_: (C,), class codes in the order of all results.
-        description: Everything in ``classifier.json``: data, licence, split, versions, intended use, members.
+        description: Everything in ``classifier.json``: data, license, split, versions, intended use, fold models.
     """
 
     def __init__(
@@ -82,15 +82,15 @@ class LesionClassifier:
         from dermaffinity.data.transforms import EvaluationStage, FixedStage
 
         self.description = description
-        # Images come in this layout; weights in another one would be laid anew for every image.
+        # Images come in this layout; weights in another one would be reordered for every image.
         self.networks = [network.to(device).to(memory_format=torch.channels_last) for network in networks]
         self.folder = folder
         self.views = views
         self.device = device
         self.classes_ = np.array(description.classes)
-        laid = description.preprocessing
-        self._fixed_stage = FixedStage(laid.image_size, laid.lesion_crop)
-        self._evaluation_stage = EvaluationStage(laid.image_size)
+        preprocessing = description.preprocessing
+        self._fixed_stage = FixedStage(preprocessing.image_size, preprocessing.lesion_crop)
+        self._evaluation_stage = EvaluationStage(preprocessing.image_size)
 
     @classmethod
     def load(
@@ -139,34 +139,34 @@ class LesionClassifier:
     def of_fold(self, fold: int) -> "LesionClassifier":
         """The classifier of one fold's network alone, with its own calibration.
 
-        It is the one that may be asked about that fold's test images: the other members learned from them.
+        It is the one that may be asked about that fold's test images: the other fold models learned from them.
 
         Args:
             fold: The test fold, which that network never saw.
 
         Raises:
-            ValueError: When no member is of that fold.
+            ValueError: When no fold model is of that fold.
         """
-        for network, member in zip(self.networks, self.description.members, strict=True):
-            if member.fold == fold:
-                alone = {"members": (member,), "temperature": member.calibration.temperature}
+        for network, fold_model in zip(self.networks, self.description.fold_models, strict=True):
+            if fold_model.fold == fold:
+                alone = {"fold_models": (fold_model,), "temperature": fold_model.calibration.temperature}
                 description = self.description.model_copy(update=alone)
                 return LesionClassifier(description, [network], self.folder, views=self.views, device=self.device)
-        known = ", ".join(str(member.fold) for member in self.description.members)
-        raise ValueError(f"there is no member of fold {fold}; there are members of the folds {known}")
+        known = ", ".join(str(fold_model.fold) for fold_model in self.description.fold_models)
+        raise ValueError(f"there is no fold model of fold {fold}; there are fold models of the folds {known}")
 
     def predict(self, images: Any, *, abstain: bool = False) -> "np.ndarray":
         """The likeliest class of each image: (N,) class codes.
 
         Args:
             images: See the class.
-            abstain: Answer None where the doubt is above `doubt_limit`.
+            abstain: Answer None where the novelty is above `novelty_threshold`.
         """
         assessed = self.assess(images)
         predicted = self.classes_[assessed.probabilities.argmax(axis=1)]
         if abstain:
             predicted = predicted.astype(object)
-            predicted[assessed.doubt > self.doubt_limit] = None
+            predicted[assessed.novelty > self.novelty_threshold] = None
         return predicted
 
     def predict_proba(self, images: Any, *, calibrated: bool = True) -> "np.ndarray":
@@ -180,27 +180,29 @@ class LesionClassifier:
         return self._assess(images, calibrated).probabilities
 
     def transform(self, images: Any) -> "np.ndarray":
-        """Embeddings (N, K·D): those of the members side by side, because each has axes of its own.
+        """Embeddings (N, K·D): those of the fold models side by side, because each has axes of its own.
 
         For a map with one meaning per axis load the folder of one fold.
         """
         return self.assess(images).embedding
 
-    def doubt(self, images: Any) -> "np.ndarray":
-        """How far each image lies from every class: (N,), above `doubt_limit` for what looks like no training image.
+    def novelty(self, images: Any) -> "np.ndarray":
+        """Distance of each image from every class, (N,); above `novelty_threshold` it looks like no training image.
 
         The distance to the nearest class center, in standard deviations from the mean of inner validation images; the
-        mean over members. It tells of unknown things, not of two classes that look alike: see `predict_sets` for that.
+        mean over fold models. It tells of unknown things, not of two classes that look alike: see `predict_sets` for
+        that.
         """
-        return self.assess(images).doubt
+        return self.assess(images).novelty
 
     @property
-    def doubt_limit(self) -> float:
-        """The doubt that 95 % of each member's inner validation images stay below, mean over members.
+    def novelty_threshold(self) -> float:
+        """The novelty that 95 % of each fold model's inner validation images stay below, mean over fold models.
 
-        Fewer than 5 % of new images like those are above it when members are averaged, which evens out their doubts.
+        Fewer than 5 % of new images like those are above it when fold models are averaged, which evens out their
+        novelties.
         """
-        limits = [member.calibration.doubt_limit for member in self.description.members]
+        limits = [fold_model.calibration.novelty_threshold for fold_model in self.description.fold_models]
         return sum(limits) / len(limits)
 
     def predict_sets(self, images: Any, *, coverage: float = 0.9) -> list[tuple[str, ...]]:
@@ -221,14 +223,15 @@ class LesionClassifier:
 
         The promise is for images that are exchangeable with the inner validation images of their class: the same
         clinic, camera and choice of lesions, and, with several views, no habit of which side is up. With several
-        members or views the mean of their p-values promises twice the error, and as a rule errs no more than asked for.
+        fold models or views the mean of their p-values promises twice the error, and as a rule errs no more than asked
+        for.
 
         Args:
             coverage: As for `predict_sets`.
 
         Returns:
-            Index `class`; columns `images`, the inner validation images of all members, `coverage`, the promised share,
-            and `always`, whether the class is in every set for want of images.
+            Index `class`; columns `images`, the inner validation images of all fold models, `coverage`, the promised
+            share, and `always`, whether the class is in every set for want of images.
         """
         import pandas as pd
 
@@ -237,7 +240,7 @@ class LesionClassifier:
         _check_coverage(coverage)
         rows = {}
         for name in self.description.classes:
-            images = [len(member.calibration.scores[name]) for member in self.description.members]
+            images = [len(fold_model.calibration.scores[name]) for fold_model in self.description.fold_models]
             promised = promised_coverage(coverage, images * self.views)
             rows[name] = (sum(images), promised, promised == 1)
         return pd.DataFrame.from_dict(rows, orient="index", columns=["images", "coverage", "always"]).rename_axis(
@@ -268,16 +271,16 @@ class LesionClassifier:
         from dermaffinity.prediction import predict_batch
 
         images = torch.stack(list(tensors)).to(self.device)
-        probabilities, doubt, usual, embeddings = [], [], [], []
-        for network, member in zip(self.networks, self.description.members, strict=True):
-            known = member.calibration
+        probabilities, novelty, usual, embeddings = [], [], [], []
+        for network, fold_model in zip(self.networks, self.description.fold_models, strict=True):
+            known = fold_model.calibration
             scores = [np.asarray(known.scores[name]) for name in self.description.classes]
             outputs = [predict_batch(network, view) for view in views_of(images, self.views)]
             raw = np.stack([of_view.numpy() for _, of_view in outputs])  # (V, N, C)
             distance = np.stack([network.head.center_distance(output).amin(dim=1).numpy() for output, _ in outputs])
             own = with_temperature(raw.reshape(-1, raw.shape[2]), known.temperature)
             probabilities.append(raw.mean(axis=0))
-            doubt.append(((distance.astype(float) - known.distance_mean) / known.distance_sd).mean(axis=0))
+            novelty.append(((distance.astype(float) - known.distance_mean) / known.distance_sd).mean(axis=0))
             usual.append(p_values(scores, own).reshape(raw.shape).mean(axis=0))
             embeddings.append(outputs[0][0].embedding.numpy())
         mean = np.mean(probabilities, axis=0)
@@ -286,7 +289,7 @@ class LesionClassifier:
             mean = with_temperature(mean, self.description.temperature)
         return Assessment(
             mean,
-            np.mean(doubt, axis=0),
+            np.mean(novelty, axis=0),
             np.mean(usual, axis=0),
             others.mean(axis=0),
             np.concatenate(embeddings, axis=1),
@@ -324,7 +327,9 @@ class LesionClassifier:
         batch = tensor[None].to(self.device)
         outputs = [predict_batch(network, batch)[0] for network in self.networks]
         heads = [network.head for network in self.networks]
-        examples = [load_examples(self.folder, self.description, member) for member in self.description.members]
+        examples = [
+            load_examples(self.folder, self.description, fold_model) for fold_model in self.description.fold_models
+        ]
         return Explanation(
             name=self.description.name,
             intended_use=self.description.intended_use,
@@ -333,8 +338,8 @@ class LesionClassifier:
             probabilities=assessed.probabilities[0],
             prediction_set=self.sets(assessed, coverage)[0],
             coverage=coverage,
-            doubt=float(assessed.doubt[0]),
-            doubt_limit=self.doubt_limit,
+            novelty=float(assessed.novelty[0]),
+            novelty_threshold=self.novelty_threshold,
             disagreement=float(assessed.disagreement[0]),
             centers=nearest_centers(heads, outputs, self.description),
             examples=nearest_examples(heads, outputs, examples),
@@ -394,10 +399,10 @@ class LesionClassifier:
         )
 
     def __repr__(self) -> str:
-        members = len(self.networks)
+        fold_models = len(self.networks)
         return (
             f"<LesionClassifier {self.description.name}: {', '.join(self.description.classes)}; "
-            f"{members} member{'s' if members > 1 else ''}>"
+            f"{fold_models} fold model{'s' if fold_models > 1 else ''}>"
         )
 
     def _seen(self, image: Any, name: str) -> "np.ndarray":
@@ -464,13 +469,13 @@ def _find(source: str | Path) -> Path:
 
 
 def _fits_an_estimator(path: Path) -> bool:
-    """Whether this is an experiment, or a job of one, whose page has no network."""
+    """Whether this is an experiment, or a job of one, whose config has no network."""
     import json
 
     for file in (path / "experiment.json", path.parent / "experiment.json"):
         if file.is_file():
             facts = json.loads(file.read_text(encoding="utf-8"))
-            return "estimator" in facts.get("identity", {}).get("page", {})
+            return "estimator" in facts.get("identity", {}).get("config", {})
     return False
 
 

@@ -29,12 +29,12 @@ app = typer.Typer(
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; results only.")]
 Runs = Annotated[Path, typer.Option("--runs", help="Folder of all experiments' results.")]
 Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of every page.")
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of every config.")
 ]
 LauncherName = Annotated[str, typer.Option("--launcher", help="inline: one job after the other; local: side by side.")]
 Views = Annotated[
     Literal["1", "2", "4", "8"],
-    typer.Option(help="Look at each image turned and mirrored in so many ways, and average; takes that much longer."),
+    typer.Option(help="Average over N flips and rotations (test-time augmentation); N times slower."),
 ]
 Device = Annotated[Literal["cpu", "cuda", "auto"], typer.Option(help="auto: a GPU where there is one.")]
 Uri = Annotated[
@@ -58,7 +58,7 @@ def guarded(program: Callable[[], object]) -> None:
     except (KeyboardInterrupt, SystemExit) as stop:
         if isinstance(stop, SystemExit) and stop.code != 130:  # 130 is what typer makes of Ctrl-C
             raise
-        _say("stopped. What is finished is kept; the same command, with --resume for crossval, goes on from there.")
+        _say("Interrupted. Finished jobs are kept. Run the same command (crossval: with --resume) to continue.")
         sys.exit(130)
 
 
@@ -186,13 +186,13 @@ def verify(
         raise typer.Exit(1)
     settings = {"data.manifest": str(manifest)} | ({"data.root": str(root)} if root else {})
     words = [word for key, text in settings.items() for word in ("--set", f"{key}={_as_yaml(text)}")]
-    pages = ("library_cosen", "library_softmax", "library_affinity_plus")
-    print(f"Next: {_command('crossval', *pages, *words, '--runs', f'runs/{read.name}')}")
+    configs = ("library_cosen", "library_softmax", "library_affinity_plus")
+    print(f"Next: {_command('crossval', *configs, *words, '--runs', f'runs/{read.name}')}")
 
 
 @app.command()
 def crossval(
-    pages: Annotated[list[str], typer.Argument(help="YAML pages, or names of shipped ones.", metavar="PAGE...")],
+    configs: Annotated[list[str], typer.Argument(help="YAML configs, or names of shipped ones.", metavar="CONFIG...")],
     folds: Annotated[str | None, typer.Option(help="Such as 0,1; default: all.")] = None,
     seeds: Annotated[str, typer.Option(help="Such as 0,1,2.")] = "0",
     overrides: Overrides = None,
@@ -206,7 +206,7 @@ def crossval(
             "--inner", help="Score the inner validation images instead of the test folds: for choosing settings."
         ),
     ] = False,
-    baseline: Annotated[str, typer.Option(help="The page that the others are compared with.")] = "cosen",
+    baseline: Annotated[str, typer.Option(help="The config that the others are compared with.")] = "cosen",
     launcher: LauncherName = "inline",
     runs: Runs = Path("runs"),
     tracking_uri: Uri = None,
@@ -216,12 +216,12 @@ def crossval(
 
     Example: dermaffinity crossval configs/dermofit5_*.yaml --seeds 0,1,2
     """
-    from dermaffinity.config import read_page
+    from dermaffinity.config import read_config
     from dermaffinity.experiments import run_experiments
     from dermaffinity.tracking.mlflow_tracker import MlflowTracker
 
     _check_launcher(launcher)
-    read = [read_page(page, overrides or ()) for page in pages]
+    read = [read_config(config, overrides or ()) for config in configs]
     outcomes = run_experiments(
         read,
         runs=runs,
@@ -243,12 +243,14 @@ def crossval(
     if not comparable:
         print("Next: dermaffinity compare EXPERIMENT... --baseline NAME, or dermaffinity ui")
         if outcomes[0].summary is not None and not inner:
-            print(f"One page to read and pass on: {_command('report', str(outcomes[0].folder.path))}")
+            print(f"Write a report to share: {_command('report', str(outcomes[0].folder.path))}")
 
 
 @app.command()
 def compare(
-    sources: Annotated[list[str], typer.Argument(help="Experiments: folders or page names.", metavar="RUN_OR_PAGE...")],
+    sources: Annotated[
+        list[str], typer.Argument(help="Experiments: folders or config names.", metavar="RUN_OR_CONFIG...")
+    ],
     baseline: Annotated[str, typer.Option(help="The experiment the others are compared with.")] = "cosen",
     runs: Runs = Path("runs"),
     tracking_uri: Uri = None,
@@ -274,17 +276,17 @@ def compare(
     )
     if candidate.description()["identity"]["scored"] == "test":
         command = _command("report", str(candidate.path), "--baseline", compared.baseline)
-        print(f"One page to read and pass on: {command}")
+        print(f"Write a report to share: {command}")
     print("Next: dermaffinity ui, to sort and chart the runs by recall.<CLASS> and gain.<CLASS>")
 
 
 @app.command(name="tune")
-def tune_page(
-    page: Annotated[str, typer.Argument(help="A YAML page, or the name of a shipped one.")],
+def tune_config(
+    config: Annotated[str, typer.Argument(help="A YAML config, or the name of a shipped one.")],
     grid: Annotated[
         list[str] | None,
         typer.Option(
-            "--grid", metavar="KEY=V1,V2", help="Values to try, in every combination; default: the page's grid."
+            "--grid", metavar="KEY=V1,V2", help="Values to try, in every combination; default: the config's grid."
         ),
     ] = None,
     folds: Annotated[str | None, typer.Option(help="Such as 0,1; default: all.")] = None,
@@ -306,7 +308,7 @@ def tune_page(
 
     _check_launcher(launcher)
     tuning = tune(
-        page,
+        config,
         grid=dict(_grid(text) for text in grid or ()),
         overrides=overrides or (),
         runs=runs,
@@ -323,17 +325,17 @@ def tune_page(
     console.print(console_table(tuning_table(tuning.table), title, console.width))
     for name in ("tuning.csv", "chosen.yaml"):
         print(tuning.folder / name)
-    print(f"Next: {_with_chosen(page, overrides or (), tuning.chosen)}")
+    print(f"Next: {_with_chosen(config, overrides or (), tuning.chosen)}")
 
 
 @app.command()
 def benchmark(
-    pages: Annotated[list[str], typer.Argument(help="YAML pages, or names of shipped ones.", metavar="PAGE...")],
+    configs: Annotated[list[str], typer.Argument(help="YAML configs, or names of shipped ones.", metavar="CONFIG...")],
     folds: Annotated[str | None, typer.Option(help="Such as 0,1; default: all.")] = None,
     seeds: Annotated[str, typer.Option(help="Such as 0,1,2; tuning uses the first.")] = "0",
-    tuned: Annotated[bool, typer.Option("--tuned", help="Tune every page that states a grid first.")] = False,
+    tuned: Annotated[bool, typer.Option("--tuned", help="Tune every config that states a grid first.")] = False,
     budget: Annotated[int, typer.Option(min=1, help="Most combinations that a grid may have.")] = 4,
-    baseline: Annotated[str, typer.Option(help="The page that the others are compared with.")] = "cosen",
+    baseline: Annotated[str, typer.Option(help="The config that the others are compared with.")] = "cosen",
     external: Annotated[
         bool, typer.Option("--external", help="Score the manifest's external images as well, once, at the end.")
     ] = False,
@@ -358,7 +360,7 @@ def benchmark(
 
     _check_launcher(launcher)
     found = run_benchmark(
-        pages,
+        configs,
         baseline=baseline,
         overrides=overrides or (),
         runs=runs,
@@ -424,12 +426,12 @@ def predict(
     guarantees = classifier.set_guarantees(coverage)
     always = guarantees.index[guarantees["always"]]
     print(f"{out}: {rows:,} images, {len(faults):,} skipped; {classifier.description.intended_use}")
-    print(f"Doubt above {classifier.doubt_limit:.2f}: at most about 5 % of images like those of the training have it.")
+    print(f"Novelty above {classifier.novelty_threshold:.2f}: about 5 % of images like the training images at most.")
     if len(always) < len(guarantees):
         promised = guarantees.loc[~guarantees["always"], "coverage"].min()
         print(f"Sets were asked to hold {100 * coverage:g} % of each class, and hold at least {100 * promised:.0f} %.")
     if len(always):
-        print(f"In every set, for want of inner validation images: {', '.join(always)}.")
+        print(f"Included in every prediction set: too few calibration images of {', '.join(always)}.")
     if faults:
         raise typer.Exit(1)
 
@@ -459,8 +461,8 @@ def explain(
     explanation.save(out, library)
     print(f"{out}: {explanation.predicted} with {100 * explanation.probabilities.max():.1f} %")
     print(f"{100 * explanation.coverage:g} % set: {', '.join(explanation.prediction_set) or 'empty'}")
-    state = "above" if explanation.doubtful else "below"
-    print(f"Doubt {explanation.doubt:.2f}, {state} its limit of {explanation.doubt_limit:.2f}")
+    state = "above" if explanation.novel else "below"
+    print(f"Novelty {explanation.novelty:.2f}, {state} its limit of {explanation.novelty_threshold:.2f}")
     if explanation.examples is None:
         print("This model was saved without training examples.")
     print(explanation.intended_use)
@@ -470,12 +472,16 @@ def explain(
 def report(
     sources: Annotated[
         list[str],
-        typer.Argument(help="The experiment, then others to show beside it: folders or page names.", metavar="RUN..."),
+        typer.Argument(
+            help="The experiment, then others to show beside it: folders or config names.", metavar="RUN..."
+        ),
     ],
     baseline: Annotated[
         str | None, typer.Option(help="What gains are measured against; default: cosen, if it was run on this split.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="The page; default: report.html in the experiment's folder.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The HTML file to write; default: report.html in the experiment's folder.")
+    ] = None,
     images: Annotated[bool, typer.Option("--images/--no-images", help="Show images of the library.")] = True,
     manifest: Annotated[Path | None, typer.Option(help="The experiment's manifest, if it has moved.")] = None,
     runs: Runs = Path("runs"),
@@ -502,7 +508,7 @@ def report(
         print(note)
     if written.thumbnails:
         print(
-            f"It shows {written.thumbnails} images of the library, whose licence is {written.licence}: pass it on only "
+            f"It shows {written.thumbnails} images of the library, whose license is {written.license}: pass it on only "
             "as that allows, or write it with --no-images."
         )
 
@@ -642,7 +648,7 @@ def _command(*words: str) -> str:
 
 
 def _as_yaml(text: str) -> str:
-    """A text that `--set` of pages, which reads YAML, takes for this text."""
+    """A text that `--set` of configs, which reads YAML, takes for this text."""
     import json
 
     import yaml
@@ -654,15 +660,15 @@ def _as_yaml(text: str) -> str:
     return text if plain else json.dumps(text, ensure_ascii=False)
 
 
-def _with_chosen(page: str, overrides: Sequence[str], chosen: dict[str, Any]) -> str:
-    """The command that runs a page with overrides and chosen settings."""
+def _with_chosen(config: str, overrides: Sequence[str], chosen: dict[str, Any]) -> str:
+    """The command that runs a config with overrides and chosen settings."""
     import json
 
-    from dermaffinity.config import read_page
+    from dermaffinity.config import read_config
 
-    name = f"{read_page(page, overrides).name}.tuned"
+    name = f"{read_config(config, overrides).name}.tuned"
     settings = [*overrides, *(f"{key}={json.dumps(value)}" for key, value in chosen.items()), f"name={name}"]
-    return _command("crossval", page, *(word for setting in settings for word in ("--set", setting)))
+    return _command("crossval", config, *(word for setting in settings for word in ("--set", setting)))
 
 
 def _numbers(option: str, text: str) -> list[int]:

@@ -69,7 +69,7 @@ def compare_experiments(sources: Sequence[str], *, baseline: str, runs: Path, tr
     """Compares experiments on the same split with one of them; gains are added to their tracking runs.
 
     Args:
-        sources: Experiments' folders, or pages' files or names.
+        sources: Experiments' folders, or configs' files or names.
         baseline: The name of one of them, its last part, or any part that only one of them has.
         runs: Folder of all experiments.
         tracker: Where the experiments' runs are.

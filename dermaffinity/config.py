@@ -1,8 +1,8 @@
-"""One YAML page is one experiment: reading, checking, overriding.
+"""One YAML config is one experiment: reading, checking, overriding.
 
-A page names Python classes by import path; the other keys of such a section are that class's keyword-only
-hyper-parameters. Facts of the run, such as the number of classes, are positional and never in a page. All problems of a
-page are reported at once.
+A config names Python classes by import path; the other keys of such a section are that class's keyword-only
+hyper-parameters. Facts of the run, such as the number of classes, are positional and never in a config. All problems of
+a config are reported at once.
 """
 
 import copy
@@ -25,7 +25,7 @@ _GRID_DATA = ("data.image_size", "data.lesion_crop")
 
 
 class Section(BaseModel):
-    """A part of a page: unknown keys are refused, values are frozen."""
+    """A part of a config: unknown keys are refused, values are frozen."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -43,7 +43,7 @@ class Component(Section):
 
 
 class DataSettings(Section):
-    """Which images, and how they are laid before the network."""
+    """Which images, and how they are preprocessed for the network."""
 
     manifest: Path  # relative to the working directory
     root: Path | None = None  # the library's folder; None for the one that `prepare` noted beside the manifest
@@ -76,11 +76,11 @@ class TrainingSettings(Section):
     workers: int = Field(0, ge=0)  # processes that augment images; 0 augments in the training process
 
 
-class Page(Section):
-    """One experiment: what every kind of page has."""
+class Config(Section):
+    """One experiment: what every kind of config has."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)
-    plugins: tuple[str, ...] = ()  # modules outside dermaffinity that the page may take classes from
+    plugins: tuple[str, ...] = ()  # modules outside dermaffinity that the config may take classes from
     grid: dict[
         str, tuple[Any, ...]
     ] = {}  # what `dermaffinity tune` tries: dotted key -> values; no part of the experiment
@@ -89,8 +89,8 @@ class Page(Section):
     bases: ClassVar[dict[str, str]]  # what a section's class must be
 
     def resolved(self) -> dict[str, Any]:
-        """The whole page as plain values, every default filled in; what two equal experiments share."""
-        page = json.loads(self.model_dump_json(by_alias=True, exclude={"grid"}))
+        """The whole config as plain values, every default filled in; what two equal experiments share."""
+        config = json.loads(self.model_dump_json(by_alias=True, exclude={"grid"}))
         for section in self.bases:
             component = getattr(self, section)
             if component is None:
@@ -99,17 +99,19 @@ class Page(Section):
                 name: parameter.default
                 for name, parameter in _hyper_parameters(import_class(component.class_path)).items()
             }
-            page[section] = json.loads(json.dumps({"class": component.class_path, **defaults, **component.model_extra}))
-        return page
+            config[section] = json.loads(
+                json.dumps({"class": component.class_path, **defaults, **component.model_extra})
+            )
+        return config
 
     def portable(self) -> dict[str, Any]:
         """``resolved`` without the folders of this machine: files by their names."""
-        page = self.resolved()
-        page["data"] |= {"manifest": self.data.manifest.name, "root": None}
-        return page
+        config = self.resolved()
+        config["data"] |= {"manifest": self.data.manifest.name, "root": None}
+        return config
 
 
-class NetworkPage(Page):
+class NetworkConfig(Config):
     """An experiment that trains a network."""
 
     augmentation: Component
@@ -132,15 +134,15 @@ class NetworkPage(Page):
     }
 
     def portable(self) -> dict[str, Any]:
-        """See `Page.portable`."""
-        page = super().portable()
-        weights = page["backbone"].get("weights")
+        """See `Config.portable`."""
+        config = super().portable()
+        weights = config["backbone"].get("weights")
         if isinstance(weights, str):
-            page["backbone"]["weights"] = Path(weights).name
-        return page
+            config["backbone"]["weights"] = Path(weights).name
+        return config
 
 
-class EstimatorPage(Page):
+class EstimatorConfig(Config):
     """An experiment that fits an estimator to features of the masked lesion, without a network."""
 
     features: Component
@@ -152,19 +154,19 @@ class EstimatorPage(Page):
     }
 
 
-def shipped_pages() -> dict[str, Path]:
-    """The pages that come with the package, by name without ``.yaml``."""
+def shipped_configs() -> dict[str, Path]:
+    """The configs that come with the package, by name without ``.yaml``."""
     package = Path(__file__).parent
-    # In a wheel the pages lie inside the package; in a checkout beside it.
+    # In a wheel the configs lie inside the package; in a checkout beside it.
     folder = package / "configs" if (package / "configs").is_dir() else package.parent / "configs"
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
-def read_page(source: str | Path, overrides: Sequence[str] = (), settings: Mapping[str, Any] | None = None) -> Page:
-    """Reads, merges and checks one page.
+def read_config(source: str | Path, overrides: Sequence[str] = (), settings: Mapping[str, Any] | None = None) -> Config:
+    """Reads, merges and checks one config.
 
     Args:
-        source: Path of a page, or the name of a shipped one.
+        source: Path of a config, or the name of a shipped one.
         overrides: ``key=value`` texts such as ``training.epochs=5``; they go through the same checks.
         settings: The same as values by dotted key, such as a combination of a grid; they come last.
 
@@ -173,40 +175,40 @@ def read_page(source: str | Path, overrides: Sequence[str] = (), settings: Mappi
     """
     path = _find(source)
     base, own = _read_base(path), _read_yaml(path)
-    kind: type[Page] = EstimatorPage if "estimator" in base | own else NetworkPage
-    # A page of another kind than its base takes from it what both kinds have, such as the data.
+    kind: type[Config] = EstimatorConfig if "estimator" in base | own else NetworkConfig
+    # A config of another kind than its base takes from it what both kinds have, such as the data.
     values = _merge({key: value for key, value in base.items() if key in kind.model_fields or key == "base"}, own)
     values.pop("base", None)
-    if "grid" in own or kind is EstimatorPage:
-        values["grid"] = own.get("grid", {})  # a grid replaces the base's, whose keys a page of another kind has not
+    if "grid" in own or kind is EstimatorConfig:
+        values["grid"] = own.get("grid", {})  # a grid replaces the base's, whose keys a config of another kind has not
     for override in overrides:
         _apply(values, override)
     for key, value in (settings or {}).items():
         _assign(values, key, value, f"setting {key}")
-    page, problems = _check(values, kind)
+    config, problems = _check(values, kind)
     problems += _check_grid(values, kind, problems)
-    if problems or page is None:
-        raise ConfigError(f"{path}: this page does not describe an experiment", problems)
-    return page
+    if problems or config is None:
+        raise ConfigError(f"{path}: this config does not describe an experiment", problems)
+    return config
 
 
-def _check(values: dict[str, Any], kind: type[Page]) -> tuple[Page | None, list[str]]:
-    """The page that values describe, and what is wrong with them; None where they are no page at all."""
+def _check(values: dict[str, Any], kind: type[Config]) -> tuple[Config | None, list[str]]:
+    """The config that values describe, and what is wrong with them; None where they are no config at all."""
     problems: list[str] = []
     component_problems = _check_components(values, kind)
-    page: Page | None = None
+    config: Config | None = None
     try:
-        page = kind.model_validate(values)
+        config = kind.model_validate(values)
     except ValidationError as error:
         problems += explain(error, "", kind)
     problems += component_problems
-    if page is not None and not problems:
-        problems += _check_together(page)
-    return page, problems
+    if config is not None and not problems:
+        problems += _check_together(config)
+    return config, problems
 
 
-def _check_grid(values: Mapping[str, Any], kind: type[Page], known: Sequence[str]) -> list[str]:
-    """Problems of a page's grid besides those of the page: each value alone must give a valid page."""
+def _check_grid(values: Mapping[str, Any], kind: type[Config], known: Sequence[str]) -> list[str]:
+    """Problems of a config's grid besides those of the config: each value alone must give a valid config."""
     grid = values.get("grid")
     if not isinstance(grid, dict) or not all(isinstance(tried, list | tuple) for tried in grid.values()):
         return []  # no grid, or pydantic says so
@@ -261,12 +263,12 @@ def _find(source: str | Path) -> Path:
     path = Path(source)
     if path.is_file():
         return path
-    shipped = shipped_pages()
+    shipped = shipped_configs()
     if str(source) in shipped:
         return shipped[str(source)]
     raise ConfigError(
-        f"there is no page {source}{_hint(path.stem, shipped)}; give the path of a YAML file or the name of a shipped "
-        f"page: {', '.join(shipped)}"
+        f"there is no config {source}{_hint(path.stem, shipped)}; give the path of a YAML file or the name of a "
+        f"shipped config: {', '.join(shipped)}"
     )
 
 
@@ -274,9 +276,11 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not a YAML page ({' '.join(str(error).split())})") from error
+        raise ConfigError(f"{path}: not a YAML config ({' '.join(str(error).split())})") from error
     if not isinstance(values, dict):
-        raise ConfigError(f"{path}: a page is a mapping of sections such as data, head and loss, found {_kind(values)}")
+        raise ConfigError(
+            f"{path}: a config is a mapping of sections such as data, head and loss, found {_kind(values)}"
+        )
     return values
 
 
@@ -289,14 +293,14 @@ def _read_base(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: its base {name!r} is not a file in {path.parent}")
     values = _read_yaml(base)
     if "base" in values:
-        raise ConfigError(f"{base}: a base page has no base of its own; merge {values['base']!r} into it")
+        raise ConfigError(f"{base}: a base config has no base of its own; merge {values['base']!r} into it")
     return values
 
 
-def _merge(base: dict[str, Any], page: Mapping[str, Any]) -> dict[str, Any]:
-    """The base with the page's values over it; a section that names a class replaces the base's whole section."""
+def _merge(base: dict[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """The base with the config's values over it; a section that names a class replaces the base's whole section."""
     merged = dict(base)
-    for key, value in page.items():
+    for key, value in config.items():
         known = merged.get(key)
         if isinstance(known, dict) and isinstance(value, dict) and "class" not in value:
             merged[key] = _merge(known, value)
@@ -328,7 +332,7 @@ def _assign(values: dict[str, Any], key: str, value: Any, said: str) -> None:
     values[last] = value
 
 
-def _check_components(values: Mapping[str, Any], kind: type[Page]) -> list[str]:
+def _check_components(values: Mapping[str, Any], kind: type[Config]) -> list[str]:
     """Problems of every section that names a class, whatever else is wrong; sound arguments get their annotated type.
 
     YAML reads ``sigma: 1e1`` as a text and ``centers_per_class: 5.0`` as no whole number.
@@ -404,34 +408,34 @@ def parse_arguments(found: type, texts: Mapping[str, str]) -> tuple[dict[str, An
     return ({}, problems + refused) if problems else (checked, refused)
 
 
-def _check_together(page: Page) -> list[str]:
+def _check_together(config: Config) -> list[str]:
     """Problems that show only when parts are built or meet each other; sizes and counts here are stand-ins."""
-    if isinstance(page, EstimatorPage):
-        return _refusals(page, {"features": ()})  # an estimator is built when the manifest's classes are known
-    assert isinstance(page, NetworkPage)
+    if isinstance(config, EstimatorConfig):
+        return _refusals(config, {"features": ()})  # an estimator is built when the manifest's classes are known
+    assert isinstance(config, NetworkConfig)
     import torch
 
     facts: dict[str, tuple[Any, ...]] = {
-        "augmentation": (page.data.image_size,),
+        "augmentation": (config.data.image_size,),
         "neck": (8,),
         "head": (8, 2),
         "loss": (torch.ones(2), 8),
     }
-    facts |= {section: () for section in ("mixing", "refit") if getattr(page, section) is not None}
-    problems = _refusals(page, facts)
-    head: Any = import_class(page.head.class_path)
-    loss: Any = import_class(page.loss.class_path)
+    facts |= {section: () for section in ("mixing", "refit") if getattr(config, section) is not None}
+    problems = _refusals(config, facts)
+    head: Any = import_class(config.head.class_path)
+    loss: Any = import_class(config.loss.class_path)
     if head.score_kind != loss.score_kind:
         problems.append(
             f"loss: {loss.__name__} works on {loss.score_kind.value} scores, but the head {head.__name__} gives "
             f"{head.score_kind.value} scores; change one of the two"
         )
-    if page.refit is not None and not problems:
+    if config.refit is not None and not problems:
         try:
-            page.refit.build().check(page.head.build(*facts["head"]))
+            config.refit.build().check(config.head.build(*facts["head"]))
         except ValueError as error:
             problems.append(f"refit: {error}")
-    scales = {name: page.resolved()[name].get("scale") for name in ("head", "loss")}
+    scales = {name: config.resolved()[name].get("scale") for name in ("head", "loss")}
     if None not in scales.values() and scales["head"] != scales["loss"]:
         problems.append(
             f"loss.scale is {scales['loss']} and head.scale {scales['head']}: the probabilities would not be those "
@@ -440,12 +444,12 @@ def _check_together(page: Page) -> list[str]:
     return problems
 
 
-def _refusals(page: Page, facts: Mapping[str, tuple[Any, ...]]) -> list[str]:
+def _refusals(config: Config, facts: Mapping[str, tuple[Any, ...]]) -> list[str]:
     """What the classes of some sections say against their hyper-parameters when they are built with these facts."""
     problems = []
     for section, positional in facts.items():
         try:
-            getattr(page, section).build(*positional)
+            getattr(config, section).build(*positional)
         except ValueError as error:
             problems.append(f"{section}: {error}")
     return problems

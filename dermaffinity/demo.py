@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from dermaffinity.compare import compare_experiments
-from dermaffinity.config import read_page
+from dermaffinity.config import read_config
 from dermaffinity.data.adapters.phantom import PhantomAdapter, write_phantom
 from dermaffinity.data.manifest import write_manifest
 from dermaffinity.data.verify import verify_manifest
@@ -16,7 +16,7 @@ from dermaffinity.experiments import run_experiments
 from dermaffinity.reports.tables import console_table
 from dermaffinity.tracking.mlflow_tracker import MlflowTracker
 
-_PAGES = ("demo_softmax", "demo_cosen", "demo_affinity")
+_CONFIGS = ("demo_softmax", "demo_cosen", "demo_affinity")
 
 _NEXT = """\
 These images are synthetic: the numbers show that the tool works, not which method is better on skin.
@@ -50,9 +50,9 @@ def run_demo(folder: Path, progress: Console, results: Console) -> None:
         raise DataError(f"{library} is damaged; delete it and run the demo again", verification.lines())
 
     tracker = MlflowTracker(f"sqlite:///{folder.absolute() / 'mlflow.db'}")
-    pages = [read_page(name, [f"data.manifest={manifest_path}"]) for name in _PAGES]
-    run_experiments(pages, runs=runs, tracker=tracker, resume=True, console=progress)
-    compared = compare_experiments(_PAGES, baseline="demo_cosen", runs=runs, tracker=tracker)
+    configs = [read_config(name, [f"data.manifest={manifest_path}"]) for name in _CONFIGS]
+    run_experiments(configs, runs=runs, tracker=tracker, resume=True, console=progress)
+    compared = compare_experiments(_CONFIGS, baseline="demo_cosen", runs=runs, tracker=tracker)
     for title, table in compared.tables().items():
         results.print(console_table(table, title, results.width))
     for path in compared.write(folder / "compare"):

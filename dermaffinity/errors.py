@@ -1,15 +1,15 @@
-"""Errors that are the user's to mend: the command line prints them as one clear message, never as a traceback."""
+"""Errors that are the user's to fix: the command line prints them as one clear message, never as a traceback."""
 
 import re
 from collections.abc import Iterable, Sequence
 
 
 class DermaffinityError(Exception):
-    """Something a user can mend. The message says what was found, what is allowed and what to do.
+    """Something a user can fix. The message says what was found, what is allowed and what to do.
 
     Args:
         message: One sentence, naming the file or setting.
-        problems: Every single problem found, when a file or page has several; printed as a list.
+        problems: Every single problem found, when a file or config has several; printed as a list.
     """
 
     def __init__(self, message: str, problems: Sequence[str] = ()) -> None:
@@ -47,7 +47,7 @@ class ManifestError(DermaffinityError):
 
 
 class ConfigError(DermaffinityError):
-    """A page or a ``--set`` override that does not describe a valid experiment."""
+    """A config or a ``--set`` override that does not describe a valid experiment."""
 
 
 class TrainingError(DermaffinityError):

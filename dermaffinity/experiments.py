@@ -1,4 +1,4 @@
-"""From pages to measured experiments: what the command line and the pipelines share."""
+"""From configs to measured experiments: what the command line and the pipelines share."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ import yaml
 from rich.console import Console
 
 import dermaffinity
-from dermaffinity.config import EstimatorPage, NetworkPage, Page, flatten, import_class
+from dermaffinity.config import Config, EstimatorConfig, NetworkConfig, flatten, import_class
 from dermaffinity.data.manifest import Manifest
 from dermaffinity.errors import ConfigError, TrainingError
 from dermaffinity.files import atomic_write, hold, sweep_partial, write_json
@@ -28,6 +28,7 @@ from dermaffinity.mlflow_model import write_mlflow_model
 from dermaffinity.model_folder import join_models, read_description
 from dermaffinity.reports.figures import METHOD_COLORS, confusion_figure, reliability_figure, save_figure
 from dermaffinity.results import (
+    EXPERIMENT_FORMAT,
     ExperimentFolder,
     JobFolder,
     as_separate_images,
@@ -39,8 +40,8 @@ from dermaffinity.results import (
 )
 from dermaffinity.tracking.base import NullTracker, Run, Tracker
 from dermaffinity.training.calibration import ensemble_temperature
-from dermaffinity.training.cross_validation import Images, Job, Scored, ended_when_stopped, identity, speaks_for_all
-from dermaffinity.training.estimation import check_estimator_page
+from dermaffinity.training.cross_validation import Images, Job, Scored, ended_when_stopped, identity, is_main_process
+from dermaffinity.training.estimation import check_estimator_config
 from dermaffinity.training.launchers import Launcher, launch
 from dermaffinity.training.precision import slow_precision, with_precision
 from dermaffinity.training.progress import RunProgress
@@ -71,7 +72,7 @@ class Outcome:
 
 
 def run_experiments(
-    pages: Sequence[Page],
+    configs: Sequence[Config],
     *,
     runs: Path,
     tracker: Tracker,
@@ -84,10 +85,10 @@ def run_experiments(
     keep_going: bool = False,
     console: Console,
 ) -> list[Outcome]:
-    """Runs every fold and seed of every page, then pools and measures each page.
+    """Runs every fold and seed of every config, then pools and measures each config.
 
     Args:
-        pages: With different names.
+        configs: With different names.
         runs: Folder of all experiments.
         tracker: Where the numbers go.
         folds: Which test folds; None for all.
@@ -96,41 +97,41 @@ def run_experiments(
         external: Whether to score the manifest's external images with every fold's model.
         scored: ``"inner"`` scores the inner validation rows instead of the test folds.
         launcher: How jobs are run.
-        keep_going: Whether a page with jobs that fail is an outcome with its failures, rather than an error.
+        keep_going: Whether a config with jobs that fail is an outcome with its failures, rather than an error.
         console: For progress.
 
     Returns:
-        An outcome for each page; none in those processes of ``torchrun`` that only help to train.
+        An outcome for each config; none in those processes of ``torchrun`` that only help to train.
 
     Raises:
-        ConfigError: When the pages cannot be run as asked, before anything is trained.
+        ConfigError: When the configs cannot be run as asked, before anything is trained.
         TrainingError: When a job fails, after all others have run.
         BusyError: When another process is at one of the jobs.
     """
     if launcher == "local" and "TORCHELASTIC_RUN_ID" in os.environ:
         raise ConfigError("--launcher local: torchrun has started the processes already; leave it out")
-    names = [page.name for page in pages]
+    names = [config.name for config in configs]
     if len(set(names)) < len(names):
-        raise ConfigError(f"every page needs a name of its own, found {', '.join(names)}")
-    folders = [ExperimentFolder(runs / page.name) for page in pages]
-    pages = [_with_precision(page, folder) for page, folder in zip(pages, folders, strict=True)]
-    manifests = [Images(page.data).manifest for page in pages]
-    asked = list(zip(pages, manifests, folders, strict=True))
-    if speaks_for_all():
-        for warning in sorted({slow for page in pages if (slow := slow_precision(page))}):
+        raise ConfigError(f"every config needs a name of its own, found {', '.join(names)}")
+    folders = [ExperimentFolder(runs / config.name) for config in configs]
+    configs = [_with_precision(config, folder) for config, folder in zip(configs, folders, strict=True)]
+    manifests = [Images(config.data).manifest for config in configs]
+    asked = list(zip(configs, manifests, folders, strict=True))
+    if is_main_process():
+        for warning in sorted({slow for config in configs if (slow := slow_precision(config))}):
             console.print(f"Warning: {warning}", highlight=False, soft_wrap=True)
-        for page, manifest, folder in asked:
-            _check_request(page, manifest, folder, folds, seeds, resume, external, scored)
+        for config, manifest, folder in asked:
+            _check_request(config, manifest, folder, folds, seeds, resume, external, scored)
         opened = [
-            _open(page, manifest, folder, tracker, scored, color)
-            for (page, manifest, folder), color in zip(asked, cycle(METHOD_COLORS), strict=False)
+            _open(config, manifest, folder, tracker, scored, color)
+            for (config, manifest, folder), color in zip(asked, cycle(METHOD_COLORS), strict=False)
         ]
     else:
         tracker, console = NullTracker(), Console(quiet=True)
-        opened = [tracker.parent("", page.name, run_id=None, tags={}, description="") for page in pages]
+        opened = [tracker.parent("", config.name, run_id=None, tags={}, description="") for config in configs]
     jobs = [
-        Job(page, fold, seed, folder, run, tracker, scored, external)
-        for (page, manifest, folder), run in zip(asked, opened, strict=True)
+        Job(config, fold, seed, folder, run, tracker, scored, external)
+        for (config, manifest, folder), run in zip(asked, opened, strict=True)
         for seed in seeds
         for fold in (range(manifest.folds) if folds is None else folds)
     ]
@@ -143,21 +144,21 @@ def run_experiments(
                 if not keep_going:
                     raise
                 failures = error.problems
-        if not speaks_for_all():
+        if not is_main_process():
             return []
-        for page, folder in zip(pages, folders, strict=True):
-            for remark in shortfalls(page, folder.jobs()):
-                console.print(f"Warning: {page.name}: {remark}", highlight=False, soft_wrap=True)
+        for config, folder in zip(configs, folders, strict=True):
+            for remark in shortfalls(config, folder.jobs()):
+                console.print(f"Warning: {config.name}: {remark}", highlight=False, soft_wrap=True)
         return [_outcome(folder, run, failures) for folder, run in zip(folders, opened, strict=True)]
 
 
-def check_identity(page: Page, manifest: Manifest, folder: ExperimentFolder, scored: Scored) -> None:
-    """Holds a page against the experiment of its name, if there is one.
+def check_identity(config: Config, manifest: Manifest, folder: ExperimentFolder, scored: Scored) -> None:
+    """Holds a config against the experiment of its name, if there is one.
 
     Raises:
         ConfigError: When that is another experiment, with all differences.
     """
-    known, now = _known(folder), _identity(_with_precision(page, folder), manifest, scored)
+    known, now = _known(folder), _identity(_with_precision(config, folder), manifest, scored)
     if known and (differences := _differences(known["identity"], now)):
         raise ConfigError(
             f"{folder.path} holds another experiment of this name. Give this one a name of its own, --set name=NEW, or "
@@ -166,11 +167,11 @@ def check_identity(page: Page, manifest: Manifest, folder: ExperimentFolder, sco
         )
 
 
-def shortfalls(page: Page, jobs: Sequence[JobFolder]) -> list[str]:
-    """In what the method of a page did not act in some of its trainings, so that the results are hardly its own."""
-    if not isinstance(page, NetworkPage):
+def shortfalls(config: Config, jobs: Sequence[JobFolder]) -> list[str]:
+    """In what the method of a config did not act in some of its trainings, so that the results are hardly its own."""
+    if not isinstance(config, NetworkConfig):
         return []
-    loss = cast(type[Loss], import_class(page.loss.class_path))
+    loss = cast(type[Loss], import_class(config.loss.class_path))
     numbers = training_numbers(jobs)
     return [
         f"{name.replace('_', ' ')} ended at {numbers['low'][f'training.{name}']:.2f} in at least one training; below "
@@ -193,7 +194,7 @@ def versions() -> dict[str, str]:
 
 
 def _check_request(
-    page: Page,
+    config: Config,
     manifest: Manifest,
     folder: ExperimentFolder,
     folds: Sequence[int] | None,
@@ -206,10 +207,10 @@ def _check_request(
     if wrong:
         raise ConfigError(f"--folds {wrong[0]}: {manifest.name} has the folds 0 to {manifest.folds - 1}")
     if external and manifest.external().empty:
-        raise ConfigError(f"--external: {page.data.manifest} has no external images")
-    if isinstance(page, EstimatorPage):
-        check_estimator_page(page, manifest, external)
-    check_identity(page, manifest, folder, scored)
+        raise ConfigError(f"--external: {config.data.manifest} has no external images")
+    if isinstance(config, EstimatorConfig):
+        check_estimator_config(config, manifest, external)
+    check_identity(config, manifest, folder, scored)
     asked = [folder.job(fold, seed) for fold in (range(manifest.folds) if folds is None else folds) for seed in seeds]
     finished, started = (sum(state) for state in zip(*((job.finished, job.started) for job in asked), strict=True))
     if (finished or started) and not resume:
@@ -220,31 +221,31 @@ def _check_request(
 
 
 def _open(
-    page: Page, manifest: Manifest, folder: ExperimentFolder, tracker: Tracker, scored: Scored, color: str
+    config: Config, manifest: Manifest, folder: ExperimentFolder, tracker: Tracker, scored: Scored, color: str
 ) -> Run:
-    """Makes or reopens the folder and the tracking run of a page."""
+    """Makes or reopens the folder and the tracking run of a config."""
     # Held, so that processes that start together on different folds share one tracking run.
     with hold(folder.path, _PATIENCE):
         sweep_partial(folder.path)
-        return _open_held(page, manifest, folder, tracker, scored, color)
+        return _open_held(config, manifest, folder, tracker, scored, color)
 
 
 def _open_held(
-    page: Page, manifest: Manifest, folder: ExperimentFolder, tracker: Tracker, scored: Scored, color: str
+    config: Config, manifest: Manifest, folder: ExperimentFolder, tracker: Tracker, scored: Scored, color: str
 ) -> Run:
     ran = versions()
     description = (
-        f"{page.name} on the test set of {manifest.name}"
+        f"{config.name} on the test set of {manifest.name}"
         if manifest.protocol == "presplit"
-        else f"{manifest.folds}-fold cross-validation of {page.name} on {manifest.name}, {manifest.protocol} protocol"
+        else f"{manifest.folds}-fold cross-validation of {config.name} on {manifest.name}, {manifest.protocol} protocol"
     )
     run = tracker.parent(
         manifest.name,
-        page.name,
+        config.name,
         run_id=_known(folder).get("run_id"),
         tags={
             "role": "parent",
-            "method": page.name,
+            "method": config.name,
             "dataset": manifest.name,
             "split_hash": manifest.split_hash,
             "protocol": manifest.protocol,
@@ -261,32 +262,33 @@ def _open_held(
     write_json(
         folder.path / "experiment.json",
         {
-            "identity": _identity(page, manifest, scored),
+            "format": EXPERIMENT_FORMAT,
+            "identity": _identity(config, manifest, scored),
             "run_id": run.id,
-            "name": page.name,
+            "name": config.name,
             "description": description,
             "dataset": manifest.name,
             "protocol": manifest.protocol,
             "folds": manifest.folds,
-            "validation_fraction": page.data.validation_fraction,
+            "validation_fraction": config.data.validation_fraction,
             "classes": list(manifest.classes),
             "malignant": list(manifest.malignant),
             "class_counts": counts,
             "versions": ran,
         },
     )
-    with atomic_write(folder.path / "page.yaml") as file:
-        yaml.safe_dump(page.resolved(), file, sort_keys=False)
+    with atomic_write(folder.path / "config.yaml") as file:
+        yaml.safe_dump(config.resolved(), file, sort_keys=False)
     tracker.end_orphans(run, "folder_id", [run_id for job in folder.jobs() if (run_id := job.run_id)])
-    run.log_params(identity(page))
-    run.log_text(yaml.safe_dump(page.portable(), sort_keys=False), "page.yaml")
+    run.log_params(identity(config))
+    run.log_text(yaml.safe_dump(config.portable(), sort_keys=False), "config.yaml")
     profile = {"num_rows": sum(counts.values()), **counts}
     run.log_dataset(manifest.name, manifest.split_hash, manifest.source, "cross-validation", profile)
     return run
 
 
 def _outcome(folder: ExperimentFolder, run: Run, failures: Sequence[str]) -> Outcome:
-    # A job's label starts with the page's name, which has no blanks.
+    # A job's label starts with the config's name, which has no blanks.
     own = tuple(failure for failure in failures if failure.startswith(f"{folder.path.name} "))
     if own:
         run.finish("FAILED")
@@ -315,7 +317,7 @@ def _pool_held(folder: ExperimentFolder, run: Run) -> Outcome:
     classes, single, joint = facts["classes"], None, None
     if facts["identity"]["scored"] == "inner":
         table = as_separate_images(table)  # the images that temperatures are fitted on
-    elif "estimator" not in facts["identity"]["page"]:  # which leaves no model
+    elif "estimator" not in facts["identity"]["config"]:  # which leaves no model
         single = single_temperatures(folder.jobs())
         # Of a single model, the mean is that model.
         several = facts["folds"] > 1
@@ -344,10 +346,10 @@ def _register_model(folder: ExperimentFolder, run: Run, facts: dict[str, Any], b
         facts["name"],
         digest=classifier.digest,
         tags={
-            "page": facts["name"],
+            "config": facts["name"],
             "protocol": facts["protocol"],
             "split_hash": classifier.data.split_hash,
-            "seed": str(classifier.members[0].seed),
+            "seed": str(classifier.fold_models[0].seed),
             "balanced_accuracy": f"{balanced_accuracy:.4f}",
             "git_commit": facts["versions"].get("git_commit", ""),
         },
@@ -358,7 +360,9 @@ def _register_model(folder: ExperimentFolder, run: Run, facts: dict[str, Any], b
 def single_temperatures(jobs: Sequence[JobFolder]) -> Temperatures:
     """Of each finished job's model alone."""
     descriptions = [read_description(job.path) for job in jobs if job.finished]
-    return {(m.fold, m.seed): m.calibration.temperature for description in descriptions for m in description.members}
+    return {
+        (m.fold, m.seed): m.calibration.temperature for description in descriptions for m in description.fold_models
+    }
 
 
 def joint_temperatures(table: pd.DataFrame, validation: pd.DataFrame, classes: Sequence[str]) -> Temperatures:
@@ -429,22 +433,22 @@ def _known(folder: ExperimentFolder) -> dict[str, Any]:
     return folder.description() if (folder.path / "experiment.json").exists() else {}
 
 
-def _with_precision(page: Page, folder: ExperimentFolder) -> Page:
-    """The page with its precision decided, once for an experiment, on whichever machine it began."""
-    recorded = _known(folder).get("identity", {}).get("page", {}).get("training", {}).get("precision")
-    return with_precision(page, recorded)
+def _with_precision(config: Config, folder: ExperimentFolder) -> Config:
+    """The config with its precision decided, once for an experiment, on whichever machine it began."""
+    recorded = _known(folder).get("identity", {}).get("config", {}).get("training", {}).get("precision")
+    return with_precision(config, recorded)
 
 
-def _identity(page: Page, manifest: Manifest, scored: Scored) -> dict[str, Any]:
+def _identity(config: Config, manifest: Manifest, scored: Scored) -> dict[str, Any]:
     """What must be equal for an experiment to be continued."""
-    return {"page": identity(page), "split_hash": manifest.split_hash, "scored": scored}
+    return {"config": identity(config), "split_hash": manifest.split_hash, "scored": scored}
 
 
 def _differences(known: dict[str, Any], asked: dict[str, Any]) -> list[str]:
     # A setting that is left out equals one that did not exist when the experiment was begun.
     before, now = ({key: value for key, value in flatten(given) if value is not None} for given in (known, asked))
     return [
-        f"{key.removeprefix('page.')}: there {before.get(key)!r}, now {now.get(key)!r}"
+        f"{key.removeprefix('config.')}: there {before.get(key)!r}, now {now.get(key)!r}"
         for key in sorted(before.keys() | now.keys())
         if before.get(key) != now.get(key)
     ]

@@ -38,7 +38,7 @@ def write_mlflow_model(folder: Path, target: Path) -> None:
     """Writes the MLflow model of a trained classifier.
 
     Its input is a table with the column ``image``, the bytes of image files; its parameter ``coverage`` is that of the
-    sets. Its output has the columns ``predicted``, ``p.<class>`` for each class, ``doubt``, ``doubtful``,
+    sets. Its output has the columns ``predicted``, ``p.<class>`` for each class, ``novelty``, ``novel``,
     ``disagreement`` and ``set``; see `dermaffinity.LesionClassifier`.
 
     Args:
@@ -78,8 +78,8 @@ def _signature(description: Description) -> "ModelSignature":
     outputs: dict[str, DataType | Array] = {
         "predicted": DataType.string,
         **{f"p.{name}": DataType.double for name in description.classes},
-        "doubt": DataType.double,
-        "doubtful": DataType.boolean,
+        "novelty": DataType.double,
+        "novel": DataType.boolean,
         "disagreement": DataType.double,
         "set": Array(DataType.string),
     }

@@ -1,8 +1,8 @@
-"""The files of a trained classifier: ``classifier.json`` says what it is, one safetensors file per member how it sees.
+"""The files of a trained classifier: ``classifier.json`` and one safetensors file per fold model.
 
-A member is the network of one fold and seed. A job's folder has one, an experiment's ``classifier/`` those of all
-folds. A second safetensors file per member may hold where it places its training images, for explanations; nothing else
-reads it. The files hold no code and nothing is unpickled. Every file is checked against the digests in
+A fold model is the network of one fold and seed. A job's folder has one, an experiment's ``classifier/`` those of all
+folds. A second safetensors file per fold model may hold where it places its training images, for explanations; nothing
+else reads it. The files hold no code and nothing is unpickled. Every file is checked against the digests in
 ``classifier.json``, which show damage and edits, not who wrote the files.
 """
 
@@ -19,21 +19,21 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 import dermaffinity
-from dermaffinity.config import Component, NetworkPage, Section, explain, import_class
+from dermaffinity.config import Component, NetworkConfig, Section, explain, import_class
 from dermaffinity.errors import ConfigError, DataError
 from dermaffinity.files import atomic_write, sweep_partial
 from dermaffinity.models import LesionNetwork
 
 FILE = "classifier.json"
 
-_FORMAT = 1
+_FORMAT = 2
 _INTENDED_USE = "Research use only. Not a medical device; not fit to decide about a patient."
 # What decides which pixels reach the network and what becomes of them.
 _PACKAGES = ("torch", "torchvision", "pillow", "numpy")
 
 
 class Preprocessing(Section):
-    """How an image is laid before the network; see `dermaffinity.data.transforms`."""
+    """How an image is preprocessed for the network; see `dermaffinity.data.transforms`."""
 
     image_size: int = Field(ge=16, le=2048)  # pixels; side of the square the network sees
     lesion_crop: float | None  # margin of the crop to the lesion in training; without a mask an image is taken whole
@@ -47,17 +47,17 @@ class Data(Section):
     images_digest: str  # SHA-256 over the contents of all images that any fold was trained on
     class_counts: dict[str, int]
     source: str
-    licence: str
+    license: str
 
 
 class Calibration(Section):
-    """What a member's probabilities and distances mean, from its inner validation images."""
+    """What a fold model's probabilities and distances mean, from its inner validation images."""
 
-    temperature: float = Field(gt=0)  # of this member alone
+    temperature: float = Field(gt=0)  # of this fold model alone
     scores: dict[str, tuple[float, ...]]  # by class, sorted; see `dermaffinity.metrics.conformal`
     distance_mean: float  # of the distance to the nearest center
     distance_sd: float = Field(gt=0)
-    doubt_limit: float  # standardized distance that 95 % of the images stay below
+    novelty_threshold: float  # standardized distance that 95 % of the images stay below
 
 
 class File(Section):
@@ -67,7 +67,7 @@ class File(Section):
     sha256: str
 
 
-class Member(File):
+class FoldModel(File):
     """The network of one fold and seed."""
 
     fold: int
@@ -77,7 +77,7 @@ class Member(File):
 
 
 class Facts(Section):
-    """What all members share."""
+    """What all fold models share."""
 
     name: str
     classes: tuple[str, ...]  # in the order of the probabilities
@@ -92,16 +92,16 @@ class Facts(Section):
 class Description(Facts):
     """The content of ``classifier.json``."""
 
-    format: Literal[1]
+    format: Literal[2]
     intended_use: str
     versions: dict[str, str]
-    temperature: float = Field(gt=0)  # of the mean of the members' probabilities
-    members: tuple[Member, ...]
+    temperature: float = Field(gt=0)  # of the mean of the fold models' probabilities
+    fold_models: tuple[FoldModel, ...]
     digest: str  # SHA-256 over all other entries
 
 
 class TrainingExamples(NamedTuple):
-    """Where a member places the n images that it was fitted on, as they are, without augmentation."""
+    """Where a fold model places the n images that it was fitted on, as they are, without augmentation."""
 
     images: Sequence[str]  # (n,), names in their library; never a path of this machine
     labels: Sequence[str]  # (n,), class codes
@@ -139,17 +139,17 @@ def save_model(
         told = json.dumps({"images": list(examples.images), "labels": list(examples.labels)})
         kept = _write(folder / f"{name}_examples.safetensors", save(embedding, {"examples": told}))
     weights = _write(folder / f"{name}.safetensors", save(state))
-    member = Member(**weights.model_dump(), fold=fold, seed=seed, calibration=calibration, examples=kept)
-    _describe(folder, facts, [member], calibration.temperature)
+    fold_model = FoldModel(**weights.model_dump(), fold=fold, seed=seed, calibration=calibration, examples=kept)
+    _describe(folder, facts, [fold_model], calibration.temperature)
 
 
 def join_models(folders: Sequence[Path], target: Path, temperature: float) -> None:
-    """Writes one model folder with the members of several that share their facts.
+    """Writes one model folder with the fold models of several that share their facts.
 
     Args:
         folders: Model folders.
         target: Where to; made if need be.
-        temperature: Of the mean of all members' probabilities.
+        temperature: Of the mean of all fold models' probabilities.
 
     Raises:
         DataError: When one of them cannot be read.
@@ -157,12 +157,17 @@ def join_models(folders: Sequence[Path], target: Path, temperature: float) -> No
     sweep_partial(target)
     descriptions = [read_description(folder) for folder in folders]
     for folder, description in zip(folders, descriptions, strict=True):
-        for member in description.members:
-            for file in (member, member.examples):
+        for fold_model in description.fold_models:
+            for file in (fold_model, fold_model.examples):
                 if file is not None:
                     _write(target / file.file, _content(folder, file))
     facts = Facts.model_validate(descriptions[0].model_dump(by_alias=True, include=set(Facts.model_fields)))
-    _describe(target, facts, [member for description in descriptions for member in description.members], temperature)
+    _describe(
+        target,
+        facts,
+        [fold_model for description in descriptions for fold_model in description.fold_models],
+        temperature,
+    )
 
 
 def read_description(folder: Path) -> Description:
@@ -200,7 +205,7 @@ def read_description(folder: Path) -> Description:
 
 
 def load_networks(folder: Path, description: Description, plugins: Sequence[str] = ()) -> list[LesionNetwork]:
-    """The network of each member, in evaluation mode.
+    """The network of each fold model, in evaluation mode.
 
     Args:
         folder: Where the description was read.
@@ -219,33 +224,33 @@ def load_networks(folder: Path, description: Description, plugins: Sequence[str]
                 "name it in plugins"
             )
     networks = []
-    for member in description.members:
-        content = _content(folder, member)
+    for fold_model in description.fold_models:
+        content = _content(folder, fold_model)
         try:
             network = build_network(sections, len(description.classes), pretrained=False)
             network.load_state_dict(load(content))
         except ConfigError as error:
             raise DataError(f"{folder}: {error.message}", error.problems) from error
         except Exception as error:  # not safetensors, other shapes, arguments that a part does not take
-            raise DataError(f"{folder}: {FILE} and {member.file} do not fit together ({error})") from error
+            raise DataError(f"{folder}: {FILE} and {fold_model.file} do not fit together ({error})") from error
         networks.append(network.eval())
     return networks
 
 
-def load_examples(folder: Path, description: Description, member: Member) -> TrainingExamples | None:
-    """What a member was fitted on, or None for a model without examples.
+def load_examples(folder: Path, description: Description, fold_model: FoldModel) -> TrainingExamples | None:
+    """What a fold model was fitted on, or None for a model without examples.
 
     Args:
         folder: Where the description was read.
         description: Of the folder.
-        member: Of the description.
+        fold_model: Of the description.
 
     Raises:
         DataError: When the file is missing or not the one described.
     """
-    if member.examples is None:
+    if fold_model.examples is None:
         return None
-    content = _content(folder, member.examples)
+    content = _content(folder, fold_model.examples)
     try:
         embedding = load(content)["embedding"]
         # A safetensors file starts with the size of its header, in eight bytes, and the header, in JSON.
@@ -257,12 +262,12 @@ def load_examples(folder: Path, description: Description, member: Member) -> Tra
         if strangers := sorted({*examples.labels} - {*description.classes}):
             raise ValueError(f"not among the classes: {', '.join(strangers)}")
     except Exception as error:  # not safetensors, other entries
-        raise DataError(f"{folder}: {FILE} and {member.examples.file} do not fit together ({error})") from error
+        raise DataError(f"{folder}: {FILE} and {fold_model.examples.file} do not fit together ({error})") from error
     return examples
 
 
 def build_network(sections: dict[str, Any], num_classes: int, *, pretrained: bool) -> LesionNetwork:
-    """A new network from the ``backbone``, ``neck`` and ``head`` sections of a page.
+    """A new network from the ``backbone``, ``neck`` and ``head`` sections of a config.
 
     Args:
         sections: Each section has the key ``class`` and that class's hyper-parameters.
@@ -276,7 +281,7 @@ def build_network(sections: dict[str, Any], num_classes: int, *, pretrained: boo
             arguments["weights"] = None
         found = import_class(sections[section]["class"])
         # A model may come from somebody else: nothing but a part of a network is built.
-        if not issubclass(found, import_class(NetworkPage.bases[section])):
+        if not issubclass(found, import_class(NetworkConfig.bases[section])):
             raise ConfigError(f"{section}: {found.__name__} is no {section} class")
         return found(*facts, **arguments)
 
@@ -286,14 +291,14 @@ def build_network(sections: dict[str, Any], num_classes: int, *, pretrained: boo
     return LesionNetwork(backbone, neck, head)
 
 
-def _describe(folder: Path, facts: Facts, members: Sequence[Member], temperature: float) -> None:
+def _describe(folder: Path, facts: Facts, fold_models: Sequence[FoldModel], temperature: float) -> None:
     values = {
         "format": _FORMAT,
         "intended_use": _INTENDED_USE,
         **json.loads(facts.model_dump_json(by_alias=True)),
         "versions": {"dermaffinity": dermaffinity.__version__, **{name: metadata.version(name) for name in _PACKAGES}},
         "temperature": temperature,
-        "members": [json.loads(member.model_dump_json()) for member in members],
+        "fold_models": [json.loads(fold_model.model_dump_json()) for fold_model in fold_models],
     }
     # Weights that training started from lie on this machine, and are replaced anyway.
     if "weights" in values["backbone"]:
@@ -310,14 +315,14 @@ def _contradictions(description: Description) -> list[str]:
     problems = ["two classes have the same name"] if len(set(classes)) < len(classes) else []
     if len(classes) < 2:
         problems.append("fewer than two classes")
-    if not description.members:
-        problems.append("no members")
+    if not description.fold_models:
+        problems.append("no fold models")
     if strangers := sorted({*description.malignant, *description.data.class_counts} - set(classes)):
         problems.append(f"not among the classes: {', '.join(strangers)}")
     return problems + [
-        f"the calibration scores of {member.file} are not those of the classes"
-        for member in description.members
-        if tuple(member.calibration.scores) != classes
+        f"the calibration scores of {fold_model.file} are not those of the classes"
+        for fold_model in description.fold_models
+        if tuple(fold_model.calibration.scores) != classes
     ]
 
 

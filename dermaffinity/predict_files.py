@@ -70,7 +70,7 @@ def predict_files(
 ) -> int:
     """Writes one row per image, and leaves out what cannot be read.
 
-    The columns are ``image``, ``predicted``, ``p.<class>`` for each class, ``doubt``, and ``set``, a JSON list of
+    The columns are ``image``, ``predicted``, ``p.<class>`` for each class, ``novelty``, and ``set``, a JSON list of
     classes, such as ``["AK", "BCC"]``.
 
     Args:
@@ -87,7 +87,7 @@ def predict_files(
     rows = 0
     with atomic_write(out) as opened:
         table = csv.writer(opened, lineterminator="\n")
-        table.writerow(["image", "predicted", *(f"p.{name}" for name in classifier.classes_), "doubt", "set"])
+        table.writerow(["image", "predicted", *(f"p.{name}" for name in classifier.classes_), "novelty", "set"])
         done = 0
         for batch in _prepared(classifier, files):
             names: list[str] = []
@@ -101,10 +101,10 @@ def predict_files(
             if tensors:
                 assessed = classifier.assess_prepared(tensors)
                 predicted = classifier.classes_[assessed.probabilities.argmax(axis=1)]
-                numbers = zip(assessed.probabilities, assessed.doubt, strict=True)
+                numbers = zip(assessed.probabilities, assessed.novelty, strict=True)
                 texts = zip(names, predicted, classifier.sets(assessed, coverage), strict=True)
-                for (name, code, members), (probabilities, doubt) in zip(texts, numbers, strict=True):
-                    cells = (f"{value:.6g}" for value in (*probabilities, doubt))
+                for (name, code, members), (probabilities, novelty) in zip(texts, numbers, strict=True):
+                    cells = (f"{value:.6g}" for value in (*probabilities, novelty))
                     table.writerow([name, code, *cells, json.dumps(members, ensure_ascii=False)])
             rows += len(tensors)
             done += len(batch)

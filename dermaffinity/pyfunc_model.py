@@ -54,8 +54,8 @@ class ServedClassifier(PythonModel):
             {
                 "predicted": classes[assessed.probabilities.argmax(axis=1)],
                 **{name: column.astype(float) for name, column in probabilities.items()},
-                "doubt": assessed.doubt,
-                "doubtful": assessed.doubt > self.classifier.doubt_limit,
+                "novelty": assessed.novelty,
+                "novel": assessed.novelty > self.classifier.novelty_threshold,
                 "disagreement": assessed.disagreement,
                 "set": [list(members) for members in self.classifier.sets(assessed, coverage)],
             }

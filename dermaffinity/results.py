@@ -1,8 +1,8 @@
 """What an experiment leaves on the disk, and how to find it again.
 
-``RUNS/<page name>/`` holds ``experiment.json``, ``page.yaml``, one folder ``fold-<k>_seed-<s>`` for each job, and, once
-all jobs are done, ``out_of_fold.csv``, ``out_of_fold_summary.csv``, ``figures/``, and the folds' models together in
-``classifier/``. A job is finished when its ``metrics.json`` exists and its ``checkpoint.pt`` is gone.
+``RUNS/<config name>/`` holds ``experiment.json``, ``config.yaml``, one folder ``fold-<k>_seed-<s>`` for each job, and,
+once all jobs are done, ``out_of_fold.csv``, ``out_of_fold_summary.csv``, ``figures/``, and the folds' models together
+in ``classifier/``. A job is finished when its ``metrics.json`` exists and its ``checkpoint.pt`` is gone.
 """
 
 import json
@@ -17,6 +17,8 @@ import pandas as pd
 
 from dermaffinity.errors import ComparisonError, DataError
 from dermaffinity.files import atomic_write
+
+EXPERIMENT_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -89,13 +91,19 @@ class ExperimentFolder:
         return [JobFolder(path) for path in sorted(self.path.glob("fold-*_seed-*"))]
 
     def description(self) -> dict[str, Any]:
-        """``experiment.json``: the resolved page, the data, versions, and the tracking run."""
+        """``experiment.json``: the resolved config, the data, versions, and the tracking run."""
         try:
-            return json.loads((self.path / "experiment.json").read_text(encoding="utf-8"))
+            facts = json.loads((self.path / "experiment.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise DataError(
                 f"{self.path}: no readable experiment.json ({error}); this is not an experiment's folder"
             ) from error
+        if (found := facts.get("format", 1)) != EXPERIMENT_FORMAT:
+            raise DataError(
+                f"{self.path}: experiment format {found!r}, this version of dermaffinity reads {EXPERIMENT_FORMAT}; "
+                "run the experiment again in another --runs folder"
+            )
+        return facts
 
     def scored_images(self) -> str:
         """What the predictions are for, in words: out-of-fold, test or inner validation images."""
@@ -139,7 +147,7 @@ def training_numbers(jobs: Sequence[JobFolder]) -> pd.DataFrame:
 
 
 def find_experiment(source: str | Path, runs: Path) -> ExperimentFolder:
-    """The experiment of a folder, or of a page's file or name under ``runs``.
+    """The experiment of a folder, or of a config's file or name under ``runs``.
 
     Raises:
         ComparisonError: When there is none; the message lists what there is.
@@ -154,7 +162,7 @@ def find_experiment(source: str | Path, runs: Path) -> ExperimentFolder:
 def prediction_table(
     rows: pd.DataFrame, probabilities: np.ndarray, classes: Sequence[str], *, fold: int, seed: int
 ) -> pd.DataFrame:
-    """One row an image: who it is, what it is, what the network says.
+    """One row per image: who it is, what it is, what the network says.
 
     Args:
         rows: Manifest rows (N).

@@ -1,7 +1,7 @@
 """Choosing a method's settings: every combination of a short grid, judged on the inner validation images.
 
-Each combination is an experiment of its own, ``RUNS/<page>.tune<digits>``, whose digits come from its settings, so that
-a grid that grows keeps what was run. The test folds stay unseen. Mind that one setting is chosen for all folds
+Each combination is an experiment of its own, ``RUNS/<config>.tune<digits>``, whose digits come from its settings, so
+that a grid that grows keeps what was run. The test folds stay unseen. Mind that one setting is chosen for all folds
 together: an inner validation image of one fold is a test image of another, so that the choice, but no model, has seen
 its label.
 """
@@ -18,7 +18,7 @@ import pandas as pd
 import yaml
 from rich.console import Console
 
-from dermaffinity.config import Page, read_page
+from dermaffinity.config import Config, read_config
 from dermaffinity.errors import ConfigError, DataError, TrainingError
 from dermaffinity.experiments import Outcome, run_experiments, shortfalls
 from dermaffinity.files import atomic_write
@@ -27,7 +27,7 @@ from dermaffinity.metrics.summary import summarize
 from dermaffinity.reports.tables import training_rows
 from dermaffinity.results import as_separate_images, training_numbers, write_table
 from dermaffinity.tracking.base import Tracker
-from dermaffinity.training.cross_validation import speaks_for_all
+from dermaffinity.training.cross_validation import is_main_process
 from dermaffinity.training.launchers import Launcher
 
 _MEASURES = ("balanced_accuracy", "minority_recall", "majority_recall")
@@ -69,15 +69,15 @@ def tune(
     launcher: Launcher = "inline",
     console: Console,
 ) -> Tuning | None:
-    """Runs what is not run yet of a page's grid, ranks the combinations and writes the choice.
+    """Runs what is not run yet of a config's grid, ranks the combinations and writes the choice.
 
     The best has the highest balanced accuracy over the inner validation images of all folds and seeds; of equals the
     first. Combinations under which the method did not act, such as CoSen with costs that froze near 1, come after those
     under which it did, and those whose training fails come last.
 
     Args:
-        source: Path of a page, or the name of a shipped one.
-        grid: Values by dotted key; the page's own grid if left out.
+        source: Path of a config, or the name of a shipped one.
+        grid: Values by dotted key; the config's own grid if left out.
         overrides: ``key=value`` texts for every combination.
         runs: Folder of all experiments.
         tracker: Where the numbers go.
@@ -90,17 +90,17 @@ def tune(
         The tuning; None in those processes of ``torchrun`` that only help to train.
 
     Raises:
-        ConfigError: When there is no grid, or some combinations give no valid page.
+        ConfigError: When there is no grid, or some combinations give no valid config.
         TrainingError: When no combination could be trained.
     """
-    page = read_page(source, overrides)
-    grid = grid or page.grid
+    config = read_config(source, overrides)
+    grid = grid or config.grid
     if not grid:
-        raise ConfigError(f"{page.name} states no grid; add grid: to the page, or --grid loss.tau=0.5,1.0")
+        raise ConfigError(f"{config.name} states no grid; add grid: to the config, or --grid loss.tau=0.5,1.0")
     tried = combinations(grid)
-    pages = _pages(source, overrides, page.name, tried)
+    configs = _configs(source, overrides, config.name, tried)
     outcomes = run_experiments(
-        pages,
+        configs,
         runs=runs,
         tracker=tracker,
         folds=folds,
@@ -111,49 +111,49 @@ def tune(
         keep_going=True,
         console=console,
     )
-    if not speaks_for_all():
+    if not is_main_process():
         return None
     rows = [
         _row(outcome, one, settings, folds, seeds)
-        for outcome, one, settings in zip(outcomes, pages, tried, strict=True)
+        for outcome, one, settings in zip(outcomes, configs, tried, strict=True)
     ]
     table = pd.DataFrame(rows)
     if table["balanced_accuracy.value"].isna().all():
         failures = [failure for outcome in outcomes for failure in outcome.failures]
-        raise TrainingError(f"{page.name}: none of {len(tried)} combinations could be trained", failures)
+        raise TrainingError(f"{config.name}: none of {len(tried)} combinations could be trained", failures)
     table = _ranked(table)
-    tuning = Tuning(table, json.loads(table["settings"].iloc[0]), runs / f"{page.name}.tuning")
-    _write(tuning, page, grid, outcomes[0], folds, seeds)
+    tuning = Tuning(table, json.loads(table["settings"].iloc[0]), runs / f"{config.name}.tuning")
+    _write(tuning, config, grid, outcomes[0], folds, seeds)
     return tuning
 
 
-def read_chosen(page: Page, runs: Path) -> dict[str, Any]:
-    """What ``chosen.yaml`` says of a page that was tuned: ``overrides``, ``combinations`` and how they were judged.
+def read_chosen(config: Config, runs: Path) -> dict[str, Any]:
+    """What ``chosen.yaml`` says of a config that was tuned: ``overrides``, ``combinations`` and how they were judged.
 
     Raises:
-        DataError: When the page was not tuned, or on another grid.
+        DataError: When the config was not tuned, or on another grid.
     """
-    path = runs / f"{page.name}.tuning" / "chosen.yaml"
+    path = runs / f"{config.name}.tuning" / "chosen.yaml"
     try:
         chosen = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
-        raise DataError(f"{path}: no readable choice ({error}); run dermaffinity tune for this page first") from error
-    if chosen["grid"] != _plain(page.grid):
-        raise DataError(f"{path}: this is the choice from another grid; run dermaffinity tune for this page again")
+        raise DataError(f"{path}: no readable choice ({error}); run dermaffinity tune for this config first") from error
+    if chosen["grid"] != _plain(config.grid):
+        raise DataError(f"{path}: this is the choice from another grid; run dermaffinity tune for this config again")
     return chosen
 
 
-def _pages(source: str | Path, overrides: Sequence[str], name: str, tried: Sequence[Settings]) -> list[Page]:
-    pages, problems = [], []
+def _configs(source: str | Path, overrides: Sequence[str], name: str, tried: Sequence[Settings]) -> list[Config]:
+    configs, problems = [], []
     for settings in tried:
         try:
             own_name = f"{name}.tune{_digits(settings)}"
-            pages.append(read_page(source, overrides, {**settings, "name": own_name, "grid": {}}))
+            configs.append(read_config(source, overrides, {**settings, "name": own_name, "grid": {}}))
         except ConfigError as error:
             problems += [f"{_said(settings)}: {problem}" for problem in error.problems or (error.message,)]
     if problems:
-        raise ConfigError(f"{name}: some combinations of the grid give no valid page", problems)
-    return pages
+        raise ConfigError(f"{name}: some combinations of the grid give no valid config", problems)
+    return configs
 
 
 def _digits(settings: Settings) -> str:
@@ -175,7 +175,7 @@ def _ranked(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _row(
-    outcome: Outcome, page: Page, settings: Settings, folds: Sequence[int] | None, seeds: Sequence[int]
+    outcome: Outcome, config: Config, settings: Settings, folds: Sequence[int] | None, seeds: Sequence[int]
 ) -> dict[str, str | float]:
     row: dict[str, str | float] = {
         "experiment": outcome.folder.path.name,
@@ -190,7 +190,7 @@ def _row(
     table = as_separate_images(outcome.folder.predictions("predictions", asked))
     minority = minority_classes(facts["class_counts"])
     summary = summarize(table, facts["classes"], minority=minority, malignant=facts["malignant"])
-    row["remark"] = "; ".join(shortfalls(page, asked))
+    row["remark"] = "; ".join(shortfalls(config, asked))
     summary = pd.concat([summary, training_numbers(asked)])
     for measure in [*_MEASURES, *training_rows({"": summary})]:
         if measure not in summary.index:
@@ -201,7 +201,7 @@ def _row(
 
 def _write(
     tuning: Tuning,
-    page: Page,
+    config: Config,
     grid: Mapping[str, Sequence[Any]],
     outcome: Outcome,
     folds: Sequence[int] | None,
@@ -209,7 +209,7 @@ def _write(
 ) -> None:
     facts, best = outcome.folder.description(), tuning.table.iloc[0]
     choice = {
-        "page": page.name,
+        "config": config.name,
         "overrides": tuning.chosen,
         "experiment": best["experiment"],
         "balanced_accuracy": {bound: float(best[f"balanced_accuracy.{bound}"]) for bound in ("value", "low", "high")},

@@ -46,7 +46,7 @@ def build_app(classifier: LesionClassifier, samples: Path | None = None, library
         except DataError as error:
             return f"⚠️ {error}.", None, None
         probabilities = dict(zip(explanation.classes, map(float, explanation.probabilities), strict=True))
-        return verdict(explanation), gr.Label(probabilities, show_heading=not explanation.doubtful), sheet
+        return verdict(explanation), gr.Label(probabilities, show_heading=not explanation.novel), sheet
 
     with gr.Blocks(title="dermaffinity", analytics_enabled=False, delete_cache=(60, 300)) as app:
         gr.Markdown(f"# {classifier.description.name}\n{NOTICE}")
@@ -65,13 +65,13 @@ def build_app(classifier: LesionClassifier, samples: Path | None = None, library
 
 def verdict(explanation: Explanation) -> str:
     """What the numbers mean, in sentences."""
-    doubt = f"Doubt {explanation.doubt:.1f}, limit {explanation.doubt_limit:.1f}: "
-    if explanation.doubtful:
-        doubt = f"⚠️ **{doubt}unlike the training images. Do not rely on the classes.**"
+    novelty = f"Novelty {explanation.novelty:.1f}, limit {explanation.novelty_threshold:.1f}: "
+    if explanation.novel:
+        novelty = f"⚠️ **{novelty}unlike the training images. Do not rely on the classes.**"
     else:
-        doubt += "not unlike the training images."
+        novelty += "not unlike the training images."
     members = ", ".join(explanation.prediction_set) or "none, the image is unlike every class"
-    return f"{doubt}\n\nClasses not ruled out, aiming to be right {explanation.coverage:.0%} of the time: {members}."
+    return f"{novelty}\n\nClasses not ruled out, aiming to be right {explanation.coverage:.0%} of the time: {members}."
 
 
 def sample_images(folder: Path) -> list[str]:

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from dermaffinity.cli import guarded
 from dermaffinity.compare import ComparedExperiments, compare_experiments
-from dermaffinity.config import Page, read_page
+from dermaffinity.config import Config, read_config
 from dermaffinity.errors import ConfigError, TrainingError
 from dermaffinity.experiments import run_experiments
 from dermaffinity.files import atomic_write
@@ -71,19 +71,19 @@ _SHOWN = {"balanced_accuracy": "Balanced accuracy", "minority_recall": "Minority
 def main() -> None:
     """Trains what is not trained yet, compares, prints, writes."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("page", help="the recipe's page: a path, or the name of a shipped one")
+    parser.add_argument("config", help="the recipe's config: a path, or the name of a shipped one")
     parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="VARIANT")
-    parser.add_argument("--weights", help="the path of a ResNet-18 state_dict; default: the page's")
+    parser.add_argument("--weights", help="the path of a ResNet-18 state_dict; default: the config's")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--folds", type=int, nargs="+")
     parser.add_argument("--set", dest="overrides", nargs="*", default=[], metavar="KEY=VALUE")
     parser.add_argument("--runs", type=Path, default=Path("runs/ablation"))
     arguments = parser.parse_args()
     weights = [] if arguments.weights is None else [f"backbone.weights={arguments.weights}"]
-    pages = variants(arguments.page, [*weights, *arguments.overrides], arguments.only)
+    configs = variants(arguments.config, [*weights, *arguments.overrides], arguments.only)
     tracker, results = MlflowTracker(), Console(highlight=False)
     outcomes = run_experiments(
-        list(pages.values()),
+        list(configs.values()),
         runs=arguments.runs,
         tracker=tracker,
         folds=arguments.folds,
@@ -93,10 +93,10 @@ def main() -> None:
         keep_going=True,
         console=Console(stderr=True),
     )
-    failures = {name: outcome.failures for name, outcome in zip(pages, outcomes, strict=True) if outcome.failures}
+    failures = {name: outcome.failures for name, outcome in zip(configs, outcomes, strict=True) if outcome.failures}
     if "recipe" in failures:
-        raise TrainingError(f"{arguments.page}: the recipe itself could not be trained", failures["recipe"])
-    names = {name: page.name for name, page in pages.items() if name not in failures}
+        raise TrainingError(f"{arguments.config}: the recipe itself could not be trained", failures["recipe"])
+    names = {name: config.name for name, config in configs.items() if name not in failures}
     compared = compare_experiments(list(names.values()), baseline=names["recipe"], runs=arguments.runs, tracker=tracker)
     table = effects(compared, names)
     title = "Inner validation images: each variant, and what it gains over the recipe"
@@ -109,19 +109,19 @@ def main() -> None:
     results.print(f"{arguments.runs}: ablation.md, ablation.png; next: dermaffinity ui", markup=False)
 
 
-def variants(source: str, overrides: list[str], only: list[str]) -> dict[str, Page]:
+def variants(source: str, overrides: list[str], only: list[str]) -> dict[str, Config]:
     """The recipe and its variants by name; all problems at once."""
-    pages, problems = {"recipe": read_page(source, overrides)}, []
+    configs, problems = {"recipe": read_config(source, overrides)}, []
     for name in only:
         try:
             # The recipe's grid is for its own parts.
-            own = {"name": f"{pages['recipe'].name}.{name}", "grid": {}}
-            pages[name] = read_page(source, [*overrides, *VARIANTS[name]], own)
+            own = {"name": f"{configs['recipe'].name}.{name}", "grid": {}}
+            configs[name] = read_config(source, [*overrides, *VARIANTS[name]], own)
         except ConfigError as error:
             problems += [f"{name}: {problem}" for problem in error.problems or (error.message,)]
     if problems:
-        raise ConfigError(f"{source}: some variants do not fit this page; leave them out with --only", problems)
-    return pages
+        raise ConfigError(f"{source}: some variants do not fit this config; leave them out with --only", problems)
+    return configs
 
 
 def effects(compared: ComparedExperiments, names: Mapping[str, str]) -> pd.DataFrame:

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from dermaffinity.cli import guarded
 from dermaffinity.compare import ComparedExperiments, compare_experiments
-from dermaffinity.config import read_page
+from dermaffinity.config import read_config
 from dermaffinity.data.manifest import read_manifest
 from dermaffinity.experiments import run_experiments
 from dermaffinity.reports.tables import console_table, markdown_table, results_table
@@ -39,7 +39,7 @@ def main() -> None:
     """Fits, scores and compares; then says what was published."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("library", choices=("hamfit7", "hamfit5", "dermofit10", "dermofit5"))
-    parser.add_argument("--manifest", type=Path, help="the prepared manifest; default: the pages' own")
+    parser.add_argument("--manifest", type=Path, help="the prepared manifest; default: the configs' own")
     parser.add_argument(
         "--suffix", default="", help="of the experiments' names, such as _group of pipelines/dermofit.py"
     )
@@ -52,14 +52,14 @@ def main() -> None:
 
     overrides = [*([f"data.manifest={arguments.manifest}"] if arguments.manifest else []), *arguments.overrides]
     names = [f"{library}_{method}{arguments.suffix}" for method in CLASSIC]
-    pages = [
-        read_page(f"{library}_{method}", [*overrides, f"name={name}"])
+    configs = [
+        read_config(f"{library}_{method}", [*overrides, f"name={name}"])
         for method, name in zip(CLASSIC, names, strict=True)
     ]
-    manifest = read_manifest(pages[0].data.manifest, pages[0].data.root)
+    manifest = read_manifest(configs[0].data.manifest, configs[0].data.root)
     has_external = not manifest.external().empty
     outcomes = run_experiments(
-        pages,
+        configs,
         runs=runs,
         tracker=tracker,
         seeds=arguments.seeds,

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from dermaffinity.cli import guarded
 from dermaffinity.compare import compare_experiments
-from dermaffinity.config import read_page
+from dermaffinity.config import read_config
 from dermaffinity.data.adapters.dermofit import DermofitAdapter
 from dermaffinity.data.manifest import write_manifest
 from dermaffinity.data.verify import verify_manifest
@@ -58,11 +58,14 @@ def main() -> None:
             if not verification.ok():
                 sys.exit(1)
 
-            pages = [f"dermofit{experiment.removesuffix('-class')}_{method}" for method in METHODS]
+            configs = [f"dermofit{experiment.removesuffix('-class')}_{method}" for method in METHODS]
             overrides = [f"data.manifest={path}", f"backbone.weights={arguments.weights}", *arguments.overrides]
-            names = [f"{page}_{protocol}" for page in pages]
+            names = [f"{config}_{protocol}" for config in configs]
             run_experiments(
-                [read_page(page, [*overrides, f"name={name}"]) for page, name in zip(pages, names, strict=True)],
+                [
+                    read_config(config, [*overrides, f"name={name}"])
+                    for config, name in zip(configs, names, strict=True)
+                ],
                 runs=arguments.runs,
                 tracker=tracker,
                 seeds=arguments.seeds,

@@ -21,7 +21,7 @@ from rich.console import Console
 
 from dermaffinity.classifier import LesionClassifier
 from dermaffinity.cli import guarded
-from dermaffinity.config import read_page
+from dermaffinity.config import read_config
 from dermaffinity.data.adapters.image_folder import ImageFolderAdapter
 from dermaffinity.data.images import decode_image
 from dermaffinity.data.library import ImageLibrary
@@ -98,10 +98,10 @@ def main() -> None:
     if not any(override.startswith("backbone") for override in arguments.overrides):
         overrides.append(f"backbone.weights={arguments.weights}")
     names = [f"faces_{method}" for method in METHODS]
-    pages = [read_page(name, [*overrides, f"name={manifest.name}_{name}"]) for name in names]
+    configs = [read_config(name, [*overrides, f"name={manifest.name}_{name}"]) for name in names]
     tracker = MlflowTracker()
     run_experiments(
-        pages,
+        configs,
         runs=arguments.runs,
         tracker=tracker,
         folds=[FOLD],
@@ -111,13 +111,13 @@ def main() -> None:
     )
     templates = template_images(pairs, library.files(), frames=arguments.frames)
     scores = {
-        page.name: np.array(
+        config.name: np.array(
             [
-                scores_of(arguments.runs / page.name / f"fold-{FOLD}_seed-{seed}", pairs, templates, library)
+                scores_of(arguments.runs / config.name / f"fold-{FOLD}_seed-{seed}", pairs, templates, library)
                 for seed in arguments.seeds
             ]
         )
-        for page in pages
+        for config in configs
     }
     protocol = arguments.protocol or "unseen"
     folder = arguments.runs / f"verification-{manifest.name}-{protocol}"

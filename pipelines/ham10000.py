@@ -2,7 +2,7 @@
 
     python pipelines/ham10000.py FOLDER_WITH_THE_ARCHIVES --weights resnet18.pth
 
-Dermofit is sold under licence. HAM10000 is free for research, and this draw takes Dermofit's class counts from it,
+Dermofit is sold under license. HAM10000 is free for research, and this draw takes Dermofit's class counts from it,
 whole lesions at a time: hamfit-7 has 1,212 images of seven classes, hamfit-5 has 960 of five. The images of every other
 lesion are external: this recipe trains and chooses nothing on them; the mean of the folds' models scores them once.
 A second call resumes the first.
@@ -16,7 +16,7 @@ from rich.console import Console
 
 from dermaffinity.cli import guarded
 from dermaffinity.compare import compare_experiments
-from dermaffinity.config import read_page
+from dermaffinity.config import read_config
 from dermaffinity.data.adapters.ham10000 import Ham10000Adapter
 from dermaffinity.data.manifest import write_manifest
 from dermaffinity.data.verify import verify_manifest
@@ -53,7 +53,7 @@ def main() -> None:
     overrides = [f"data.manifest={manifest_path}", f"backbone.weights={arguments.weights}", *arguments.overrides]
     tracker = MlflowTracker()
     outcomes = run_experiments(
-        [read_page(name, overrides) for name in names],
+        [read_config(name, overrides) for name in names],
         runs=arguments.runs,
         tracker=tracker,
         seeds=arguments.seeds,

@@ -24,7 +24,7 @@ from rich.console import Console
 
 from dermaffinity.cli import guarded
 from dermaffinity.compare import compare_experiments
-from dermaffinity.config import Page, read_page
+from dermaffinity.config import Config, read_config
 from dermaffinity.data.adapters.mnist import DIGITS, RARE_DIGITS, MnistAdapter
 from dermaffinity.data.dataset import ManifestDataset, RowImages
 from dermaffinity.data.manifest import Manifest, write_manifest
@@ -79,19 +79,19 @@ SHORT = ("training.epochs=4",)
 
 
 class Trial(NamedTuple):
-    """One training to do: the experiment on the data, the method's page, what is changed, and the place in the item."""
+    """One training to do: the task, the method's config, what is changed, and the place in the item."""
 
     row: str | float
     experiment: str
-    page: str
+    config: str
     changes: tuple[str, ...] = ()
     label_noise: float = 0.0
     defaults: tuple[str, ...] = ()  # changes that the command line may change again
 
     @property
     def method(self) -> str:
-        """The page's name without that of its base."""
-        return self.page.partition("_")[2]
+        """The config's name without that of its base."""
+        return self.config.partition("_")[2]
 
 
 @dataclass(frozen=True)
@@ -119,12 +119,12 @@ class Study:
         manifests = {
             what: self.manifest(*what) for what in dict.fromkeys((t.experiment, t.label_noise) for t in trials)
         }
-        pages = {trial: self.page(trial, manifests[trial.experiment, trial.label_noise]) for trial in trials}
+        configs = {trial: self.config(trial, manifests[trial.experiment, trial.label_noise]) for trial in trials}
         failures: dict[str, str] = {}
         for manifest in manifests.values():
-            here = {page.name: page for page in pages.values() if page.data.manifest == manifest}
+            here = {config.name: config for config in configs.values() if config.data.manifest == manifest}
             failures |= self.train(list(here.values()))
-        return pd.DataFrame([row for trial in trials for row in self.rows(trial, pages[trial], failures)])
+        return pd.DataFrame([row for trial in trials for row in self.rows(trial, configs[trial], failures)])
 
     def manifest(self, experiment: str, label_noise: float) -> Path:
         """Writes the manifest of an experiment; the same one every time."""
@@ -138,56 +138,56 @@ class Study:
         write_manifest(manifest, path)
         return path
 
-    def page(self, trial: Trial, manifest: Path) -> Page:
-        """The method's page on this manifest; its name tells what is changed, and nothing where nothing is."""
+    def config(self, trial: Trial, manifest: Path) -> Config:
+        """The method's config on this manifest; its name tells what is changed, and nothing where nothing is."""
         quick = ("training.epochs=2", "training.batch_size=32") if self.quick else ()
         data = f"data.manifest={manifest}"
-        name = f"{manifest.stem}_{trial.page.removeprefix('mnist_').replace('_', '-')}"
-        plain = read_page(trial.page, [data, *quick, *self.overrides, f"name={name}"])
+        name = f"{manifest.stem}_{trial.config.removeprefix('mnist_').replace('_', '-')}"
+        plain = read_config(trial.config, [data, *quick, *self.overrides, f"name={name}"])
         asked = [data, *trial.defaults, *quick, *self.overrides, *trial.changes]
-        if read_page(trial.page, [*asked, f"name={name}"]).resolved() == plain.resolved():
+        if read_config(trial.config, [*asked, f"name={name}"]).resolved() == plain.resolved():
             return plain
         words = "_".join(change.partition(".")[2] for change in (*trial.defaults, *trial.changes)).replace("=", "-")
-        return read_page(trial.page, [*asked, f"name={name}_{words}"])
+        return read_config(trial.config, [*asked, f"name={name}_{words}"])
 
-    def train(self, pages: list[Page]) -> dict[str, str]:
-        """Runs pages on one manifest; returns why those failed that did, by job."""
+    def train(self, configs: list[Config]) -> dict[str, str]:
+        """Runs configs on one manifest; returns why those failed that did, by job."""
         try:
-            self.run(pages)
+            self.run(configs)
         except TrainingError as error:
-            whole = [page for page in pages if all(self.job(page.name, seed).finished for seed in self.seeds)]
+            whole = [config for config in configs if all(self.job(config.name, seed).finished for seed in self.seeds)]
             if whole:
                 self.run(whole)  # nothing is trained again; what succeeded is measured
             return {job: reason for job, _, reason in (problem.partition(": ") for problem in error.problems)}
         return {}
 
-    def run(self, pages: list[Page]) -> None:
+    def run(self, configs: list[Config]) -> None:
         """Trains what is not finished yet and measures all."""
         run_experiments(
-            pages, runs=self.runs, tracker=self.tracker, seeds=self.seeds, resume=True, console=self.progress
+            configs, runs=self.runs, tracker=self.tracker, seeds=self.seeds, resume=True, console=self.progress
         )
 
     def job(self, name: str, seed: int) -> JobFolder:
         """The folder of one training."""
         return ExperimentFolder(self.runs / name).job(0, seed)
 
-    def rows(self, trial: Trial, page: Page, failures: dict[str, str]) -> Iterable[dict[str, object]]:
+    def rows(self, trial: Trial, config: Config, failures: dict[str, str]) -> Iterable[dict[str, object]]:
         """A trial's results, a row a seed."""
         rare = RARE_DIGITS.get(trial.experiment.partition("-")[0], DIGITS)
         for seed in self.seeds:
-            job = self.job(page.name, seed)
+            job = self.job(config.name, seed)
             metrics = job.metrics() if job.finished else {}
             yield {
                 "row": trial.row,
                 "method": trial.method,
                 "experiment": trial.experiment,
-                "name": page.name,
+                "name": config.name,
                 "seed": seed,
                 "accuracy": metrics.get("accuracy", np.nan),
                 "balanced_accuracy": metrics.get("balanced_accuracy", np.nan),
                 "rare_recall": np.mean([metrics.get(f"recall.{digit}", np.nan) for digit in rare]),
                 "worst_class_recall": metrics.get("worst_class_recall", np.nan),
-                "failure": failures.get(f"{page.name} fold 0 seed {seed}", ""),
+                "failure": failures.get(f"{config.name} fold 0 seed {seed}", ""),
             }
 
     def report(self, measured: pd.DataFrame, figure: Figure, paper: dict[str, str] | None = None) -> None:
@@ -389,11 +389,11 @@ def embed_test_images(study: Study, name: str, seed: int) -> tuple[np.ndarray, n
     """Embeddings (N, D) of the test images and their class indices (N,)."""
     path = study.job(name, seed).path
     (network,) = load_networks(path, read_description(path))
-    page = read_page(study.runs / name / "page.yaml")
-    images = Images(page.data)
+    config = read_config(study.runs / name / "config.yaml")
+    images = Images(config.data)
     rows = images.rows[images.rows["fold"] == 0]
     decoded = RowImages(images.library, rows, images.stage)
-    dataset = ManifestDataset(decoded, images.indices(rows), EvaluationStage(page.data.image_size))
+    dataset = ManifestDataset(decoded, images.indices(rows), EvaluationStage(config.data.image_size))
     predictions = predict(network, dataset, device=torch.device("cpu"))
     return predictions.embedding.numpy(), predictions.labels.numpy()
 

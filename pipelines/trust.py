@@ -21,7 +21,7 @@ from sklearn.metrics import roc_auc_score
 
 from dermaffinity.classifier import Assessment, LesionClassifier
 from dermaffinity.cli import guarded
-from dermaffinity.config import read_page
+from dermaffinity.config import read_config
 from dermaffinity.data.library import ImageLibrary
 from dermaffinity.data.manifest import read_manifest
 from dermaffinity.errors import ConfigError
@@ -80,7 +80,7 @@ def examine(
 ) -> dict[str, Table]:
     """The columns of one experiment, by the table's title."""
     folder, classifier = ExperimentFolder(path), LesionClassifier.load(path)
-    images = Images(read_page(path / "page.yaml").data)
+    images = Images(read_config(path / "config.yaml").data)
     rows, _ = images.external()
     if rows.empty or not (path / "external.csv").exists():
         raise ConfigError(f"{path}: the external images were not scored; run dermaffinity crossval --external --resume")
@@ -96,7 +96,7 @@ def examine(
             labels, rows["group"].to_numpy(), known, classifier
         ),
         "Right among the surest external images, percent": answered(curves),
-        "Unknown against external images": unknowns(known, unknown, classifier.doubt_limit),
+        "Unknown against external images": unknowns(known, unknown, classifier.novelty_threshold),
     }
 
 
@@ -129,11 +129,11 @@ def sets(labels: np.ndarray, groups: np.ndarray, known: Assessment, classifier: 
 
 
 def surest_first(labels: np.ndarray, known: Assessment) -> dict[str, pd.DataFrame]:
-    """Accuracy over coverage, by confidence and by doubt."""
+    """Accuracy over coverage, by confidence and by novelty."""
     right = known.probabilities.argmax(axis=1) == labels
     return {
         "by confidence": coverage_curve(right, 1 - known.probabilities.max(axis=1)),
-        "by doubt": coverage_curve(right, known.doubt),
+        "by novelty": coverage_curve(right, known.novelty),
     }
 
 
@@ -148,22 +148,22 @@ def answered(curves: dict[str, pd.DataFrame]) -> Table:
 
 
 def unknowns(known: Assessment, unknown: dict[str, Assessment], limit: float) -> Table:
-    """How well doubt, and confidence, tell unknown images from external ones."""
-    cells = {("known", f"external (n={len(known.doubt)}): above the limit, %"): share_above(known.doubt, limit)}
+    """How well novelty, and confidence, tell unknown images from external ones."""
+    cells = {("known", f"external (n={len(known.novelty)}): above the limit, %"): share_above(known.novelty, limit)}
     for kind, assessed in unknown.items():
-        truth = np.repeat([0, 1], [len(known.doubt), len(assessed.doubt)])
-        doubt = np.concatenate([known.doubt, assessed.doubt])
+        truth = np.repeat([0, 1], [len(known.novelty), len(assessed.novelty)])
+        novelty = np.concatenate([known.novelty, assessed.novelty])
         unsure = 1 - np.concatenate([known.probabilities, assessed.probabilities]).max(axis=1)
-        name = f"{kind} (n={len(assessed.doubt)})"
-        cells[kind, f"{name}: above the limit, %"] = share_above(assessed.doubt, limit)
-        cells[kind, f"{name}: AUROC of doubt"] = f"{roc_auc_score(truth, doubt):.3f}"
+        name = f"{kind} (n={len(assessed.novelty)})"
+        cells[kind, f"{name}: above the limit, %"] = share_above(assessed.novelty, limit)
+        cells[kind, f"{name}: AUROC of novelty"] = f"{roc_auc_score(truth, novelty):.3f}"
         cells[kind, f"{name}: AUROC of 1 − confidence"] = f"{roc_auc_score(truth, unsure):.3f}"
     return cells
 
 
-def share_above(doubt: np.ndarray, limit: float) -> str:
+def share_above(novelty: np.ndarray, limit: float) -> str:
     """Percent of the images above the limit."""
-    return f"{100 * (doubt > limit).mean():.1f}"
+    return f"{100 * (novelty > limit).mean():.1f}"
 
 
 def assess(classifier: LesionClassifier, files: list[Photograph], what: str) -> Assessment:

@@ -1,4 +1,4 @@
-"""A tiny phantom library, its manifest, and pages small enough to train in seconds."""
+"""A tiny phantom library, its manifest, and configs small enough to train in seconds."""
 
 import json
 import os
@@ -15,7 +15,7 @@ import pytest
 # where other processes are busy.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-_PAGE = """\
+_CONFIG = """\
 name: tiny
 data: {{manifest: {manifest}, image_size: 32}}
 augmentation: {{class: dermaffinity.data.augmentation.LesionAugmentation, color: 0.1}}
@@ -49,10 +49,10 @@ def phantom_manifest(phantom_library) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_page(phantom_manifest) -> Path:
-    """A page of three epochs with CoSen, whose cost matrix a checkpoint must carry; do not write to it."""
+def tiny_config(phantom_manifest) -> Path:
+    """A config of three epochs with CoSen, whose cost matrix a checkpoint must carry; do not write to it."""
     path = phantom_manifest.parent / "tiny.yaml"
-    path.write_text(_PAGE.format(manifest=phantom_manifest))
+    path.write_text(_CONFIG.format(manifest=phantom_manifest))
     return path
 
 
@@ -125,10 +125,10 @@ def fresh_folder(tmp_path_factory, empty_store) -> Callable[[str], Path]:
 
 
 @pytest.fixture(scope="session")
-def uninterrupted(commands, fresh_folder, tiny_page) -> Path:
+def uninterrupted(commands, fresh_folder, tiny_config) -> Path:
     """The folder of the tiny experiment, run without any interruption; do not write to it."""
     folder = fresh_folder("uninterrupted")
-    finished = commands.run("crossval", str(tiny_page), folder=folder)
+    finished = commands.run("crossval", str(tiny_config), folder=folder)
     assert finished.code == 0, finished.stderr
     return folder
 
@@ -157,7 +157,7 @@ def toy_model(tmp_path_factory) -> Path:
         "neck": {"class": "dermaffinity.models.UnitNeck", "dim": 8},
         "head": {"class": "dermaffinity.heads.AffinityHead", "centers_per_class": 2, "sigma": 0.7},
     }
-    data = {"name": "toy", "split_hash": "", "images_digest": "", "class_counts": {}, "source": "", "licence": "none"}
+    data = {"name": "toy", "split_hash": "", "images_digest": "", "class_counts": {}, "source": "", "license": "none"}
     facts = Facts.model_validate(
         {
             "name": "toy",
@@ -174,7 +174,11 @@ def toy_model(tmp_path_factory) -> Path:
         network.train()(torch.randn(16, 3, 32, 32))  # moves the statistics of batch normalization
         scores = {"AK": tuple(np.linspace(0.2, 0.9, 19)), "BCC": (0.5, 0.6), "ML": ()}
         calibration = Calibration(
-            temperature=temperature, scores=scores, distance_mean=0.5 + fold, distance_sd=0.25, doubt_limit=1.0 + fold
+            temperature=temperature,
+            scores=scores,
+            distance_mean=0.5 + fold,
+            distance_sd=0.25,
+            novelty_threshold=1.0 + fold,
         )
         numbers = range(4 * fold, 4 * fold + 8)
         examples = TrainingExamples(

@@ -87,8 +87,8 @@ def test_a_member_alone_is_the_classifier_of_its_fold(uninterrupted):
     for fold in range(3):
         alone = LesionClassifier.load(uninterrupted / f"runs/tiny/fold-{fold}_seed-0")
         assert together.of_fold(fold).predict_proba(PICTURES) == pytest.approx(alone.predict_proba(PICTURES), abs=1e-6)
-        assert together.of_fold(fold).doubt_limit == alone.doubt_limit
-    with pytest.raises(ValueError, match="no member of fold 3; there are members of the folds 0, 1, 2"):
+        assert together.of_fold(fold).novelty_threshold == alone.novelty_threshold
+    with pytest.raises(ValueError, match="no fold model of fold 3; there are fold models of the folds 0, 1, 2"):
         together.of_fold(3)
 
 
@@ -99,12 +99,12 @@ def test_an_experiment_is_the_mean_of_its_folds_calibrated_as_a_whole(uninterrup
     assert together.predict_proba(PICTURES, calibrated=False) == pytest.approx(mean, abs=1e-7)
     calibrated = with_temperature(mean, together.description.temperature)
     assert together.predict_proba(PICTURES) == pytest.approx(calibrated, abs=1e-6)
-    assert together.doubt(PICTURES) == pytest.approx(np.mean([fold.doubt(PICTURES) for fold in folds], axis=0))
-    members = together.description.members
-    assert [(member.fold, member.seed) for member in members] == [(0, 0), (1, 0), (2, 0)]
-    for fold, member in enumerate(members):
+    assert together.novelty(PICTURES) == pytest.approx(np.mean([fold.novelty(PICTURES) for fold in folds], axis=0))
+    fold_models = together.description.fold_models
+    assert [(model.fold, model.seed) for model in fold_models] == [(0, 0), (1, 0), (2, 0)]
+    for fold, fold_model in enumerate(fold_models):
         validation = read_table(uninterrupted / f"runs/tiny/fold-{fold}_seed-0/validation.csv")
-        counts = {name: len(scores) for name, scores in member.calibration.scores.items()}
+        counts = {name: len(scores) for name, scores in fold_model.calibration.scores.items()}
         assert counts == {name: int((validation["label"] == name).sum()) for name in together.classes_}
 
 
@@ -114,14 +114,14 @@ def test_calibration_comes_from_inner_validation_images_alone(uninterrupted):
 
     job = uninterrupted / "runs/tiny/fold-1_seed-0"
     classifier = LesionClassifier.load(job)
-    (member,) = classifier.description.members
+    (fold_model,) = classifier.description.fold_models
     table = read_table(job / "validation.csv")
     labels = class_indices(table["label"], classifier.classes_)
     raw = table[[f"p.{name}" for name in classifier.classes_]].to_numpy()
-    assert member.calibration.temperature == pytest.approx(fit_temperature(labels, raw), rel=1e-6)
-    own = with_temperature(raw, member.calibration.temperature)[np.arange(len(labels)), labels]
+    assert fold_model.calibration.temperature == pytest.approx(fit_temperature(labels, raw), rel=1e-6)
+    own = with_temperature(raw, fold_model.calibration.temperature)[np.arange(len(labels)), labels]
     for label, name in enumerate(classifier.classes_):
-        assert member.calibration.scores[name] == pytest.approx(np.sort(1 - own[labels == label]), abs=2e-6)
+        assert fold_model.calibration.scores[name] == pytest.approx(np.sort(1 - own[labels == label]), abs=2e-6)
 
 
 def test_the_summary_tells_calibration_before_and_after(uninterrupted):
@@ -132,9 +132,9 @@ def test_the_summary_tells_calibration_before_and_after(uninterrupted):
 
     table = read_table(uninterrupted / "runs/tiny/out_of_fold.csv")
     summary = pd.read_csv(uninterrupted / "runs/tiny/out_of_fold_summary.csv", index_col="metric")["value"]
-    members = LesionClassifier.load(uninterrupted / "runs/tiny").description.members
+    fold_models = LesionClassifier.load(uninterrupted / "runs/tiny").description.fold_models
     classes = LesionClassifier.load(uninterrupted / "runs/tiny").classes_
-    temperatures = {member.fold: member.calibration.temperature for member in members}
+    temperatures = {fold_model.fold: fold_model.calibration.temperature for fold_model in fold_models}
     calibrated = np.concatenate(
         [
             with_temperature(row[None].astype(float), temperatures[fold])
@@ -191,8 +191,8 @@ def test_a_classifier_of_lesion_crops_warns_that_it_gets_no_mask(folder, tmp_pat
     description = read_description(folder / "fold-0")
     values = description.model_dump(by_alias=True, include=set(Facts.model_fields))
     values["preprocessing"]["lesion_crop"] = 0.3
-    (network,), (member,) = load_networks(folder / "fold-0", description), description.members
-    save_model(tmp_path, network, Facts.model_validate(values), fold=0, seed=0, calibration=member.calibration)
+    (network,), (fold_model,) = load_networks(folder / "fold-0", description), description.fold_models
+    save_model(tmp_path, network, Facts.model_validate(values), fold=0, seed=0, calibration=fold_model.calibration)
     with pytest.warns(UserWarning, match=r"margin of 0\.3 lesion sizes, and gets no masks here: cut your images"):
         LesionClassifier.load(tmp_path)
 
@@ -212,30 +212,32 @@ def test_members_are_averaged_and_their_mean_is_calibrated(classifier, folder):
     assert classifier.assess(PICTURES).disagreement.tolist() == others.tolist()
 
 
-def test_doubt_is_the_standardized_distance_to_the_nearest_center(folder):
+def test_novelty_is_the_standardized_distance_to_the_nearest_center(folder):
     single = LesionClassifier.load(folder / "fold-0")
     embedding = single.transform(PICTURES)
     centers = single.networks[0].head.centers.detach().numpy().reshape(-1, 8)
     nearest = np.square(embedding[:, None] - centers).sum(axis=2).min(axis=1)
-    assert single.doubt(PICTURES) == pytest.approx((nearest - 0.5) / 0.25, abs=1e-4)
+    assert single.novelty(PICTURES) == pytest.approx((nearest - 0.5) / 0.25, abs=1e-4)
 
 
 def test_who_may_abstain_answers_none_above_the_limit_and_the_class_below(classifier):
     images = [picture(seed=seed) for seed in range(6)] + [np.zeros((40, 40, 3), np.uint8)]
-    doubtful = classifier.doubt(images) > classifier.doubt_limit
-    assert classifier.doubt_limit == 1.5
+    novel = classifier.novelty(images) > classifier.novelty_threshold
+    assert classifier.novelty_threshold == 1.5
     classifier = copy.copy(classifier)
-    limit = float(np.median(classifier.doubt(images)))
-    members = [
-        member.model_copy(update={"calibration": member.calibration.model_copy(update={"doubt_limit": limit})})
-        for member in classifier.description.members
+    limit = float(np.median(classifier.novelty(images)))
+    fold_models = [
+        fold_model.model_copy(
+            update={"calibration": fold_model.calibration.model_copy(update={"novelty_threshold": limit})}
+        )
+        for fold_model in classifier.description.fold_models
     ]
-    classifier.description = classifier.description.model_copy(update={"members": tuple(members)})
-    doubtful = classifier.doubt(images) > limit
-    assert 0 < doubtful.sum() < len(images)
+    classifier.description = classifier.description.model_copy(update={"fold_models": tuple(fold_models)})
+    novel = classifier.novelty(images) > limit
+    assert 0 < novel.sum() < len(images)
     answers = classifier.predict(images, abstain=True)
-    assert [answer is None for answer in answers] == doubtful.tolist()
-    assert (answers[~doubtful] == classifier.predict(images)[~doubtful]).all()
+    assert [answer is None for answer in answers] == novel.tolist()
+    assert (answers[~novel] == classifier.predict(images)[~novel]).all()
 
 
 def test_sets_grow_with_coverage_and_hold_classes_without_enough_images_always(classifier):
@@ -455,7 +457,7 @@ def test_copies_clones_and_pickles_say_the_same(classifier):
     for other in (copy.deepcopy(classifier), pickle.loads(pickle.dumps(classifier)), clone(classifier)):
         assert np.array_equal(other.predict_proba(PICTURES), expected)
         assert other.classes_.tolist() == list(CLASSES)
-    assert repr(classifier) == "<LesionClassifier toy: AK, BCC, ML; 2 members>"
+    assert repr(classifier) == "<LesionClassifier toy: AK, BCC, ML; 2 fold models>"
     with pytest.raises(ValueError, match="has no parameters to set, got sigma"):
         classifier.set_params(sigma=2)
 

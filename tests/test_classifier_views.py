@@ -45,23 +45,25 @@ def test_a_result_is_the_same_for_all_images_among_its_views(classifier):
     expected = classifier.assess(PICTURE)
     for picture in AMONG[classifier.views]:
         found = classifier.assess(picture)
-        for field in ("probabilities", "doubt", "p_values", "disagreement"):
+        for field in ("probabilities", "novelty", "p_values", "disagreement"):
             assert getattr(found, field) == pytest.approx(getattr(expected, field), abs=1e-5), field
     if classifier.views < 8:  # otherwise this network would not tell turned images apart
         assert classifier.predict_proba(SYMMETRIES[2]) != pytest.approx(expected.probabilities, abs=1e-5)
 
 
-def test_probabilities_doubt_and_p_values_are_means_and_the_mean_is_calibrated(classifier, toy_model):
+def test_probabilities_novelty_and_p_values_are_means_and_the_mean_is_calibrated(classifier, toy_model):
     singles = [LesionClassifier.load(toy_model / f"fold-{fold}") for fold in (0, 1)]
     pictures = AMONG[classifier.views]
     raw = np.mean([single.predict_proba(pictures, calibrated=False) for single in singles], axis=(0, 1))
     found = classifier.assess(PICTURE)
     assert found.probabilities[0] == pytest.approx(with_temperature(raw[None], 1.5)[0], abs=1e-5)
-    assert found.doubt[0] == pytest.approx(np.mean([single.doubt(pictures) for single in singles]), abs=1e-4)
+    assert found.novelty[0] == pytest.approx(np.mean([single.novelty(pictures) for single in singles]), abs=1e-4)
     usual = [
-        p_values([np.asarray(scores) for scores in member.calibration.scores.values()], single.predict_proba(pictures))
+        p_values(
+            [np.asarray(scores) for scores in fold_model.calibration.scores.values()], single.predict_proba(pictures)
+        )
         for single in singles
-        for member in single.description.members
+        for fold_model in single.description.fold_models
     ]
     assert found.p_values[0] == pytest.approx(np.mean(usual, axis=(0, 1)), abs=1e-6)
     assert found.embedding[0] == pytest.approx(np.hstack([single.transform(PICTURE)[0] for single in singles]))

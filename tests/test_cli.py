@@ -13,7 +13,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from dermaffinity.config import read_page
+from dermaffinity.config import read_config
 from dermaffinity.data.manifest import read_manifest
 
 HELP = """
@@ -37,8 +37,8 @@ def test_every_verb_has_a_help_with_an_example_that_costs_no_heavy_import():
 
 
 @pytest.fixture(scope="module")
-def desk(fresh_folder, phantom_manifest, tiny_page):
-    """A folder with what a user could get wrong: a page, its manifest, a finished experiment of another split."""
+def desk(fresh_folder, phantom_manifest, tiny_config):
+    """A folder with what a user could get wrong: a config, its manifest, a finished experiment of another split."""
     folder = fresh_folder("desk")
     shutil.copy(phantom_manifest, folder / "good.csv")
     shutil.copy(phantom_manifest.with_suffix(".root"), folder / "good.root")
@@ -52,9 +52,11 @@ def desk(fresh_folder, phantom_manifest, tiny_page):
     edited = phantom_manifest.read_text().replace(",AK,", ",SK,", 1)
     (folder / "edited.csv").write_text(edited)
     (folder / "empty").mkdir()
-    page = tiny_page.read_text().replace(str(phantom_manifest), "good.csv")
-    (folder / "page.yaml").write_text(page)
-    (folder / "bad.yaml").write_text(page.replace("epochs: 3", "epoch: 3").replace("image_size: 32", "image_size: big"))
+    config = tiny_config.read_text().replace(str(phantom_manifest), "good.csv")
+    (folder / "config.yaml").write_text(config)
+    (folder / "bad.yaml").write_text(
+        config.replace("epochs: 3", "epoch: 3").replace("image_size: 32", "image_size: big")
+    )
     return folder
 
 
@@ -77,32 +79,32 @@ def desk(fresh_folder, phantom_manifest, tiny_page):
         (1, "verify edited.csv", "edited.csv: this manifest cannot be used.*\n.*the split hash differs"),
         (2, "verify rootless.csv", "rootless.csv: the folder of its images is not known here.* --root FOLDER"),
         (1, "verify lost.csv", "nowhere"),
-        (2, "crossval nothing.yaml", "there is no page nothing.yaml.*demo_affinity"),
-        (2, "crossval demo_afinity", "there is no page demo_afinity.*did you mean 'demo_affinity'"),
-        (2, "crossval bad.yaml", "bad.yaml: this page.*\n  - data.image_size.*\n  - training.epoch: .*"),
-        (2, "crossval page.yaml --folds 3", "--folds 3: phantom-5 has the folds 0 to 2"),
-        (2, "crossval page.yaml --folds all", "--folds all: write numbers with commas between, such as 0,1,2"),
-        (2, "crossval page.yaml --seeds 1;2", "--seeds 1;2: write numbers with commas between"),
-        (2, "crossval page.yaml --launcher slurm", "--launcher slurm: allowed are inline and local"),
-        (2, "crossval page.yaml --set training.epochs", "--set training.epochs: write key=value"),
-        (2, "crossval page.yaml --external", "--external: good.csv has no external images"),
-        (1, "crossval page.yaml --set data.manifest=nowhere.csv", "nowhere.csv: no such manifest"),
-        (1, "crossval page.yaml --set data.manifest=edited.csv", "the split hash differs"),
-        (2, "crossval page.yaml --set data.manifest=rootless.csv", "rootless.csv: the folder of its images is not"),
-        (1, "crossval page.yaml --set data.manifest=lost.csv", "expected the folder or .zip archive.*found nothing"),
-        (1, "crossval page.yaml --tracking-uri mlruns", "mlruns is not a tracking store"),
-        (2, "tune page.yaml", "tiny states no grid; add grid: to the page, or --grid"),
-        (2, "tune page.yaml --grid training.epochs", "--grid training.epochs: write key=value,value"),
-        (2, "tune page.yaml --grid training.epochs=1,[", r"--grid .*: '1,\[' is not a list of YAML values"),
-        (2, "tune page.yaml --grid training.epochs=1,0", "no valid page\n  - training.epochs=0: training.epochs: .*"),
-        (2, "tune page.yaml --launcher slurm", "--launcher slurm: allowed are inline and local"),
-        (1, "benchmark page.yaml", "nothing to compare tiny with|--baseline cosen: none of tiny fits"),
-        (2, "benchmark page.yaml page.yaml", "page.yaml: every page needs a name of its own"),
-        (2, "benchmark page.yaml --budget 0", "'--budget'"),
-        (2, "benchmark page.yaml --launcher slurm", "--launcher slurm: allowed are inline and local"),
+        (2, "crossval nothing.yaml", "there is no config nothing.yaml.*demo_affinity"),
+        (2, "crossval demo_afinity", "there is no config demo_afinity.*did you mean 'demo_affinity'"),
+        (2, "crossval bad.yaml", "bad.yaml: this config.*\n  - data.image_size.*\n  - training.epoch: .*"),
+        (2, "crossval config.yaml --folds 3", "--folds 3: phantom-5 has the folds 0 to 2"),
+        (2, "crossval config.yaml --folds all", "--folds all: write numbers with commas between, such as 0,1,2"),
+        (2, "crossval config.yaml --seeds 1;2", "--seeds 1;2: write numbers with commas between"),
+        (2, "crossval config.yaml --launcher slurm", "--launcher slurm: allowed are inline and local"),
+        (2, "crossval config.yaml --set training.epochs", "--set training.epochs: write key=value"),
+        (2, "crossval config.yaml --external", "--external: good.csv has no external images"),
+        (1, "crossval config.yaml --set data.manifest=nowhere.csv", "nowhere.csv: no such manifest"),
+        (1, "crossval config.yaml --set data.manifest=edited.csv", "the split hash differs"),
+        (2, "crossval config.yaml --set data.manifest=rootless.csv", "rootless.csv: the folder of its images is not"),
+        (1, "crossval config.yaml --set data.manifest=lost.csv", "expected the folder or .zip archive.*found nothing"),
+        (1, "crossval config.yaml --tracking-uri mlruns", "mlruns is not a tracking store"),
+        (2, "tune config.yaml", "tiny states no grid; add grid: to the config, or --grid"),
+        (2, "tune config.yaml --grid training.epochs", "--grid training.epochs: write key=value,value"),
+        (2, "tune config.yaml --grid training.epochs=1,[", r"--grid .*: '1,\[' is not a list of YAML values"),
+        (2, "tune config.yaml --grid training.epochs=1,0", "no valid config\n  - training.epochs=0: training.epochs"),
+        (2, "tune config.yaml --launcher slurm", "--launcher slurm: allowed are inline and local"),
+        (1, "benchmark config.yaml", "nothing to compare tiny with|--baseline cosen: none of tiny fits"),
+        (2, "benchmark config.yaml config.yaml", "config.yaml: every config needs a name of its own"),
+        (2, "benchmark config.yaml --budget 0", "'--budget'"),
+        (2, "benchmark config.yaml --launcher slurm", "--launcher slurm: allowed are inline and local"),
         (1, "compare nothing other", "nothing: no experiment of that name under runs; there is none"),
         (2, "compare", "Missing argument"),
-        (2, "crossval page.yaml --fold 1", "No such option: --fold"),
+        (2, "crossval config.yaml --fold 1", "No such option: --fold"),
     ],
 )  # fmt: skip
 def test_a_mistake_gets_one_clear_message(commands, desk, code, words, message):
@@ -118,7 +120,7 @@ def test_images_that_have_vanished_are_named_and_the_same_command_works_when_the
     commands, desk, fresh_folder, phantom_manifest
 ):
     folder = fresh_folder("vanished")
-    options = ("crossval", str(desk / "page.yaml"), "--folds", "0", "--set", "training.epochs=1", "--set")
+    options = ("crossval", str(desk / "config.yaml"), "--folds", "0", "--set", "training.epochs=1", "--set")
     done = commands.run(*options, f"data.manifest={desk / 'vanished.csv'}", folder=folder)
     assert done.code == 1
     assert read_manifest(phantom_manifest).rows["image"][3] in done.stderr
@@ -128,7 +130,7 @@ def test_images_that_have_vanished_are_named_and_the_same_command_works_when_the
 
 
 @pytest.fixture(scope="module")
-def compared(commands, fresh_folder, phantom_library, tiny_page):
+def compared(commands, fresh_folder, phantom_library, tiny_config):
     """Prepared, verified, trained with two losses, and compared."""
     folder = fresh_folder("whole")
     prepared = commands.run(
@@ -140,12 +142,12 @@ def compared(commands, fresh_folder, phantom_library, tiny_page):
     verified = commands.run("verify", str(manifest), folder=folder)
     assert verified.code == 0, verified.stdout + verified.stderr
 
-    page = yaml.safe_load(tiny_page.read_text())
-    page["data"]["manifest"] = f"data_manifests/{manifest.name}"
-    page["training"]["epochs"] = 1
-    (folder / "my_cosen.yaml").write_text(yaml.safe_dump({**page, "name": "my_cosen"}))
+    config = yaml.safe_load(tiny_config.read_text())
+    config["data"]["manifest"] = f"data_manifests/{manifest.name}"
+    config["training"]["epochs"] = 1
+    (folder / "my_cosen.yaml").write_text(yaml.safe_dump({**config, "name": "my_cosen"}))
     loss = {"class": "dermaffinity.losses.CrossEntropyLoss"}
-    (folder / "my_softmax.yaml").write_text(yaml.safe_dump({**page, "name": "my_softmax", "loss": loss}))
+    (folder / "my_softmax.yaml").write_text(yaml.safe_dump({**config, "name": "my_softmax", "loss": loss}))
     trained = commands.run("crossval", "my_cosen.yaml", "my_softmax.yaml", "--quiet", folder=folder)
     assert trained.code == 0, trained.stderr
     assert trained.stderr == ""
@@ -156,7 +158,7 @@ def test_a_library_is_prepared_verified_trained_on_and_compared(compared):
     folder, trained = compared
     assert "Gain over my_cosen" in trained.stdout
     assert trained.stdout.splitlines()[-1].startswith("Next: dermaffinity ui")
-    assert "One page to read and pass on: dermaffinity report runs/my_softmax --baseline my_cosen" in trained.stdout
+    assert "Write a report to share: dermaffinity report runs/my_softmax --baseline my_cosen" in trained.stdout
     assert trained.stdout.count("Balanced accuracy ") == 2  # the measures once, the gains once
     written = {path.name for path in (folder / "runs/compare-with-my_cosen").iterdir()}
     assert written == {"comparison.md", "measures.csv", "gains.csv", "tests.csv", "recall.png", "gain.png"}
@@ -187,18 +189,18 @@ def test_compare_refuses_what_cannot_be_paired(commands, compared):
         assert "Traceback" not in done.stderr
 
 
-def test_a_report_stands_beside_its_baseline_and_names_the_licence_of_its_images(commands, compared):
+def test_a_report_stands_beside_its_baseline_and_names_the_license_of_its_images(commands, compared):
     folder, _ = compared
     done = commands.run("report", "my_softmax", "--quiet", folder=folder)
     assert done.code == 0, done.stderr
     assert done.stdout.startswith("runs/my_softmax/report.html: one file, needs no network")
-    assert re.search(r"It shows \d+ images of the library, whose licence is .+: pass it on only", done.stdout)
-    page = (folder / "runs/my_softmax/report.html").read_text()
-    assert "Gain over the baseline my_cosen" in page
-    assert page.count("data:image/jpeg") > 12
+    assert re.search(r"It shows \d+ images of the library, whose license is .+: pass it on only", done.stdout)
+    report = (folder / "runs/my_softmax/report.html").read_text()
+    assert "Gain over the baseline my_cosen" in report
+    assert report.count("data:image/jpeg") > 12
     bare = commands.run("report", "runs/my_softmax", "--no-images", "--out", "bare.html", folder=folder)
     assert bare.code == 0, bare.stderr
-    assert "licence" not in bare.stdout
+    assert "license" not in bare.stdout
     assert "data:image/" not in (folder / "bare.html").read_text()
     missing = commands.run("report", "my_softmax", "--baseline", "ldam", folder=folder)
     assert missing.code == 1
@@ -213,11 +215,11 @@ def test_two_libraries_in_one_command_are_each_compared_on_their_own(commands, c
     again = ["prepare", "phantom", library, "--experiment", "5-class", "--protocol", "image", "--out", "image.csv"]
     assert commands.run(*again, folder=folder).code == 0
     for name in ("my_cosen", "my_softmax"):
-        page = yaml.safe_load((folder / f"{name}.yaml").read_text())
-        page["data"]["manifest"] = "image.csv"
-        (folder / f"image_{name}.yaml").write_text(yaml.safe_dump({**page, "name": f"image_{name}"}))
-    pages = ["my_cosen.yaml", "my_softmax.yaml", "image_my_cosen.yaml", "image_my_softmax.yaml"]
-    done = commands.run("crossval", *pages, "--resume", "--quiet", folder=folder)
+        config = yaml.safe_load((folder / f"{name}.yaml").read_text())
+        config["data"]["manifest"] = "image.csv"
+        (folder / f"image_{name}.yaml").write_text(yaml.safe_dump({**config, "name": f"image_{name}"}))
+    configs = ["my_cosen.yaml", "my_softmax.yaml", "image_my_cosen.yaml", "image_my_softmax.yaml"]
+    done = commands.run("crossval", *configs, "--resume", "--quiet", folder=folder)
     assert done.code == 0, done.stderr
     assert "Gain over my_cosen" in done.stdout
     assert "Gain over image_my_cosen" in done.stdout
@@ -260,7 +262,7 @@ def test_verify_ends_with_one_when_something_would_spoil_a_run(commands, desk):
 
 
 def test_a_manifest_that_cannot_be_written_is_refused_in_words(commands, desk, phantom_library):
-    done = commands.run("prepare", "phantom", str(phantom_library), "--out", "page.yaml/sub.csv", folder=desk)
+    done = commands.run("prepare", "phantom", str(phantom_library), "--out", "config.yaml/sub.csv", folder=desk)
     assert done.code == 1
     assert "sub.csv: cannot be written" in done.stderr
 
@@ -292,7 +294,7 @@ def test_every_command_that_is_printed_next_can_be_pasted(commands, stranger):
     assert done.code == 0, done.stderr + done.stdout
     program, verb, *words = shlex.split(done.stdout.splitlines()[-1].removeprefix("Next: "))
     assert (program, verb, words[3]) == ("dermaffinity", "crossval", "--set")
-    assert read_page(words[0], [words[4]]).data.manifest == Path(out)
+    assert read_config(words[0], [words[4]]).data.manifest == Path(out)
 
 
 def test_what_was_taken_for_granted_is_printed(commands, stranger):

@@ -6,7 +6,7 @@ import pytest
 
 from dermaffinity.compare import compare_experiments, meant
 from dermaffinity.errors import ComparisonError
-from dermaffinity.results import prediction_table, write_table
+from dermaffinity.results import EXPERIMENT_FORMAT, prediction_table, write_table
 from dermaffinity.tracking.base import NullTracker
 
 CLASSES = ["AK", "ML"]
@@ -36,6 +36,7 @@ class Recorder:
 def write_experiment(runs, name: str, wrong: set[int], *, split: str = "a" * 64, scored: str = "test", folds=3) -> None:
     """An experiment that errs on the images ``wrong``."""
     description = {
+        "format": EXPERIMENT_FORMAT,
         "identity": {"split_hash": split, "scored": scored},
         "run_id": f"run-{name}",
         "description": f"{name} in words",
@@ -117,9 +118,9 @@ def test_everything_is_written_and_reads_back(runs, tmp_path):
     }
     tests = pd.read_csv(tmp_path / "compare" / "tests.csv")
     assert list(tests.columns) == ["method", "test", "metric", "p", "p_holm"]
-    page = (tmp_path / "compare" / "comparison.md").read_text()
-    assert "## Gain over trial_cosen: percentage points" in page
-    assert "+33.3" in page
+    config = (tmp_path / "compare" / "comparison.md").read_text()
+    assert "## Gain over trial_cosen: percentage points" in config
+    assert "+33.3" in config
 
 
 def test_different_splits_are_not_compared(runs):

@@ -7,20 +7,20 @@ import pytest
 import yaml
 
 from dermaffinity.config import (
-    EstimatorPage,
-    NetworkPage,
+    EstimatorConfig,
+    NetworkConfig,
     check_arguments,
     flatten,
     import_class,
     parse_arguments,
-    read_page,
-    shipped_pages,
+    read_config,
+    shipped_configs,
 )
 from dermaffinity.errors import ConfigError
 from dermaffinity.heads import AffinityHead, LinearHead
 from dermaffinity.losses import AffinityLoss
 
-PAGE = {
+CONFIG = {
     "name": "trial",
     "data": {"manifest": "trial.csv", "image_size": 32},
     "augmentation": {"class": "dermaffinity.data.augmentation.NoAugmentation"},
@@ -34,43 +34,43 @@ PAGE = {
 
 @pytest.fixture
 def write(tmp_path):
-    """Writes a page with the given sections changed; None removes one."""
+    """Writes a config with the given sections changed; None removes one."""
 
-    def write_page(file: str = "trial.yaml", /, **sections) -> Path:
-        values = {key: value for key, value in (PAGE | sections).items() if value is not None}
+    def write_config(file: str = "trial.yaml", /, **sections) -> Path:
+        values = {key: value for key, value in (CONFIG | sections).items() if value is not None}
         path = tmp_path / file
         path.write_text(yaml.safe_dump(values), encoding="utf-8")
         return path
 
-    return write_page
+    return write_config
 
 
 def problems_of(path: Path, overrides=()) -> list[str]:
     with pytest.raises(ConfigError) as caught:
-        read_page(path, overrides)
-    assert caught.value.message == f"{path}: this page does not describe an experiment"
+        read_config(path, overrides)
+    assert caught.value.message == f"{path}: this config does not describe an experiment"
     return list(caught.value.problems)
 
 
-def test_a_page_gives_its_values_and_the_defaults_of_the_rest(write):
-    page = read_page(write())
-    assert page.name == "trial"
-    assert page.data.manifest == Path("trial.csv")
-    assert page.training.epochs == 3
-    assert page.training.batch_size == 32
-    assert page.plugins == ()
+def test_a_config_gives_its_values_and_the_defaults_of_the_rest(write):
+    config = read_config(write())
+    assert config.name == "trial"
+    assert config.data.manifest == Path("trial.csv")
+    assert config.training.epochs == 3
+    assert config.training.batch_size == 32
+    assert config.plugins == ()
 
 
 def test_sections_build_their_class_with_facts_and_hyper_parameters(write):
-    head = read_page(write()).head.build(16, 4)
+    head = read_config(write()).head.build(16, 4)
     assert isinstance(head, AffinityHead)
     assert head.centers.shape == (4, 5, 16)
     assert head.sigma == 2.0
 
 
-def test_the_resolved_page_names_every_default_and_reads_back_as_the_same_page(write, tmp_path):
-    page = read_page(write())
-    resolved = page.resolved()
+def test_the_resolved_config_names_every_default_and_reads_back_as_the_same_config(write, tmp_path):
+    config = read_config(write())
+    resolved = config.resolved()
     assert resolved["head"] == {
         "class": "dermaffinity.heads.AffinityHead",
         "centers_per_class": 5,
@@ -84,19 +84,19 @@ def test_the_resolved_page_names_every_default_and_reads_back_as_the_same_page(w
     assert resolved["training"]["learning_rate"] == 0.01
     again = tmp_path / "again.yaml"
     again.write_text(yaml.safe_dump(resolved), encoding="utf-8")
-    assert read_page(again).resolved() == resolved
+    assert read_config(again).resolved() == resolved
 
 
 def test_equal_experiments_resolve_alike_however_they_are_written(write):
-    short = read_page(write("short.yaml"))
-    long = read_page(write("long.yaml", head=PAGE["head"] | {"centers_per_class": 5, "distance": "l2"}))
+    short = read_config(write("short.yaml"))
+    long = read_config(write("long.yaml", head=CONFIG["head"] | {"centers_per_class": 5, "distance": "l2"}))
     assert short.resolved() == long.resolved()
 
 
-def test_pages_cannot_be_changed(write):
-    page = read_page(write())
+def test_configs_cannot_be_changed(write):
+    config = read_config(write())
     with pytest.raises(ValueError, match="frozen"):
-        page.training.epochs = 5  # type: ignore[misc]
+        config.training.epochs = 5  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(
@@ -218,10 +218,10 @@ def test_all_problems_of_the_constructors_are_reported_at_once(write):
     ("key", "text", "value"), [("sigma", "1e1", 10.0), ("centers_per_class", "3.0", 3), ("sigma", "'2'", 2.0)]
 )
 def test_numbers_that_yaml_takes_for_something_else_reach_the_class_as_numbers(write, key, text, value):
-    page = read_page(write(), [f"head.{key}={text}"])
-    assert page.resolved()["head"][key] == value
-    assert type(page.head.build(8, 2).sigma) is float
-    assert page.head.build(8, 2).centers.shape[1] == page.resolved()["head"]["centers_per_class"]
+    config = read_config(write(), [f"head.{key}={text}"])
+    assert config.resolved()["head"][key] == value
+    assert type(config.head.build(8, 2).sigma) is float
+    assert config.head.build(8, 2).centers.shape[1] == config.resolved()["head"]["centers_per_class"]
 
 
 def test_no_other_spelling_of_class_reaches_a_class_unchecked(write):
@@ -250,8 +250,8 @@ def plugin(tmp_path, monkeypatch):
 
 def test_a_listed_plugin_may_give_a_class_of_the_right_kind(write, plugin):
     loss = {"class": "dermaffinity.losses.CoSenLoss"}
-    page = read_page(write(plugins=[plugin], head={"class": f"{plugin}.TwinHead"}, loss=loss))
-    assert isinstance(page.head.build(8, 2), LinearHead)
+    config = read_config(write(plugins=[plugin], head={"class": f"{plugin}.TwinHead"}, loss=loss))
+    assert isinstance(config.head.build(8, 2), LinearHead)
     (found,) = problems_of(write(plugins=[plugin], head={"class": f"{plugin}.Unrelated"}, loss=loss))
     assert f"'{plugin}.Unrelated' is not a Head" in found
 
@@ -261,41 +261,41 @@ def test_an_unlisted_module_is_not_even_imported(write, plugin):
     assert plugin not in sys.modules
 
 
-def page_with_base(tmp_path, base: dict, page: dict) -> Path:
+def config_with_base(tmp_path, base: dict, config: dict) -> Path:
     (tmp_path / "base.yaml").write_text(yaml.safe_dump(base), encoding="utf-8")
-    path = tmp_path / "page.yaml"
-    path.write_text(yaml.safe_dump({"base": "base.yaml"} | page), encoding="utf-8")
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump({"base": "base.yaml"} | config), encoding="utf-8")
     return path
 
 
-def test_a_page_changes_single_values_of_its_base(tmp_path):
-    page = read_page(page_with_base(tmp_path, PAGE, {"name": "long", "training": {"batch_size": 8}}))
-    assert (page.name, page.training.epochs, page.training.batch_size) == ("long", 3, 8)
-    assert page.data.image_size == 32
+def test_a_config_changes_single_values_of_its_base(tmp_path):
+    config = read_config(config_with_base(tmp_path, CONFIG, {"name": "long", "training": {"batch_size": 8}}))
+    assert (config.name, config.training.epochs, config.training.batch_size) == ("long", 3, 8)
+    assert config.data.image_size == 32
 
 
 def test_a_section_that_names_a_class_replaces_that_of_the_base(tmp_path):
     head = {"class": "dermaffinity.heads.AffinityHead", "centers_per_class": 2}
-    assert read_page(page_with_base(tmp_path, PAGE, {"head": head})).resolved()["head"]["sigma"] == 10.0
+    assert read_config(config_with_base(tmp_path, CONFIG, {"head": head})).resolved()["head"]["sigma"] == 10.0
     without_class = {"head": {"centers_per_class": 2}}
-    merged = read_page(page_with_base(tmp_path, PAGE, without_class)).resolved()["head"]
+    merged = read_config(config_with_base(tmp_path, CONFIG, without_class)).resolved()["head"]
     assert (merged["sigma"], merged["centers_per_class"]) == (2.0, 2)
 
 
 def test_a_base_has_no_base_of_its_own(tmp_path):
-    with pytest.raises(ConfigError, match=r"base\.yaml: a base page has no base of its own; merge 'more\.yaml' into"):
-        read_page(page_with_base(tmp_path, PAGE | {"base": "more.yaml"}, {}))
+    with pytest.raises(ConfigError, match=r"base\.yaml: a base config has no base of its own; merge 'more\.yaml' into"):
+        read_config(config_with_base(tmp_path, CONFIG | {"base": "more.yaml"}, {}))
 
 
 def test_a_missing_base_is_named(write):
     with pytest.raises(ConfigError, match=r"its base 'nowhere\.yaml' is not a file in"):
-        read_page(write(base="nowhere.yaml"))
+        read_config(write(base="nowhere.yaml"))
 
 
-def test_overrides_change_the_page_and_pass_the_same_checks(write):
-    page = read_page(write(training=None), ["training.epochs=5", "head.sigma=0.5", "name=other", "data.root=/data"])
-    assert (page.training.epochs, page.head.build(8, 2).sigma, page.name) == (5, 0.5, "other")
-    assert page.data.root == Path("/data")
+def test_overrides_change_the_config_and_pass_the_same_checks(write):
+    config = read_config(write(training=None), ["training.epochs=5", "head.sigma=0.5", "name=other", "data.root=/data"])
+    assert (config.training.epochs, config.head.build(8, 2).sigma, config.name) == (5, 0.5, "other")
+    assert config.data.root == Path("/data")
     found = problems_of(write(), ["training.epoch=5", "head.sigma=-1", "training.batch_size=1"])
     assert found == [
         "training.batch_size: input should be greater than or equal to 2, got 1",
@@ -305,7 +305,7 @@ def test_overrides_change_the_page_and_pass_the_same_checks(write):
 
 def test_an_override_may_put_in_another_class(write):
     overrides = ["head={class: dermaffinity.heads.LinearHead}", "loss={class: dermaffinity.losses.CrossEntropyLoss}"]
-    assert isinstance(read_page(write(), overrides).head.build(8, 2), LinearHead)
+    assert isinstance(read_config(write(), overrides).head.build(8, 2), LinearHead)
 
 
 @pytest.mark.parametrize(
@@ -319,34 +319,34 @@ def test_an_override_may_put_in_another_class(write):
 )
 def test_a_malformed_override_is_refused(write, override, message):
     with pytest.raises(ConfigError, match=message):
-        read_page(write(), [override])
+        read_config(write(), [override])
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"head: [1, 2", "not a YAML page .*line 1"),
-        (b"name: a\n\thead: b", "not a YAML page"),
-        (b"\xff\xfe\x00", "not a YAML page"),
-        (b"", "a page is a mapping of sections such as data, head and loss, found an empty file"),
-        (b"- a\n- b\n", "a page is a mapping of sections .* found a list"),
-        (b"!!python/object/apply:os.getcwd []", "not a YAML page"),
+        (b"head: [1, 2", "not a YAML config .*line 1"),
+        (b"name: a\n\thead: b", "not a YAML config"),
+        (b"\xff\xfe\x00", "not a YAML config"),
+        (b"", "a config is a mapping of sections such as data, head and loss, found an empty file"),
+        (b"- a\n- b\n", "a config is a mapping of sections .* found a list"),
+        (b"!!python/object/apply:os.getcwd []", "not a YAML config"),
     ],
 )
-def test_a_file_that_is_no_page_is_refused(tmp_path, content, message):
+def test_a_file_that_is_no_config_is_refused(tmp_path, content, message):
     path = tmp_path / "broken.yaml"
     path.write_bytes(content)
     with pytest.raises(ConfigError, match=message):
-        read_page(path)
+        read_config(path)
 
 
-def test_an_unknown_page_lists_the_shipped_ones_with_the_nearest():
-    with pytest.raises(ConfigError, match=r"no page demo_afinity \(did you mean 'demo_affinity'\?\).*demo_cosen"):
-        read_page("demo_afinity")
+def test_an_unknown_config_lists_the_shipped_ones_with_the_nearest():
+    with pytest.raises(ConfigError, match=r"no config demo_afinity \(did you mean 'demo_affinity'\?\).*demo_cosen"):
+        read_config("demo_afinity")
 
 
-def test_a_shipped_page_is_found_by_its_name():
-    assert read_page("demo_affinity").resolved() == read_page(shipped_pages()["demo_affinity"]).resolved()
+def test_a_shipped_config_is_found_by_its_name():
+    assert read_config("demo_affinity").resolved() == read_config(shipped_configs()["demo_affinity"]).resolved()
 
 
 @pytest.mark.parametrize(
@@ -355,7 +355,7 @@ def test_a_shipped_page_is_found_by_its_name():
         ("LinearHead", "class 'LinearHead': cannot import 'LinearHead'"),
         ("dermaffinity.nowhere.LinearHead", r"cannot import 'dermaffinity\.nowhere' \(No module named"),
         ("dermaffinity.heads.LinarHead", r"has no class 'LinarHead' \(did you mean 'LinearHead'\?\)"),
-        ("dermaffinity.config.read_page", "dermaffinity.config has no class 'read_page'"),
+        ("dermaffinity.config.read_config", "dermaffinity.config has no class 'read_config'"),
     ],
 )
 def test_a_path_without_a_class_is_refused(path, message):
@@ -375,7 +375,7 @@ def test_flattened_settings_have_dotted_keys_in_order():
 
 
 def test_every_base_of_a_section_exists():
-    assert all(import_class(path).__doc__ for kind in (NetworkPage, EstimatorPage) for path in kind.bases.values())
+    assert all(import_class(path).__doc__ for kind in (NetworkConfig, EstimatorConfig) for path in kind.bases.values())
 
 
 ESTIMATOR = {
@@ -384,13 +384,13 @@ ESTIMATOR = {
 }
 
 
-def test_a_page_with_an_estimator_takes_from_a_networks_base_only_what_both_have(write, tmp_path):
+def test_a_config_with_an_estimator_takes_from_a_networks_base_only_what_both_have(write, tmp_path):
     write("base.yaml")
     path = tmp_path / "knn.yaml"
     path.write_text(yaml.safe_dump({"base": "base.yaml", "name": "knn", **ESTIMATOR}), encoding="utf-8")
-    page = read_page(path, ["estimator.neighbors=5"])
-    assert isinstance(page, EstimatorPage)
-    resolved = page.resolved()
+    config = read_config(path, ["estimator.neighbors=5"])
+    assert isinstance(config, EstimatorConfig)
+    resolved = config.resolved()
     assert resolved.keys() == {"name", "plugins", "data", "features", "estimator"}
     assert resolved["data"]["image_size"] == 32
     assert resolved["estimator"] == {
@@ -399,15 +399,15 @@ def test_a_page_with_an_estimator_takes_from_a_networks_base_only_what_both_have
         "neighbors": 5,
         "num_features": 10,
     }
-    assert page.portable()["data"]["manifest"] == "trial.csv"
+    assert config.portable()["data"]["manifest"] == "trial.csv"
 
 
-def test_sections_of_a_network_do_not_fit_a_page_with_an_estimator(write):
+def test_sections_of_a_network_do_not_fit_a_config_with_an_estimator(write):
     assert problems_of(write(**ESTIMATOR), ["features.levels=1", "estimator.neigbors=3"])[:2] == [
         "augmentation: unknown key; allowed: name, plugins, grid, data, features, estimator",
         "backbone: unknown key; allowed: name, plugins, grid, data, features, estimator",
     ]
-    only = dict.fromkeys(NetworkPage.bases) | {"training": None} | ESTIMATOR
+    only = dict.fromkeys(NetworkConfig.bases) | {"training": None} | ESTIMATOR
     assert problems_of(write(**only), ["features.levels=1"]) == ["features: levels must be from 2 to 256, got 1"]
     assert problems_of(write(**only), ["estimator.class=dermaffinity.heads.LinearHead"]) == [
         "estimator.class: 'dermaffinity.heads.LinearHead' is not a Estimator; dermaffinity has FlatKNN, "
@@ -415,24 +415,24 @@ def test_sections_of_a_network_do_not_fit_a_page_with_an_estimator(write):
     ]
 
 
-def test_a_grid_is_no_part_of_the_experiment(tiny_page, tmp_path):
+def test_a_grid_is_no_part_of_the_experiment(tiny_config, tmp_path):
     with_grid = tmp_path / "tiny.yaml"
     with_grid.write_text(
-        tiny_page.read_text() + "grid: {training.learning_rate: [0.01, 0.02], loss.cost_rate: [1.0]}\n"
+        tiny_config.read_text() + "grid: {training.learning_rate: [0.01, 0.02], loss.cost_rate: [1.0]}\n"
     )
-    page = read_page(with_grid)
-    assert page.grid == {"training.learning_rate": (0.01, 0.02), "loss.cost_rate": (1.0,)}
-    assert page.resolved() == read_page(tiny_page).resolved()
+    config = read_config(with_grid)
+    assert config.grid == {"training.learning_rate": (0.01, 0.02), "loss.cost_rate": (1.0,)}
+    assert config.resolved() == read_config(tiny_config).resolved()
 
 
-def test_every_wrong_value_of_a_grid_is_reported_together_with_the_page(tiny_page, tmp_path):
+def test_every_wrong_value_of_a_grid_is_reported_together_with_the_config(tiny_config, tmp_path):
     wrong = tmp_path / "tiny.yaml"
     wrong.write_text(
-        tiny_page.read_text().replace("epochs: 3", "epochs: 0")
+        tiny_config.read_text().replace("epochs: 3", "epochs: 0")
         + "grid: {training.learning_rate: [0.01, -1, fast], loss.cost_rat: [1.0], name: [a], training.momentum: []}\n"
     )
     with pytest.raises(ConfigError) as error:
-        read_page(wrong)
+        read_config(wrong)
     said = [problem.partition(", got")[0] for problem in error.value.problems]
     assert said == [
         "training.epochs: input should be greater than or equal to 1",
@@ -446,22 +446,22 @@ def test_every_wrong_value_of_a_grid_is_reported_together_with_the_page(tiny_pag
     ]
 
 
-def test_a_grid_replaces_that_of_its_base_and_an_estimator_takes_none_from_it(tiny_page, tmp_path):
-    (tmp_path / "base.yaml").write_text(tiny_page.read_text() + "grid: {training.learning_rate: [0.01, 0.02]}\n")
+def test_a_grid_replaces_that_of_its_base_and_an_estimator_takes_none_from_it(tiny_config, tmp_path):
+    (tmp_path / "base.yaml").write_text(tiny_config.read_text() + "grid: {training.learning_rate: [0.01, 0.02]}\n")
     (tmp_path / "same.yaml").write_text("base: base.yaml\nname: same\n")
     (tmp_path / "own.yaml").write_text("base: base.yaml\nname: own\ngrid: {loss.cost_rate: [0.5]}\n")
     (tmp_path / "classic.yaml").write_text(
         "base: base.yaml\nname: classic\nfeatures: {class: dermaffinity.classic.ColorTexture}\n"
         "estimator: {class: dermaffinity.classic.FlatKNN}\n"
     )
-    assert read_page(tmp_path / "same.yaml").grid == {"training.learning_rate": (0.01, 0.02)}
-    assert read_page(tmp_path / "own.yaml").grid == {"loss.cost_rate": (0.5,)}
-    assert read_page(tmp_path / "classic.yaml").grid == {}
+    assert read_config(tmp_path / "same.yaml").grid == {"training.learning_rate": (0.01, 0.02)}
+    assert read_config(tmp_path / "own.yaml").grid == {"loss.cost_rate": (0.5,)}
+    assert read_config(tmp_path / "classic.yaml").grid == {}
 
 
-def test_settings_come_after_overrides_as_values(tiny_page):
-    page = read_page(tiny_page, ["training.epochs=2"], {"training.epochs": 4, "name": "other"})
-    assert (page.training.epochs, page.name) == (4, "other")
+def test_settings_come_after_overrides_as_values(tiny_config):
+    config = read_config(tiny_config, ["training.epochs=2"], {"training.epochs": 4, "name": "other"})
+    assert (config.training.epochs, config.name) == (4, "other")
 
 
 class _Typed:

@@ -1,4 +1,4 @@
-"""What every class that a page can name must do, found by walking the package: no list by hand."""
+"""What every class that a config can name must do, found by walking the package: no list by hand."""
 
 import importlib
 import inspect
@@ -24,7 +24,7 @@ FACTS = {Backbone: (), Neck: (D,), Head: (D, C), Loss: (COUNTS, D), Augmentation
 
 
 def concrete(base: type) -> list[type]:
-    """The classes that a page can name: every subclass in the package that can be built."""
+    """The classes that a config can name: every subclass in the package that can be built."""
     for module in pkgutil.walk_packages(dermaffinity.__path__, "dermaffinity."):
         if module.name != "dermaffinity.__main__":
             importlib.import_module(module.name)

@@ -5,7 +5,7 @@ import io
 from rich.console import Console
 
 from dermaffinity import demo
-from dermaffinity.config import read_page
+from dermaffinity.config import read_config
 from dermaffinity.data.adapters.phantom import write_phantom
 
 
@@ -14,10 +14,10 @@ def test_the_demo_ends_with_tables_figures_and_the_next_commands_and_can_be_repe
         write_phantom(folder, fraction=0.03, image_size=40)
 
     def shorter(name, overrides):
-        return read_page(name, [*overrides, "training.epochs=1", "training.batch_size=8", "data.image_size=32"])
+        return read_config(name, [*overrides, "training.epochs=1", "training.batch_size=8", "data.image_size=32"])
 
     monkeypatch.setattr(demo, "write_phantom", smaller)
-    monkeypatch.setattr(demo, "read_page", shorter)
+    monkeypatch.setattr(demo, "read_config", shorter)
     said = []
     for _ in range(2):
         progress, results = io.StringIO(), io.StringIO()

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from dermaffinity import experiments
-from dermaffinity.config import read_page
+from dermaffinity.config import read_config
 from dermaffinity.errors import BusyError, ConfigError, TrackingError, TrainingError
 from dermaffinity.experiments import run_experiments
 from dermaffinity.files import hold
@@ -29,10 +29,10 @@ def runs(uninterrupted, tmp_path):
     return shutil.copytree(uninterrupted / "runs", tmp_path / "runs")
 
 
-def run(page, runs, *overrides, tracker=None, **options):
+def run(config, runs, *overrides, tracker=None, **options):
     console = Console(file=StringIO())
-    page = read_page(page, overrides)
-    (outcome,) = run_experiments([page], runs=runs, tracker=tracker or NullTracker(), console=console, **options)
+    config = read_config(config, overrides)
+    (outcome,) = run_experiments([config], runs=runs, tracker=tracker or NullTracker(), console=console, **options)
     return outcome, console.file.getvalue()
 
 
@@ -45,34 +45,34 @@ def nothing_trains(monkeypatch):
     monkeypatch.setattr(NullTracker, "parent", refuse)
 
 
-def test_existing_results_are_refused_without_resume(tiny_page, runs, nothing_trains):
+def test_existing_results_are_refused_without_resume(tiny_config, runs, nothing_trains):
     with pytest.raises(ConfigError, match=r"already holds 3 finished and 0 interrupted of these 3 jobs. Add --resume"):
-        run(tiny_page, runs)
+        run(tiny_config, runs)
 
 
-def test_changed_settings_under_one_name_are_refused_and_listed(tiny_page, runs, nothing_trains):
+def test_changed_settings_under_one_name_are_refused_and_listed(tiny_config, runs, nothing_trains):
     with pytest.raises(ConfigError, match=r"holds another experiment of this name. Give this one a name") as error:
-        run(tiny_page, runs, "training.epochs=4", "loss.cost_rate=0.5", resume=True)
+        run(tiny_config, runs, "training.epochs=4", "loss.cost_rate=0.5", resume=True)
     assert error.value.problems == ("loss.cost_rate: there 0.1, now 0.5", "training.epochs: there 3, now 4")
     with pytest.raises(ConfigError) as error:
-        run(tiny_page, runs, resume=True, scored="inner")
+        run(tiny_config, runs, resume=True, scored="inner")
     assert error.value.problems == ("scored: there 'test', now 'inner'",)
 
 
-def test_the_second_of_two_pages_is_checked_before_the_first_is_begun(tiny_page, runs, nothing_trains):
-    pages = [read_page(tiny_page, ["name=another"]), read_page(tiny_page, ["training.epochs=4"])]
+def test_the_second_of_two_configs_is_checked_before_the_first_is_begun(tiny_config, runs, nothing_trains):
+    configs = [read_config(tiny_config, ["name=another"]), read_config(tiny_config, ["training.epochs=4"])]
     with pytest.raises(ConfigError, match="holds another experiment"):
-        run_experiments(pages, runs=runs, tracker=NullTracker(), resume=True, console=Console(quiet=True))
+        run_experiments(configs, runs=runs, tracker=NullTracker(), resume=True, console=Console(quiet=True))
     assert not (runs / "another").exists()
 
 
-def test_a_method_that_hardly_acted_is_named(tiny_page, runs):
+def test_a_method_that_hardly_acted_is_named(tiny_config, runs):
     jobs = ExperimentFolder(runs / "tiny").jobs()
     ratios = [pd.read_csv(job.path / "history.csv")["largest_cost_ratio"].iloc[-1] for job in jobs]
     numbers = training_numbers(jobs).loc["training.largest_cost_ratio"]
     assert numbers.tolist() == pytest.approx([sum(ratios) / 3, min(ratios), max(ratios)])
     assert min(ratios) < 2
-    _, said = run(tiny_page, runs, resume=True)
+    _, said = run(tiny_config, runs, resume=True)
     assert f"Warning: tiny: largest cost ratio ended at {min(ratios):.2f} in at least one training" in said
     written = pd.read_csv(runs / "tiny/out_of_fold_summary.csv", index_col="metric")
     assert written.loc["training.largest_cost_ratio", "low"] == pytest.approx(min(ratios))
@@ -82,71 +82,71 @@ def test_a_method_that_hardly_acted_is_named(tiny_page, runs):
     assert training_numbers(jobs).loc["training.largest_cost_ratio", "low"] == pytest.approx(min(ratios[1:]))
 
 
-def test_two_pages_of_one_name_are_refused(tiny_page, runs, nothing_trains):
-    with pytest.raises(ConfigError, match="every page needs a name of its own, found tiny, tiny"):
-        run_experiments([read_page(tiny_page)] * 2, runs=runs, tracker=NullTracker(), console=Console(quiet=True))
+def test_two_configs_of_one_name_are_refused(tiny_config, runs, nothing_trains):
+    with pytest.raises(ConfigError, match="every config needs a name of its own, found tiny, tiny"):
+        run_experiments([read_config(tiny_config)] * 2, runs=runs, tracker=NullTracker(), console=Console(quiet=True))
 
 
 def test_another_place_of_the_data_and_other_workers_are_the_same_experiment(
-    tiny_page, runs, phantom_library, tmp_path
+    tiny_config, runs, phantom_library, tmp_path
 ):
     moved = shutil.copytree(phantom_library, tmp_path / "moved")
-    outcome, shown = run(tiny_page, runs, f"data.root={moved}", "training.workers=2", resume=True)
+    outcome, shown = run(tiny_config, runs, f"data.root={moved}", "training.workers=2", resume=True)
     assert shown.count("finished before") == 3
     assert outcome.summary is not None
 
 
-def test_seeds_extend_an_experiment_and_finished_jobs_are_left_alone(tiny_page, runs):
+def test_seeds_extend_an_experiment_and_finished_jobs_are_left_alone(tiny_config, runs):
     before = {path: path.stat().st_mtime_ns for path in (runs / "tiny").glob("*seed-0/*")}
-    outcome, shown = run(tiny_page, runs, seeds=[0, 1], folds=[2], resume=True)
+    outcome, shown = run(tiny_config, runs, seeds=[0, 1], folds=[2], resume=True)
     assert outcome.summary is None  # folds 0 and 1 of seed 1 are missing
     assert shown.count("finished before") == 1
-    outcome, _ = run(tiny_page, runs, seeds=[1], folds=[0, 1])
+    outcome, _ = run(tiny_config, runs, seeds=[1], folds=[0, 1])
     assert outcome.summary is not None
     table = pd.read_csv(runs / "tiny/out_of_fold.csv")
     assert table.groupby("image")["seed"].apply(sorted).map(tuple).unique().tolist() == [(0, 1)]
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
-def test_a_finished_experiment_registers_its_classifier_once(tiny_page, runs, empty_store, tmp_path):
+def test_a_finished_experiment_registers_its_classifier_once(tiny_config, runs, empty_store, tmp_path):
     tracker = MlflowTracker(f"sqlite:///{shutil.copy(empty_store, tmp_path / 'mlflow.db')}")
     for _ in range(2):
-        outcome, _ = run(tiny_page, runs, tracker=tracker, resume=True)
+        outcome, _ = run(tiny_config, runs, tracker=tracker, resume=True)
     (version,) = tracker.call(lambda client: client.search_model_versions("name = 'phantom-5'"))
     description = read_description(runs / "tiny/classifier")
     assert tracker.call(lambda client: client.get_registered_model("phantom-5")).aliases.keys() == {"tiny"}
     assert version.tags["digest"] == description.digest
     assert version.tags["split_hash"] == description.data.split_hash
-    assert version.tags["page"] == "tiny"
+    assert version.tags["config"] == "tiny"
     assert float(version.tags["balanced_accuracy"]) == pytest.approx(
         outcome.summary["value"]["balanced_accuracy"], abs=1e-4
     )
     assert version.description == description.intended_use
 
 
-def test_inner_validation_images_are_scored_instead_of_the_test_folds(tiny_page, tmp_path):
-    outcome, _ = run(tiny_page, tmp_path, "training.epochs=1", scored="inner", seeds=[0, 1])
+def test_inner_validation_images_are_scored_instead_of_the_test_folds(tiny_config, tmp_path):
+    outcome, _ = run(tiny_config, tmp_path, "training.epochs=1", scored="inner", seeds=[0, 1])
     assert outcome.summary is not None
     for fold in range(3):
         folder = outcome.folder.job(fold, 0).path
         table = pd.read_csv(folder / "predictions.csv")
         assert table.equals(pd.read_csv(folder / "validation.csv"))
-        rows = pd.read_csv(tiny_page.parent / "phantom-5.csv", comment="#").set_index("image")["fold"]
+        rows = pd.read_csv(tiny_config.parent / "phantom-5.csv", comment="#").set_index("image")["fold"]
         assert (rows[table["image"]] != fold).all()
 
 
-def test_a_job_that_another_process_works_on_is_left_to_it(tiny_page, tmp_path, monkeypatch):
+def test_a_job_that_another_process_works_on_is_left_to_it(tiny_config, tmp_path, monkeypatch):
     monkeypatch.setattr(cross_validation, "PATIENCE", 0.1)
     with (
         hold(ExperimentFolder(tmp_path / "tiny").job(0, 0).path, 0),
         pytest.raises(BusyError, match="fold-0_seed-0: another process is working here; wait for it or stop it"),
     ):
-        run(tiny_page, tmp_path)
+        run(tiny_config, tmp_path)
     assert not list(tmp_path.rglob("checkpoint.pt"))
 
 
 def test_a_locked_store_gives_one_clear_error_and_is_not_waited_for_twice(
-    tiny_page, tmp_path, empty_store, monkeypatch
+    tiny_config, tmp_path, empty_store, monkeypatch
 ):
     store = shutil.copy(empty_store, tmp_path / "mlflow.db")
     tracker = MlflowTracker(f"sqlite:///{store}", lock_timeout=0.3)
@@ -159,26 +159,26 @@ def test_a_locked_store_gives_one_clear_error_and_is_not_waited_for_twice(
 
     monkeypatch.setattr(cross_validation, "save_model", lock_then_save)
     with pytest.raises(TrackingError, match=r"is locked by another process \(waited 0.3 s\).*--resume"):
-        run(tiny_page, tmp_path / "runs", "training.epochs=1", tracker=tracker, folds=[0])
+        run(tiny_config, tmp_path / "runs", "training.epochs=1", tracker=tracker, folds=[0])
     blocker.close()
     monkeypatch.setattr(cross_validation, "save_model", saved)
-    _, shown = run(tiny_page, tmp_path / "runs", "training.epochs=1", tracker=tracker, folds=[0], resume=True)
+    _, shown = run(tiny_config, tmp_path / "runs", "training.epochs=1", tracker=tracker, folds=[0], resume=True)
     assert "balanced accuracy" in shown
 
 
 @pytest.fixture
-def opening(tiny_page, tmp_path, empty_store):
+def opening(tiny_config, tmp_path, empty_store):
     """Opens the parent's run and that of fold 0 in a store of their own, and lists the store's runs by status."""
-    page = read_page(tiny_page)
-    manifest = cross_validation.Images(page.data).manifest
+    config = read_config(tiny_config)
+    manifest = cross_validation.Images(config.data).manifest
     folder = ExperimentFolder(tmp_path / "runs/tiny")
     tracker = MlflowTracker(f"sqlite:///{shutil.copy(empty_store, tmp_path / 'mlflow.db')}")
 
     def parent():
-        return experiments._open(page, manifest, folder, tracker, "test", "#1f77b4")
+        return experiments._open(config, manifest, folder, tracker, "test", "#1f77b4")
 
     def child(run, fold=0):
-        return cross_validation.open_child(cross_validation.Job(page, fold, 0, folder, run, tracker))
+        return cross_validation.open_child(cross_validation.Job(config, fold, 0, folder, run, tracker))
 
     def statuses():
         everywhere = [found.experiment_id for found in tracker.call(lambda client: client.search_experiments())]
@@ -228,7 +228,7 @@ def test_runs_whose_ids_were_lost_are_ended_when_the_experiment_goes_on(opening,
     assert children == ["KILLED", "RUNNING", "RUNNING"]
 
 
-def test_a_job_that_fails_does_not_stop_the_next_and_goes_by_its_name(tiny_page, tmp_path, monkeypatch):
+def test_a_job_that_fails_does_not_stop_the_next_and_goes_by_its_name(tiny_config, tmp_path, monkeypatch):
     forward = CrossEntropyLoss.forward
     calls = []
 
@@ -240,18 +240,18 @@ def test_a_job_that_fails_does_not_stop_the_next_and_goes_by_its_name(tiny_page,
     monkeypatch.setattr(CrossEntropyLoss, "forward", broken_once)
     overrides = ("loss={class: dermaffinity.losses.CrossEntropyLoss}", "training.epochs=1")
     with pytest.raises(TrainingError, match="1 of 2 jobs failed; the others are finished and kept") as error:
-        run(tiny_page, tmp_path, *overrides, folds=[0, 1])
+        run(tiny_config, tmp_path, *overrides, folds=[0, 1])
     (problem,) = error.value.problems
     assert problem.startswith("tiny fold 0 seed 0: training stopped in epoch 1, step 1: cross_entropy = nan")
     assert ExperimentFolder(tmp_path / "tiny").job(1, 0).finished
-    outcome, _ = run(tiny_page, tmp_path, *overrides, folds=[0])  # not begun, so there is nothing to resume
+    outcome, _ = run(tiny_config, tmp_path, *overrides, folds=[0])  # not begun, so there is nothing to resume
     assert outcome.folder.job(0, 0).finished
 
 
-def test_an_experiment_from_before_an_optional_setting_existed_goes_on(tiny_page, runs):
+def test_an_experiment_from_before_an_optional_setting_existed_goes_on(tiny_config, runs):
     description = runs / "tiny/experiment.json"
     facts = json.loads(description.read_text())
-    assert facts["identity"]["page"].pop("mixing", "none") is None
+    assert facts["identity"]["config"].pop("mixing", "none") is None
     description.write_text(json.dumps(facts))
-    outcome, _ = run(tiny_page, runs, resume=True)
+    outcome, _ = run(tiny_config, runs, resume=True)
     assert outcome.summary is not None

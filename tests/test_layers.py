@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "metrics": NOTHING,
     "heads": NOTHING,
     "tracking": {"errors"},
-    "config": {"errors"},  # classes are named in pages and imported by name
+    "config": {"errors"},  # classes are named in configs and imported by name
     "files": {"errors"},
     "losses": {"heads"},
     "refit": {"heads"},

@@ -72,13 +72,13 @@ def check_rows(rows: list[dict], classifier: LesionClassifier, images: list[byte
     """Compares a served answer with the classifier's own."""
     assessed = classifier.assess(images)
     names = [f"p.{name}" for name in classifier.classes_]
-    assert list(rows[0]) == ["predicted", *names, "doubt", "doubtful", "disagreement", "set"]
+    assert list(rows[0]) == ["predicted", *names, "novelty", "novel", "disagreement", "set"]
     assert [[row[name] for name in names] for row in rows] == [
         pytest.approx(list(own), abs=1e-6) for own in assessed.probabilities
     ]
     assert [row["predicted"] for row in rows] == classifier.predict(images).tolist()
-    assert [row["doubt"] for row in rows] == pytest.approx(list(assessed.doubt), abs=1e-5)
-    assert [row["doubtful"] for row in rows] == (assessed.doubt > classifier.doubt_limit).tolist()
+    assert [row["novelty"] for row in rows] == pytest.approx(list(assessed.novelty), abs=1e-5)
+    assert [row["novel"] for row in rows] == (assessed.novelty > classifier.novelty_threshold).tolist()
     assert [row["disagreement"] for row in rows] == pytest.approx(list(assessed.disagreement))
     assert [tuple(row["set"]) for row in rows] == classifier.predict_sets(images, coverage=coverage)
 
@@ -151,9 +151,9 @@ def test_registering_leaves_no_path_of_this_machine_and_no_file_of_the_project(
         (tmp_path / name).write_text('index = "https://private.example"')
     monkeypatch.chdir(tmp_path)
     tracker = MlflowTracker(f"sqlite:///{shutil.copy(empty_store, tmp_path / 'mlflow.db')}")
-    run = tracker.parent("toy", "page", run_id=None, tags={}, description="")
+    run = tracker.parent("toy", "config", run_id=None, tags={}, description="")
     write = partial(write_mlflow_model, toy_model / "classifier")
-    assert run.log_model(write, "toy", "page", digest="d", tags={}, description="x") == "models:/toy@page"
+    assert run.log_model(write, "toy", "config", digest="d", tags={}, description="x") == "models:/toy@config"
     assert capfd.readouterr() == ("", "")
     (model,) = (tracker.artifact_root / "toy/models").glob("*/artifacts")
     files = {path.relative_to(model).as_posix(): path.read_bytes() for path in model.rglob("*") if path.is_file()}

@@ -41,7 +41,7 @@ FACTS = {
         "images_digest": "cd" * 32,
         "class_counts": {"AK": 3, "BCC": 4, "Muttermal, gutartig": 5},
         "source": "Müller et al.",
-        "licence": "none",
+        "license": "none",
     },
 }
 CALIBRATION = Calibration(
@@ -49,7 +49,7 @@ CALIBRATION = Calibration(
     scores={"AK": (0.1, 0.123457), "BCC": (), "Muttermal, gutartig": (1e-6,)},
     distance_mean=0.1 + 0.2,
     distance_sd=0.5,
-    doubt_limit=1.7,
+    novelty_threshold=1.7,
 )
 
 
@@ -88,7 +88,7 @@ def with_examples(tmp_path):
 
 def examples_of(folder):
     description = read_description(folder)
-    return [load_examples(folder, description, member) for member in description.members]
+    return [load_examples(folder, description, fold_model) for fold_model in description.fold_models]
 
 
 def load(folder):
@@ -112,9 +112,9 @@ def test_a_loaded_network_gives_exactly_what_the_saved_one_gave(saved):
     assert not loaded.training
     assert loaded.head.sigma == 0.7
     assert description.classes == tuple(CLASSES)
-    (member,) = description.members
-    assert (member.fold, member.seed) == (1, 5)
-    assert member.calibration == CALIBRATION  # every digit
+    (fold_model,) = description.fold_models
+    assert (fold_model.fold, fold_model.seed) == (1, 5)
+    assert fold_model.calibration == CALIBRATION  # every digit
     assert "not a medical device" in description.intended_use.lower()
     assert description.data.model_dump() == FACTS["data"]
 
@@ -149,10 +149,10 @@ def test_joined_models_are_the_single_ones_side_by_side(saved, tmp_path):
     facts = Facts.model_validate(FACTS)
     save_model(tmp_path / "other", trained_network(3), facts, fold=0, seed=5, calibration=CALIBRATION)
     join_models([tmp_path / "other", saved], tmp_path / "joined", temperature=1.5)
-    assert read_description(saved).temperature == 1.25  # of its one member
+    assert read_description(saved).temperature == 1.25  # of its one fold model
     assert read_description(tmp_path / "joined").temperature == 1.5
     description, networks = load(tmp_path / "joined")
-    assert [member.fold for member in description.members] == [0, 1]
+    assert [fold_model.fold for fold_model in description.fold_models] == [0, 1]
     for network, seed in zip(networks, (3, 0), strict=True):
         assert torch.equal(network.head.centers, trained_network(seed).head.centers)
 
@@ -168,7 +168,7 @@ def test_training_examples_are_read_back_exactly_and_go_along_when_models_are_jo
 
 
 def test_a_model_from_before_there_were_examples_has_none(saved):
-    rewrite(saved, lambda values: values["members"][0].pop("examples"))
+    rewrite(saved, lambda values: values["fold_models"][0].pop("examples"))
     assert examples_of(saved) == [None]
     load(saved)
 
@@ -183,7 +183,7 @@ def test_networks_are_loaded_without_a_look_at_the_examples(with_examples):
 def resigned(folder, content):
     path = folder / "fold-1_seed-5_examples.safetensors"
     path.write_bytes(content)
-    rewrite(folder, lambda values: values["members"][0]["examples"].update(sha256=sha256(content).hexdigest()))
+    rewrite(folder, lambda values: values["fold_models"][0]["examples"].update(sha256=sha256(content).hexdigest()))
 
 
 @pytest.mark.parametrize(
@@ -235,11 +235,11 @@ def test_weights_that_are_about_to_be_replaced_are_not_read():
     [
         (None, r"model: no readable classifier\.json \(No such file"),
         ("", r"classifier\.json: damaged, not JSON"),
-        ('{"format": 1, "classes"', r"classifier\.json: damaged, not JSON"),
+        ('{"format": 2, "classes"', r"classifier\.json: damaged, not JSON"),
         ("[1]", "does not say its format"),
         ('{"classes": []}', "does not say its format"),
-        ('{"format": 2}', "model format 2, this version of dermaffinity reads 1; install a newer dermaffinity"),
-        ('{"format": "old"}', "model format 'old', this version of dermaffinity reads 1; train or export"),
+        ('{"format": 3}', "model format 3, this version of dermaffinity reads 2; install a newer dermaffinity"),
+        ('{"format": "old"}', "model format 'old', this version of dermaffinity reads 2; train or export"),
     ],
 )
 def test_a_description_that_cannot_be_read_is_named(saved, damage, message):
@@ -252,33 +252,33 @@ def test_a_description_that_cannot_be_read_is_named(saved, damage, message):
 
 def test_missing_and_unknown_keys_and_wrong_values_are_listed_all_at_once(saved):
     def change(values):
-        del values["head"], values["data"]["licence"]
+        del values["head"], values["data"]["license"]
         values["clases"] = values["preprocessing"]["size"] = 1
         values["preprocessing"]["image_size"] = "big"
-        values["members"][0]["file"] = "../other.safetensors"
-        values["members"][0]["folds"] = 1
+        values["fold_models"][0]["file"] = "../other.safetensors"
+        values["fold_models"][0]["folds"] = 1
 
     rewrite(saved, change)
     with pytest.raises(DataError, match=r"classifier\.json: this does not describe a classifier") as error:
         read_description(saved)
     assert sorted(problem.partition(":")[0] for problem in error.value.problems) == [
         "clases",
-        "data.licence",
+        "data.license",
+        "fold_models.0.file",
+        "fold_models.0.folds",
         "head",
-        "members.0.file",
-        "members.0.folds",
         "preprocessing.image_size",
         "preprocessing.size",
     ]
     assert "clases: unknown key (did you mean 'classes'?)" in error.value.problems
-    assert "members.0.folds: unknown key (did you mean 'fold'?)" in error.value.problems
+    assert "fold_models.0.folds: unknown key (did you mean 'fold'?)" in error.value.problems
 
 
 @pytest.mark.parametrize(
     "change",
     [
         lambda values: values["classes"].reverse(),
-        lambda values: values["members"][0]["calibration"].update(temperature=3.0),
+        lambda values: values["fold_models"][0]["calibration"].update(temperature=3.0),
         lambda values: values.update(intended_use="Diagnosis"),
         lambda values: values["head"].update(sigma=0.8),
     ],
@@ -298,7 +298,7 @@ def test_a_description_that_was_edited_is_refused(saved, change):
         ),
         (lambda values: values.update(malignant=["MEL"]), "not among the classes: MEL"),
         (lambda values: values.update(classes=["AK", "BCC", "AK"]), "two classes have the same name"),
-        (lambda values: values.update(members=[]), "no members"),
+        (lambda values: values.update(fold_models=[]), "no fold models"),
     ],
 )
 def test_a_description_that_contradicts_itself_is_refused(saved, change, problem):

@@ -46,16 +46,16 @@ def test_predict_writes_one_row_per_image_of_files_folders_and_zips(commands, to
     assert done.code == 0, done.stderr
     classifier = LesionClassifier.load(toy_model)
     header, *rows = table_of(tmp_path / "out/table.csv")
-    assert header == ["image", "predicted", "p.AK", "p.BCC", "p.ML", "doubt", "set"]
+    assert header == ["image", "predicted", "p.AK", "p.BCC", "p.ML", "novelty", "set"]
     assert [row[0] for row in rows] == ["photos/a.png", "photos/deep/b.PNG", "more.zip/c.png", "single"]
     assert [row[1] for row in rows] == classifier.predict(PICTURES[:4]).tolist()
     assert np.array([row[2:5] for row in rows], float) == pytest.approx(
         classifier.predict_proba(PICTURES[:4]), abs=1e-5
     )
-    assert np.array([row[5] for row in rows], float) == pytest.approx(classifier.doubt(PICTURES[:4]), abs=1e-4)
+    assert np.array([row[5] for row in rows], float) == pytest.approx(classifier.novelty(PICTURES[:4]), abs=1e-4)
     assert [tuple(json.loads(row[6])) for row in rows] == classifier.predict_sets(PICTURES[:4])
     assert "out/table.csv: 4 images, 0 skipped; Research use only" in done.stdout
-    assert "In every set, for want of inner validation images: BCC, ML." in done.stdout
+    assert "Included in every prediction set: too few calibration images of BCC, ML." in done.stdout
     assert "Sets were asked to hold 90 % of each class, and hold at least 80 %." in done.stdout
 
 

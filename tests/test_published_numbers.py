@@ -108,12 +108,15 @@ def unknown_classes() -> str:
     def said(measure: str, of: str) -> str:
         return cell("trust", "hamfit-5", "unknown classes", "affinity", measure, of)
 
-    above, doubt = "above the limit of doubt: df and vasc / external", "AUROC of doubt, df / vasc against external"
+    above, novelty = (
+        "above the novelty threshold: df and vasc / external",
+        "AUROC of novelty, df / vasc against external",
+    )
     confidence = "AUROC of 1 − confidence, df / vasc against external"
     return (
-        f"gives {said(above, 'df and vasc')} % of the images of either a doubt above the limit, against "
-        f"{said(above, 'external')} % of its 8,798 external images; AUROC {said(doubt, 'df')} (df, n=115) and "
-        f"{said(doubt, 'vasc')} (vasc, n=142), by confidence {said(confidence, 'df')} and {said(confidence, 'vasc')}"
+        f"gives {said(above, 'df and vasc')} % of the images of either a novelty above the limit, against "
+        f"{said(above, 'external')} % of its 8,798 external images; AUROC {said(novelty, 'df')} (df, n=115) and "
+        f"{said(novelty, 'vasc')} (vasc, n=142), by confidence {said(confidence, 'df')} and {said(confidence, 'vasc')}"
     )
 
 

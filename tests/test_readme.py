@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from typer.main import get_command
 
 from dermaffinity.cli import app
-from dermaffinity.config import read_page
+from dermaffinity.config import read_config
 from dermaffinity.heads import HeadOutput
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -26,16 +26,16 @@ def block(language: str, word: str) -> str:
     return found
 
 
-def test_the_loss_shown_is_one_file_and_its_page_another(tmp_path, monkeypatch):
+def test_the_loss_shown_is_one_file_and_its_config_another(tmp_path, monkeypatch):
     (tmp_path / "poly1.py").write_text(block("python", "Poly1Loss"))
-    page = yaml.safe_load(block("yaml", "Poly1Loss"))
-    assert page["loss"] == {"class": "dermaffinity.losses.poly1.Poly1Loss", "epsilon": 2}
-    page["loss"]["class"] = "poly1.Poly1Loss"
-    (tmp_path / "poly1.yaml").write_text(yaml.safe_dump({**page, "plugins": ["poly1"]}))
+    config = yaml.safe_load(block("yaml", "Poly1Loss"))
+    assert config["loss"] == {"class": "dermaffinity.losses.poly1.Poly1Loss", "epsilon": 2}
+    config["loss"]["class"] = "poly1.Poly1Loss"
+    (tmp_path / "poly1.yaml").write_text(yaml.safe_dump({**config, "plugins": ["poly1"]}))
     (tmp_path / "hamfit7.yaml").write_text((ROOT / "configs" / "hamfit7.yaml").read_text())
     monkeypatch.syspath_prepend(tmp_path)
 
-    loss = read_page(tmp_path / "poly1.yaml").loss.build(torch.ones(3), 4)
+    loss = read_config(tmp_path / "poly1.yaml").loss.build(torch.ones(3), 4)
 
     logits, labels = torch.randn(5, 3), torch.tensor([0, 1, 2, 0, 1])
     output = HeadOutput(logits, torch.zeros(5, 4), torch.zeros(3, 1, 4))

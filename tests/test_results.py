@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from dermaffinity.errors import ComparisonError, DataError
 from dermaffinity.results import (
+    EXPERIMENT_FORMAT,
     ExperimentFolder,
     average_models,
     class_indices,
@@ -29,7 +30,7 @@ def rows_of(*labels: str) -> pd.DataFrame:
 def experiment(path, name: str) -> ExperimentFolder:
     folder = path / name
     folder.mkdir(parents=True)
-    (folder / "experiment.json").write_text(json.dumps({"name": name}))
+    (folder / "experiment.json").write_text(json.dumps({"format": EXPERIMENT_FORMAT, "name": name}))
     return ExperimentFolder(folder)
 
 
@@ -137,9 +138,14 @@ def test_a_folder_without_a_readable_description_is_refused(tmp_path):
     (tmp_path / "experiment.json").write_text("{")
     with pytest.raises(DataError, match=r"no readable experiment\.json"):
         ExperimentFolder(tmp_path).description()
+    (tmp_path / "experiment.json").write_text('{"name": "of version 0.1"}')
+    with pytest.raises(
+        DataError, match="experiment format 1, this version of dermaffinity reads 2; run the experiment"
+    ):
+        ExperimentFolder(tmp_path).description()
 
 
-def test_an_experiment_is_found_by_its_folder_its_name_or_its_page(tmp_path):
+def test_an_experiment_is_found_by_its_folder_its_name_or_its_config(tmp_path):
     folder = experiment(tmp_path / "runs", "trial")
     for source in (folder.path, "trial", "configs/trial.yaml"):
         assert find_experiment(source, tmp_path / "runs") == folder

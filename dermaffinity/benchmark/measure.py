@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from dermaffinity.compare import check_comparable, test_train_ratio
-from dermaffinity.config import Page
+from dermaffinity.config import Config
 from dermaffinity.errors import TrainingError
 from dermaffinity.experiments import at_temperatures, joint_temperatures, single_temperatures
 from dermaffinity.files import atomic_write
@@ -39,17 +39,17 @@ _GAINS = ("gain.balanced_accuracy", "gain.minority_recall", "gain.majority_recal
 
 @dataclass(frozen=True)
 class Method:
-    """A page of the benchmark as it is to be run.
+    """A config of the benchmark as it is to be run.
 
     Args:
-        name: The page's name, which tables show.
-        page: With its chosen settings, and the name of its experiment.
-        tried: Combinations that it was tuned among; 0 for a page as it stands.
+        name: The config's name, which tables show.
+        config: With its chosen settings, and the name of its experiment.
+        tried: Combinations that it was tuned among; 0 for a config as it stands.
         settings: Those chosen.
     """
 
     name: str
-    page: Page
+    config: Config
     tried: int = 0
     settings: Mapping[str, Any] | None = None
 
@@ -162,7 +162,7 @@ class Benchmark:
     def _row(self, name: str) -> dict[str, Any]:
         method = self.methods[name]
         row: dict[str, Any] = {
-            "experiment": method.page.name,
+            "experiment": method.config.name,
             "settings_tried": method.tried,
             "settings": json.dumps(method.settings or {}),
             "failure": "; ".join(self.failures.get(name, ())),
@@ -307,7 +307,7 @@ def _with_calibrated(summary: pd.DataFrame, calibrated: pd.DataFrame, facts: dic
 
 
 def _leaves_models(folder: ExperimentFolder) -> bool:
-    return "estimator" not in folder.description()["identity"]["page"]
+    return "estimator" not in folder.description()["identity"]["config"]
 
 
 def _ranks_note(ranks: Ranks) -> str:

@@ -1,6 +1,7 @@
-"""Every page × fold × seed as a resumable job, then the measures of what is there.
+"""Every config × fold × seed as a resumable job, then the measures of what is there.
 
-With ``tuned``, every page that states a grid is tuned first, each with the same budget, and runs as ``<page>.tuned``.
+With ``tuned``, every config that states a grid is tuned first, each with the same budget, and runs as
+``<config>.tuned``.
 """
 
 import json
@@ -14,13 +15,13 @@ from rich.console import Console
 
 from dermaffinity.benchmark.measure import Benchmark, Method, measure
 from dermaffinity.compare import find_baseline
-from dermaffinity.config import EstimatorPage, Page, read_page
+from dermaffinity.config import Config, EstimatorConfig, read_config
 from dermaffinity.data.manifest import Manifest, read_manifest
 from dermaffinity.errors import ComparisonError, ConfigError, DataError, TrainingError
 from dermaffinity.experiments import check_identity, run_experiments
 from dermaffinity.results import ExperimentFolder, JobFolder
 from dermaffinity.tracking.base import Tracker
-from dermaffinity.training.cross_validation import speaks_for_all
+from dermaffinity.training.cross_validation import is_main_process
 from dermaffinity.training.launchers import Launcher
 from dermaffinity.tuning import combinations, read_chosen, tune
 
@@ -48,18 +49,18 @@ def run_benchmark(
     quick: bool = False,
     console: Console,
 ) -> Benchmark | None:
-    """Runs what is not run yet, and measures everything. Pages whose training fails are reported, the rest goes on.
+    """Runs what is not run yet, and measures everything. Configs whose training fails are reported, the rest goes on.
 
     Args:
-        sources: Pages' paths, or names of shipped ones; all on one split.
+        sources: Configs' paths, or names of shipped ones; all on one split.
         baseline: The name of one of them, or a part that only one of them has.
-        overrides: ``key=value`` texts for every page.
+        overrides: ``key=value`` texts for every config.
         runs: Folder of all experiments.
         tracker: Where the numbers go.
         folds: Which test folds; None for all.
         seeds: Which seeds. Tuning uses the first.
-        tuned: Whether to tune the pages that state a grid first.
-        budget: The largest number of combinations that a page may be tuned among.
+        tuned: Whether to tune the configs that state a grid first.
+        budget: The largest number of combinations that a config may be tuned among.
         external: Whether to score the manifest's external images as well.
         train: False only measures what is there.
         launcher: How jobs are run.
@@ -70,24 +71,24 @@ def run_benchmark(
         The benchmark; None in those processes of ``torchrun`` that only help to train.
 
     Raises:
-        ConfigError: When the pages cannot be run as asked, before anything is trained.
+        ConfigError: When the configs cannot be run as asked, before anything is trained.
         ComparisonError: When the baseline is not among them, or they are on different splits.
-        TrainingError: When no page has all of its jobs.
+        TrainingError: When no config has all of its jobs.
     """
     if quick:
         folds, seeds = [0], list(seeds)[:1]
-    pages = _read(sources, overrides, quick)
-    base = find_baseline(baseline, list(pages))
-    manifest = _common_manifest(pages, external)
+    configs = _read(sources, overrides, quick)
+    base = find_baseline(baseline, list(configs))
+    manifest = _common_manifest(configs, external)
     if tuned:
-        _check_tuning(pages, budget)
+        _check_tuning(configs, budget)
     how: dict[str, Any] = {"runs": runs, "tracker": tracker, "folds": folds, "launcher": launcher, "console": console}
-    methods, failures = _chosen(pages, seeds[:1], tuned, train, how)
+    methods, failures = _chosen(configs, seeds[:1], tuned, train, how)
     started = {name: method for name, method in methods.items() if name not in failures}
     if train and started:
-        final = [method.page for method in started.values()]
+        final = [method.config for method in started.values()]
         outcomes = run_experiments(final, seeds=seeds, resume=True, external=external, keep_going=True, **how)
-        if not speaks_for_all():
+        if not is_main_process():
             return None
         failures |= {name: one.failures for name, one in zip(started, outcomes, strict=True) if one.failures}
     asked = [(fold, seed) for fold in (range(manifest.folds) if folds is None else folds) for seed in seeds]
@@ -98,35 +99,35 @@ def run_benchmark(
 
 @dataclass(frozen=True)
 class _Source:
-    """A page, and what makes it."""
+    """A config, and what makes it."""
 
     source: str | Path
     overrides: list[str]
-    page: Page
+    config: Config
 
 
 def _read(sources: Sequence[str | Path], overrides: Sequence[str], quick: bool) -> dict[str, _Source]:
-    """The pages by name."""
-    pages: dict[str, _Source] = {}
+    """The configs by name."""
+    configs: dict[str, _Source] = {}
     for source in sources:
-        page, own = read_page(source, overrides), list(overrides)
-        name = page.name
-        if name in pages:
-            raise ConfigError(f"{source}: every page needs a name of its own, and {name} is there already")
+        config, own = read_config(source, overrides), list(overrides)
+        name = config.name
+        if name in configs:
+            raise ConfigError(f"{source}: every config needs a name of its own, and {name} is there already")
         if quick:
             own += ["data.image_size=32", f"name={json.dumps(f'{name}.quick')}"]
-            own += [] if isinstance(page, EstimatorPage) else ["training.epochs=1"]
-            page = read_page(source, own)
-        pages[name] = _Source(source, own, page)
-    return pages
+            own += [] if isinstance(config, EstimatorConfig) else ["training.epochs=1"]
+            config = read_config(source, own)
+        configs[name] = _Source(source, own, config)
+    return configs
 
 
-def _common_manifest(pages: Mapping[str, _Source], external: bool) -> Manifest:
-    settings = {name: one.page.data for name, one in pages.items()}
+def _common_manifest(configs: Mapping[str, _Source], external: bool) -> Manifest:
+    settings = {name: one.config.data for name, one in configs.items()}
     manifests = {name: read_manifest(data.manifest, data.root) for name, data in settings.items()}
     if len({manifest.split_hash for manifest in manifests.values()}) > 1:
         raise ComparisonError(
-            "these pages are on different splits, so their numbers cannot be paired; give all of them one manifest "
+            "these configs are on different splits, so their numbers cannot be paired; give all of them one manifest "
             "with --set data.manifest=FILE",
             [f"{name}: {one.name}, split {one.split_hash[:12]}" for name, one in manifests.items()],
         )
@@ -136,15 +137,15 @@ def _common_manifest(pages: Mapping[str, _Source], external: bool) -> Manifest:
     return manifest
 
 
-def _check_tuning(pages: Mapping[str, _Source], budget: int) -> None:
+def _check_tuning(configs: Mapping[str, _Source], budget: int) -> None:
     if "TORCHELASTIC_RUN_ID" in os.environ:
         # The other processes would read the choice before the first one has written it.
         raise ConfigError(
-            "--tuned: torchrun trains one page; run dermaffinity tune with it, then crossval as that says"
+            "--tuned: torchrun trains one config; run dermaffinity tune with it, then crossval as that says"
         )
-    sizes = {name: len(combinations(one.page.grid)) for name, one in pages.items() if one.page.grid}
+    sizes = {name: len(combinations(one.config.grid)) for name, one in configs.items() if one.config.grid}
     if not sizes:
-        raise ConfigError("--tuned: none of these pages states a grid; add grid: to a page, or leave --tuned out")
+        raise ConfigError("--tuned: none of these configs states a grid; add grid: to a config, or leave --tuned out")
     larger = [f"{name}: {size} combinations" for name, size in sizes.items() if size > budget]
     if larger:
         raise ConfigError(
@@ -155,13 +156,13 @@ def _check_tuning(pages: Mapping[str, _Source], budget: int) -> None:
 
 
 def _chosen(
-    pages: Mapping[str, _Source], seeds: Sequence[int], tuned: bool, train: bool, how: dict[str, Any]
+    configs: Mapping[str, _Source], seeds: Sequence[int], tuned: bool, train: bool, how: dict[str, Any]
 ) -> tuple[dict[str, Method], Failures]:
-    """Every page as it is to be run, tuned where asked, and what went wrong with tuning."""
+    """Every config as it is to be run, tuned where asked, and what went wrong with tuning."""
     methods, failures = {}, {}
-    for name, one in pages.items():
-        methods[name] = Method(name, one.page)
-        if not (tuned and one.page.grid):
+    for name, one in configs.items():
+        methods[name] = Method(name, one.config)
+        if not (tuned and one.config.grid):
             continue
         try:
             if train:
@@ -177,9 +178,9 @@ def _chosen(
 
 
 def _with_choice(name: str, one: _Source, runs: Path) -> Method:
-    chosen = read_chosen(one.page, runs)
-    settings = {**chosen["overrides"], "name": f"{one.page.name}.tuned", "grid": {}}
-    return Method(name, read_page(one.source, one.overrides, settings), chosen["combinations"], chosen["overrides"])
+    chosen = read_chosen(one.config, runs)
+    settings = {**chosen["overrides"], "name": f"{one.config.name}.tuned", "grid": {}}
+    return Method(name, read_config(one.source, one.overrides, settings), chosen["combinations"], chosen["overrides"])
 
 
 def _jobs(
@@ -192,11 +193,11 @@ def _jobs(
     """The jobs of every method that has all of them; what the others lack goes to the failures."""
     found = {}
     for name, method in methods.items():
-        folder = ExperimentFolder(runs / method.page.name)
-        check_identity(method.page, manifest, folder, "test")
+        folder = ExperimentFolder(runs / method.config.name)
+        check_identity(method.config, manifest, folder, "test")
         missing = [(fold, seed) for fold, seed in asked if not folder.job(fold, seed).finished]
         if missing:
-            lines = (f"{method.page.name} fold {fold} seed {seed}: not run yet" for fold, seed in missing)
+            lines = (f"{method.config.name} fold {fold} seed {seed}: not run yet" for fold, seed in missing)
             failures.setdefault(name, tuple(lines))
         else:
             found[name] = [folder.job(fold, seed) for fold, seed in asked]
@@ -212,9 +213,9 @@ def _about(
         f"seeds {', '.join(map(str, seeds))}."
     )
     tuning = (
-        f"Pages that state a grid were tuned among at most {budget} combinations on inner validation images, with seed "
-        f"{seeds[0]}; one choice for all folds."
+        f"Configs that state a grid were tuned among at most {budget} combinations on inner validation images, with "
+        f"seed {seeds[0]}; one choice for all folds."
         if budget
-        else "Pages as they stand, not tuned here."
+        else "Configs as they stand, not tuned here."
     )
     return (*([QUICK] if quick else []), run, tuning)

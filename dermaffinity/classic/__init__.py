@@ -1,6 +1,6 @@
 """Classifiers from before deep networks: features of the masked lesion, and scikit-learn.
 
-A method is an `Estimator`, what it works on comes from a `Features`; a page names one of each.
+A method is an `Estimator`, what it works on comes from a `Features`; a config names one of each.
 """
 
 from dermaffinity.classic.base import Estimator, Features

@@ -41,7 +41,7 @@ class ColorTexture(Features):
 
     Args:
         levels: Levels that a channel's 256 are reduced to for the co-occurrence matrices; 2 to 256.
-        distances: Of two pixels, in pixels of the image as it is laid before the features (``data.image_size``).
+        distances: Of two pixels, in pixels of the image as it is resized for the features (``data.image_size``).
     """
 
     def __init__(self, *, levels: int = 32, distances: tuple[int, ...] = (1, 4, 12)) -> None:

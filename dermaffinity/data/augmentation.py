@@ -29,7 +29,7 @@ class Augmentation(RandomizableTransform, ABC):
     """Random changes of a training image: (H, W, 3) uint8, short side ``image_size``, to a square of that size.
 
     A subclass hands its albumentations pipeline to ``__init__``; one that changes nothing says so with ``random``, so
-    that whole batches can be laid out at once. Every call is seeded from MONAI's random state, so
+    that whole batches can be planned at once. Every call is seeded from MONAI's random state, so
     that ``Compose.set_random_state`` decides the result, in whatever process it runs.
     """
 

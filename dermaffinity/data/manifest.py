@@ -30,7 +30,7 @@ _HEADER = (
     "classes",
     "malignant",
     "source",
-    "licence",
+    "license",
     "split_hash",
 )
 _EXACT_IDS = "exact_ids"
@@ -58,8 +58,8 @@ class Manifest:
         classes: Class codes, at least 2, in the order of the class indices.
         malignant: Those of the classes that are malignant.
         source: Where the data come from, as one cites it.
-        licence: Terms of the data.
-        rows: One row an image: `COLUMNS`, then the adapter's own. ``mask`` is missing (NaN) without a mask; ``width``
+        license: Terms of the data.
+        rows: One row per image: `COLUMNS`, then the adapter's own. ``mask`` is missing (NaN) without a mask; ``width``
             and ``height`` are those of the upright image in pixels; ``fold`` is nullable Int64, 0 to K−1, and missing
             for external test images. Under ``presplit`` it is 0 for the test set and −1 for all that is trained on.
         root: Folder or archive that ``image`` and ``mask`` are relative to, where known.
@@ -75,7 +75,7 @@ class Manifest:
     classes: tuple[str, ...]
     malignant: tuple[str, ...]
     source: str
-    licence: str
+    license: str
     rows: pd.DataFrame
     root: Path | None = None
     exact_ids: bool = False
@@ -244,7 +244,7 @@ def _build(header: dict[str, str], table: pd.DataFrame, root: Path | None, probl
         classes=classes,
         malignant=_codes(header.get("malignant", "")),
         source=header.get("source", ""),
-        licence=header.get("licence", ""),
+        license=header.get("license", ""),
         rows=rows,
         root=root,
         exact_ids=header.get(_EXACT_IDS) == "yes",

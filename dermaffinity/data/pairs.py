@@ -1,6 +1,6 @@
 """Pairs of faces: the published verification protocols, and all pairs of a library of one's own.
 
-Every reader returns a table of one row a pair, in the order of the protocol:
+Every reader returns a table of one row per pair, in the order of the protocol:
 
 * ``first``, ``second``: what is compared, as a path relative to the dataset's root: an image, or a folder of frames
 * ``same``: whether both show the same person, as the protocol says

@@ -30,7 +30,7 @@ class Verification:
 
     Args:
         manifest: The manifest that was verified.
-        findings: One row a finding: ``severity`` (``error`` for what would spoil a run, else ``warning``), ``image``,
+        findings: One row per finding: ``severity`` (``error`` for what would spoil a run, else ``warning``), ``image``,
             ``problem``.
         leak: By protocol: as frozen in the manifest, and as the other protocol would split the same images; that one is
             left out where it is impossible, and where the split is the dataset's own.

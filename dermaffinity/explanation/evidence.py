@@ -1,6 +1,6 @@
 """What speaks for a prediction: the nearest class centers, the nearest training images, and the pixels it hangs on.
 
-Axes: C classes, M centers per class, D embedding dimensions, K members, n training images.
+Axes: C classes, M centers per class, D embedding dimensions, K fold models, n training images.
 """
 
 import warnings
@@ -21,17 +21,17 @@ def nearest_centers(heads: Sequence[Head], outputs: Sequence[HeadOutput], descri
     """The nearest center of each class to one image; see `Explanation.centers`.
 
     Args:
-        heads: Of the K members.
+        heads: Of the K fold models.
         outputs: What each says about the image alone.
-        description: Knows how each member's distances are standardized.
+        description: Knows how each fold model's distances are standardized.
     """
     rows = []
-    for number, (head, output, member) in enumerate(zip(heads, outputs, description.members, strict=True)):
+    for number, (head, output, fold_model) in enumerate(zip(heads, outputs, description.fold_models, strict=True)):
         distance, center = head.center_distances(output)[0].double().min(dim=1)  # (C,) each
-        doubt = (distance - member.calibration.distance_mean) / member.calibration.distance_sd
-        columns = (center.tolist(), distance.tolist(), doubt.tolist())
+        novelty = (distance - fold_model.calibration.distance_mean) / fold_model.calibration.distance_sd
+        columns = (center.tolist(), distance.tolist(), novelty.tolist())
         rows += [(name, number, *row) for name, *row in zip(description.classes, *columns, strict=True)]
-    return pd.DataFrame(rows, columns=["class", "member", "center", "distance", "doubt"])
+    return pd.DataFrame(rows, columns=["class", "fold_model", "center", "distance", "novelty"])
 
 
 def nearest_examples(
@@ -39,13 +39,13 @@ def nearest_examples(
 ) -> pd.DataFrame | None:
     """The training images nearest to one image; see `Explanation.examples`.
 
-    Every member learned from other images and measures in a scale of its own, so that its distances are divided by the
-    median of them, and an image's are averaged over the members that learned from it.
+    Every fold model learned from other images and measures in a scale of its own, so that its distances are divided by
+    the median of them, and an image's are averaged over the fold models that learned from it.
 
     Args:
-        heads: Of the K members.
+        heads: Of the K fold models.
         outputs: What each says about the image alone.
-        examples: Of each member, or None where it has none.
+        examples: Of each fold model, or None where it has none.
     """
     parts = []
     for head, output, known in zip(heads, outputs, examples, strict=True):
@@ -56,7 +56,7 @@ def nearest_examples(
     if not parts:
         return None
     merged = pd.concat(parts).groupby(["image", "label"], as_index=False)["distance"].agg(["mean", "size"])
-    merged = merged.rename(columns={"mean": "distance", "size": "members"})
+    merged = merged.rename(columns={"mean": "distance", "size": "fold_models"})
     return merged.sort_values(["distance", "image"]).head(EXAMPLES).reset_index(drop=True)
 
 
@@ -85,7 +85,7 @@ def occlusion_map(probabilities: Callable[[Tensor], Tensor], image: Tensor, labe
         asked, mask_size=image.shape[1] // 4, n_batch=BATCH_SIZE, verbose=False, activate=False
     )
     with warnings.catch_warnings():
-        # MONAI indexes with lists where torch wants tuples; nothing that a user could mend.
+        # MONAI indexes with lists where torch wants tuples; nothing that a user could fix.
         warnings.filterwarnings("ignore", "Using a non-tuple sequence for multidimensional indexing")
         covered, _ = occlusion(image[None])  # (1, 1, S, S)
     lost = asked(image[None])[0, 0] - covered[0, 0]

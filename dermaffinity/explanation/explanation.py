@@ -25,17 +25,17 @@ class Explanation:
         probabilities: (C,), calibrated.
         prediction_set: The classes that the image may well belong to, the likeliest first; may be empty.
         coverage: Of that set.
-        doubt: How far the image lies from every class, see `LesionClassifier.doubt`.
-        doubt_limit: The doubt above which an image looks like no training image.
-        disagreement: Share of the members that name another class.
-        centers: The nearest center of each class to the image: one row for each class and member, with the columns
-            `class`, `member` (its number, from 0), `center` (which of the class's centers, from 0), `distance` (in the
-            member's own geometry) and `doubt` (that distance standardized as the doubt is: the least of a member's is
-            its doubt about the image, when it looks at the image in one view).
+        novelty: How far the image lies from every class, see `LesionClassifier.novelty`.
+        novelty_threshold: The novelty above which an image looks like no training image.
+        disagreement: Share of the fold models that name another class.
+        centers: The nearest center of each class to the image: one row for each class and fold model, with the columns
+            `class`, `fold_model` (its number, from 0), `center` (which of the class's centers, from 0), `distance` (in
+            the fold model's own geometry) and `novelty` (that distance standardized as the novelty is: the least of a
+            fold model's is its novelty about the image, when it looks at the image in one view).
         examples: The training images nearest to the image, the nearest first, with the columns `image` (its name in the
             library), `label`, `distance` (0 for the same to the networks, 1 for as far as the median training image;
-            mean over the members that learned from it) and `members` (how many did); None for a model that was saved
-            without examples.
+            mean over the fold models that learned from it) and `fold_models` (how many did); None for a model that was
+            saved without examples.
         saliency: (S, S) float, in [0, 1]: how much of the probability of the predicted class, in one view, is lost when
             the spot around a pixel is covered.
     """
@@ -47,8 +47,8 @@ class Explanation:
     probabilities: np.ndarray
     prediction_set: tuple[str, ...]
     coverage: float
-    doubt: float
-    doubt_limit: float
+    novelty: float
+    novelty_threshold: float
     disagreement: float
     centers: pd.DataFrame
     examples: pd.DataFrame | None
@@ -60,9 +60,9 @@ class Explanation:
         return self.classes[int(self.probabilities.argmax())]
 
     @property
-    def doubtful(self) -> bool:
-        """Whether the doubt is above its limit."""
-        return self.doubt > self.doubt_limit
+    def novel(self) -> bool:
+        """Whether the novelty is above its limit."""
+        return self.novelty > self.novelty_threshold
 
     def figure(self, library: str | Path | None = None) -> "Figure":
         """The sheet, a matplotlib figure.

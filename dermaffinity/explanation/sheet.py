@@ -19,7 +19,7 @@ _FAINTEST_SCALE = 0.05
 
 
 def explanation_sheet(explanation: "Explanation", thumbnails: Sequence[np.ndarray]) -> "Figure":
-    """Prediction, image, what it hangs on, probabilities, distances, doubt and nearest training images on one page.
+    """Prediction, image, what it hangs on, probabilities, distances, novelty and nearest training images on one page.
 
     Args:
         explanation: Of one image.
@@ -30,24 +30,24 @@ def explanation_sheet(explanation: "Explanation", thumbnails: Sequence[np.ndarra
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     title, lines = _headline(explanation)
-    top = 0.35 + 0.3 * (title.count("\n") + 1) + 0.3 * explanation.doubtful + 0.18 * (lines.count("\n") + 1)
+    top = 0.35 + 0.3 * (title.count("\n") + 1) + 0.3 * explanation.novel + 0.18 * (lines.count("\n") + 1)
     bars = 1.0 + 0.3 * len(explanation.classes)
     last = 2.7 if thumbnails else 0.5 + 0.165 * (0 if explanation.examples is None else len(explanation.examples))
     heights = [top, 4.1, bars, 1.35, last, 0.4]
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.06)
     figure = Figure(figsize=(_WIDTH, sum(heights)), dpi=120, layout=layout, facecolor="white")
     FigureCanvasAgg(figure)
-    head, images, classes, doubt, examples, foot = figure.subfigures(6, 1, squeeze=False, height_ratios=heights)[:, 0]
+    head, images, classes, novelty, examples, foot = figure.subfigures(6, 1, squeeze=False, height_ratios=heights)[:, 0]
     head.text(0.02, 1 - 0.12 / top, title, va="top", fontsize=17, weight="bold")
     head.text(0.98, 1 - 0.12 / top, _wrapped(explanation.name, 30), va="top", ha="right", fontsize=9, color=_GREY)
     head.text(0.02, 0.08 / top, lines, va="bottom", fontsize=10)
-    if explanation.doubtful:
-        words = "In doubt: this image is unlike those that the classifier learned from."
+    if explanation.novel:
+        words = "Novel: this image is unlike those that the classifier learned from."
         height = 0.2 + 0.18 * (lines.count("\n") + 1)
         head.text(0.02, height / top, words, va="bottom", fontsize=11, weight="bold", color=_ALARM)
     _images(images, explanation)
     _classes(classes, explanation)
-    _doubt(doubt, explanation)
+    _novelty(novelty, explanation)
     _examples(examples, explanation, thumbnails)
     foot.text(0.02, 0.5, _wrapped(explanation.intended_use, 110), va="center", fontsize=9, weight="bold")
     return figure
@@ -101,12 +101,12 @@ def _classes(part: "SubFigure", explanation: "Explanation") -> None:
     bars.set_title("How likely each class is", loc="left", fontsize=11)
 
     centers = explanation.centers
-    mean = centers.groupby("class")["doubt"].mean()
+    mean = centers.groupby("class")["novelty"].mean()
     row_of = {name: row for row, name in enumerate(names)}
-    near.plot(centers["doubt"], centers["class"].map(row_of), "o", color=_IN_SET, alpha=0.35, markersize=5)
+    near.plot(centers["novelty"], centers["class"].map(row_of), "o", color=_IN_SET, alpha=0.35, markersize=5)
     near.plot(mean, [row_of[name] for name in mean.index], "|", color="black", markersize=13, markeredgewidth=2)
-    near.axvline(explanation.doubt_limit, color=_ALARM, linewidth=1.2, linestyle="--")
-    near.set_xlabel("distance in units of doubt, dashed: its limit\n(dots: single networks; bar: their mean)")
+    near.axvline(explanation.novelty_threshold, color=_ALARM, linewidth=1.2, linestyle="--")
+    near.set_xlabel("distance in units of novelty, dashed: its limit\n(dots: single networks; bar: their mean)")
     near.set_title("How far each class's nearest center is", loc="left", fontsize=11)
     for axes in (bars, near):
         axes.spines[["top", "right"]].set_visible(False)
@@ -115,20 +115,20 @@ def _classes(part: "SubFigure", explanation: "Explanation") -> None:
         axes.set_axisbelow(True)
 
 
-def _doubt(part: "SubFigure", explanation: "Explanation") -> None:
+def _novelty(part: "SubFigure", explanation: "Explanation") -> None:
     axes = part.subplots()
-    doubt, limit = explanation.doubt, explanation.doubt_limit
-    low, high = min(-2.5, doubt - 0.5), max(limit + 2.0, doubt + 0.5)
-    color = _ALARM if explanation.doubtful else _IN_SET
+    novelty, limit = explanation.novelty, explanation.novelty_threshold
+    low, high = min(-2.5, novelty - 0.5), max(limit + 2.0, novelty + 0.5)
+    color = _ALARM if explanation.novel else _IN_SET
     axes.axvspan(limit, high, color=_ALARM, alpha=0.18, linewidth=0)
     axes.axvline(limit, color=_ALARM, linewidth=1.5)
-    axes.plot([doubt], [0], "v", color=color, markersize=13, clip_on=False)
-    axes.set(xlim=(low, high), ylim=(-0.5, 1), yticks=[], xlabel=f"doubt {doubt:.2f}, limit {limit:.2f}")
+    axes.plot([novelty], [0], "v", color=color, markersize=13, clip_on=False)
+    axes.set(xlim=(low, high), ylim=(-0.5, 1), yticks=[], xlabel=f"novelty {novelty:.2f}, limit {limit:.2f}")
     axes.spines[["top", "right", "left"]].set_visible(False)
     words = (
-        "Doubt is above its limit: do not rely on the classes above."
-        if explanation.doubtful
-        else "Doubt is below its limit: the image looks like those that the classifier learned from."
+        "Novelty is above its limit: do not rely on the classes above."
+        if explanation.novel
+        else "Novelty is below its limit: the image looks like those that the classifier learned from."
     )
     axes.set_title(words, loc="left", fontsize=11, color=color)
 

@@ -1,7 +1,7 @@
 """A MONAI bundle: the folder that MONAI's own tools, MONAI Label and MONAI Deploy take a classifier from.
 
-The bundle's configuration names parts of this module, so that the network and the laying of images are the tested ones
-and the bundle holds no Python of its own; dermaffinity is among its required packages.
+The bundle's configuration names parts of this module, so that the network and the preprocessing of images are the
+tested ones and the bundle holds no Python of its own; dermaffinity is among its required packages.
 
 Specification: https://docs.monai.io/en/stable/mb_specification.html.
 """
@@ -44,7 +44,9 @@ class BundleNetwork(nn.Module):
         super().__init__()
         description = read_description(Path(models))
         sections = description.model_dump(by_alias=True, include={"backbone", "neck", "head"})
-        networks = [build_network(sections, len(description.classes), pretrained=False) for _ in description.members]
+        networks = [
+            build_network(sections, len(description.classes), pretrained=False) for _ in description.fold_models
+        ]
         self.classifier = CalibratedNetwork(description, networks)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -120,7 +122,7 @@ def export_bundle(classifier: LesionClassifier, folder: Path) -> Path:
     """Writes a bundle that MONAI can verify and run.
 
     Args:
-        classifier: Of any number of members.
+        classifier: Of any number of fold models.
         folder: Gets the bundle as a folder ``<name>_classification``: by that word MONAI Label knows a classifier.
 
     Returns:
@@ -247,7 +249,7 @@ def _metadata(classifier: LesionClassifier) -> dict[str, Any]:
         "task": "Classification of skin lesions in photographs",
         "description": (
             f"{len(description.classes)} classes of skin lesions, with calibrated probabilities; "
-            f"mean of {len(description.members)} networks trained on {description.data.name}."
+            f"mean of {len(description.fold_models)} networks trained on {description.data.name}."
         ),
         "authors": "the authors of the training run; see docs/README.md",
         "copyright": "see LICENSE",
@@ -292,11 +294,11 @@ def _license(classifier: LesionClassifier) -> str:
 The configuration of this bundle, and the dermaffinity library that it calls, are under the Apache License, Version 2.0,
 http://www.apache.org/licenses/LICENSE-2.0, without warranties or conditions of any kind.
 
-The weights in models/model.pt were trained on images under a licence of their own, which may bind whoever uses or
+The weights in models/model.pt were trained on images under a license of their own, which may bind whoever uses or
 passes on the weights:
   data     {data.name}
   source   {data.source}
-  licence  {data.licence}
+  license  {data.license}
 
 {classifier.description.intended_use}
 """
@@ -313,7 +315,7 @@ def _readme(classifier: LesionClassifier) -> str:
 
 Maps a photograph of a skin lesion to calibrated probabilities of {len(description.classes)} classes, in this order:
 {", ".join(description.classes)}. Trained on {description.data.name}: {description.data.source}
-({description.data.licence}).
+({description.data.license}).
 {cut}
 From the bundle's folder, after `pip install 'dermaffinity[bundle]'`:
 
@@ -321,10 +323,11 @@ From the bundle's folder, after `pip install 'dermaffinity[bundle]'`:
 
 writes `eval/predictions.csv`. A file that cannot be read stops the run; `dermaffinity predict` reports and skips it.
 
-* Images are laid by `dermaffinity.export.bundle.PrepareImage`, the very steps of training, from files or arrays.
+* Images are preprocessed by `dermaffinity.export.bundle.PrepareImage`, the very steps of training, from files or
+arrays.
 * `pred` holds one probability a class, as MONAI Label shows them; its option `add_post_restore` has to be False. MONAI
   Deploy reads class indices instead: there, append `{{"_target_": "AsDiscreted", "keys": "pred", "argmax": true}}` to
   `postprocessing`.
 * MONAI evaluates the expressions of a configuration: treat any bundle as a program, and run none that you do not trust.
-* Doubt, sets and explanations are not part of a bundle; `dermaffinity.LesionClassifier` has them.
+* Novelty, sets and explanations are not part of a bundle; `dermaffinity.LesionClassifier` has them.
 """

@@ -1,4 +1,4 @@
-"""ONNX: one file that runs without PyTorch, from the pixels of a laid image to calibrated probabilities and doubt."""
+"""ONNX: one file that runs without PyTorch, from a preprocessed image to calibrated probabilities and novelty."""
 
 import contextlib
 import io
@@ -52,16 +52,16 @@ class _OnnxNetwork(nn.Module):
 def export_onnx(classifier: LesionClassifier, folder: Path) -> list[Path]:
     """Writes ``model.onnx``, what it says of itself as ``model.json``, and a script that runs it without this library.
 
-    The input ``image`` is (N, S, S, 3) uint8 RGB, laid as ``preprocess_and_run.py`` does; the outputs are those of
-    `Assessment`: ``probabilities``, ``doubt``, ``p_values``, ``disagreement``, ``embedding``. An image's set at
+    The input ``image`` is (N, S, S, 3) uint8 RGB, preprocessed as ``preprocess_and_run.py`` does; the outputs are those
+    of `Assessment`: ``probabilities``, ``novelty``, ``p_values``, ``disagreement``, ``embedding``. An image's set at
     coverage c holds the classes whose p-value is above 1 − c, by more than rounding. The file's metadata say classes,
-    doubt limit, intended use and more.
+    novelty threshold, intended use and more.
 
     The graph computes in float32. Where an image scores like one of the calibration images to six digits, as those
     images themselves do, its p-value may be one step off.
 
     Args:
-        classifier: Of any number of members.
+        classifier: Of any number of fold models.
         folder: Where to; made if need be.
 
     Returns:
@@ -97,15 +97,15 @@ def _facts(classifier: LesionClassifier) -> dict[str, Any]:
         "malignant": list(description.malignant),
         "image_size": description.preprocessing.image_size,
         "lesion_crop": description.preprocessing.lesion_crop,
-        "doubt_limit": classifier.doubt_limit,
+        "novelty_threshold": classifier.novelty_threshold,
         "temperature": description.temperature,
-        "members": [f"fold {member.fold}, seed {member.seed}" for member in description.members],
+        "fold_models": [f"fold {fold_model.fold}, seed {fold_model.seed}" for fold_model in description.fold_models],
         "calibration_images": {
-            name: sum(len(member.calibration.scores[name]) for member in description.members)
+            name: sum(len(fold_model.calibration.scores[name]) for fold_model in description.fold_models)
             for name in description.classes
         },
         "intended_use": description.intended_use,
-        "data": description.data.model_dump(include={"name", "source", "licence", "split_hash"}),
+        "data": description.data.model_dump(include={"name", "source", "license", "split_hash"}),
         "versions": description.versions,
         "classifier_digest": description.digest,
     }

@@ -34,7 +34,7 @@ def central(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     return pixels[top : top + height, left : left + width]
 
 
-def lay(pixels: np.ndarray, size: int) -> np.ndarray:
+def resize(pixels: np.ndarray, size: int) -> np.ndarray:
     """(size, size, 3): cut to 2:1 at most, the shorter side resized to ``size``, then the central square."""
     short = min(pixels.shape[:2])
     pixels = central(pixels, min(pixels.shape[0], 2 * short), min(pixels.shape[1], 2 * short))
@@ -47,19 +47,19 @@ def main(paths: list[str]) -> None:
     """Prints what the model says about each file."""
     session = onnxruntime.InferenceSession(Path(__file__).with_name("model.onnx"), providers=["CPUExecutionProvider"])
     facts = session.get_modelmeta().custom_metadata_map
-    classes, size, limit = (json.loads(facts[key]) for key in ("classes", "image_size", "doubt_limit"))
+    classes, size, limit = (json.loads(facts[key]) for key in ("classes", "image_size", "novelty_threshold"))
     print(facts["intended_use"], file=sys.stderr)
     if facts["lesion_crop"] != "null":
         print("Trained on squares cut around the lesion: cut your images so.", file=sys.stderr)
     names = [output.name for output in session.get_outputs()]
     for path in paths:
-        outputs = dict(zip(names, session.run(names, {"image": lay(read_rgb(path), size)[None]}), strict=True))
+        outputs = dict(zip(names, session.run(names, {"image": resize(read_rgb(path), size)[None]}), strict=True))
         probabilities = dict(zip(classes, outputs["probabilities"][0].tolist(), strict=True))
-        doubt = float(outputs["doubt"][0])
+        novelty = float(outputs["novelty"][0])
         likeliest = max(probabilities, key=probabilities.__getitem__)
         # Sets that hold the true class of 90 % of the images, class by class; the rest is for rounding.
         inside = [name for name, p in zip(classes, outputs["p_values"][0], strict=True) if p > 0.1 + 1e-6]
-        answer = {"image": path, "predicted": likeliest, "doubtful": doubt > limit, "doubt": doubt, "set": inside}
+        answer = {"image": path, "predicted": likeliest, "novel": novelty > limit, "novelty": novelty, "set": inside}
         print(json.dumps({**answer, "probabilities": probabilities}))
 
 

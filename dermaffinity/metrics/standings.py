@@ -160,7 +160,7 @@ def verdict(gain: float, p_images: float, p_training: float, visible: float) -> 
         visible: Smallest gain that the first test finds in four of five experiments.
     """
     if not p_images < LEVEL:
-        return f"cannot be told apart: differences below {100 * visible:.1f} points are not visible"
+        return f"no detectable difference (smallest detectable gain: {100 * visible:.1f} points)"
     word = "better" if gain > 0 else "worse"
     if p_training < LEVEL:
         return word

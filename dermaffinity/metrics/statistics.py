@@ -107,7 +107,7 @@ def bootstrap_interval(
     percentile interval can lie beside the value it belongs to. The move takes the mean of the draws back to the value;
     for all other measures it is next to nothing. In simulations it covered the truth of most measures 90 to 95 % of the
     time, of the worst recall, the calibration error and classes of few groups 80 to 90 %: read those as a lower bound
-    of the doubt.
+    of the novelty.
 
     Args:
         value: The measure on the images themselves.

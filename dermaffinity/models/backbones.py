@@ -146,7 +146,7 @@ class DigitNet(Backbone):
 
 
 def views_of(images: Tensor, views: int) -> Iterator[Tensor]:
-    """Square images (N, 3, S, S) as they are, then turned and mirrored, one view after the other.
+    """Square images (N, 3, S, S) as they are, then flipped and rotated, one symmetry after the other.
 
     Args:
         images: Whose pixels are moved, never interpolated.

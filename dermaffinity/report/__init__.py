@@ -1,1 +1,1 @@
-"""One experiment as one page: what there is to say, for ``reports.html`` to lay out."""
+"""One experiment as one page: its content, which ``reports.html`` renders."""

@@ -24,7 +24,7 @@ def draw(
     compared: ComparedExperiments | None,
     summaries: dict[str, pd.DataFrame],
     seen: list[SeenFold] | None,
-    doubt: pd.Series | None,
+    novelty: pd.Series | None,
 ) -> Figures:
     """Every picture of the report."""
     counts, name = evidence.counts, evidence.name
@@ -39,7 +39,7 @@ def draw(
         tables = {compared.baseline: base.predictions("predictions"), **tables}
     curves = {method: _roc_curves(evidence, table) for method, table in tables.items()}
     bins = {"as trained": reliability_bins(*evidence.scored(evidence.table))}
-    if evidence.members:
+    if evidence.fold_models:
         bins["calibrated"] = reliability_bins(*evidence.scored(evidence.calibrated))
     return Figures(
         recall=picture(
@@ -63,7 +63,7 @@ def draw(
             "number of images in each bin.",
         ),
         coverage=picture(
-            figures.coverage_figure(coverage_curves(evidence, doubt)),
+            figures.coverage_figure(coverage_curves(evidence, novelty)),
             "coverage",
             "Share of right answers against the share of images answered; the numbers are in the table below.",
             "What is gained by leaving the least sure images to a person. Dotted: all images answered. Shares below "

@@ -15,7 +15,7 @@ from dermaffinity.data.splits import Leak, measure_leak
 from dermaffinity.errors import ComparisonError, DataError, ManifestError
 from dermaffinity.metrics.calibration import with_temperature
 from dermaffinity.metrics.classification import confusion_matrix, minority_classes
-from dermaffinity.model_folder import Description, Member, read_description
+from dermaffinity.model_folder import Description, FoldModel, read_description
 from dermaffinity.results import ExperimentFolder, class_indices, read_table
 from dermaffinity.tracking.base import NullTracker
 
@@ -30,7 +30,7 @@ class Evidence:
     facts: dict[str, Any]  # experiment.json
     manifest: Manifest | None
     model: Description | None  # of the first fold
-    members: dict[tuple[int, int], Member]  # by fold and seed; empty where the models are gone
+    fold_models: dict[tuple[int, int], FoldModel]  # by fold and seed; empty where the models are gone
     table: pd.DataFrame  # out of fold, all seeds
     calibrated: pd.DataFrame  # the same at each model's temperature, or as it is without models
     summary: pd.DataFrame
@@ -43,21 +43,21 @@ class Evidence:
         facts = folder.description()
         table = read_table(folder.path / "out_of_fold.csv")
         model: Description | None = None
-        members: dict[tuple[int, int], Member] = {}
+        fold_models: dict[tuple[int, int], FoldModel] = {}
         try:
             for job in folder.jobs():
                 model = read_description(job.path)
                 if list(model.classes) != facts["classes"]:
                     raise DataError(f"{job.path}: its model has other classes than the experiment")
-                members |= {(member.fold, member.seed): member for member in model.members}
+                fold_models |= {(fold_model.fold, fold_model.seed): fold_model for fold_model in model.fold_models}
         except DataError as error:
-            model, members = None, {}
+            model, fold_models = None, {}
             notes.append(f"Calibrated probabilities and prediction sets are left out: {error.message}.")
         calibrated = table.copy()
-        if members:
+        if fold_models:
             columns = [f"p.{name}" for name in facts["classes"]]
             keys = zip(table["fold"], table["seed"], strict=True)
-            own = np.array([members[key].calibration.temperature for key in keys])
+            own = np.array([fold_models[key].calibration.temperature for key in keys])
             calibrated[columns] = with_temperature(table[columns].to_numpy(), own[:, None])
         has_external = (folder.path / "external.csv").exists()
         return cls(
@@ -65,7 +65,7 @@ class Evidence:
             facts,
             manifest,
             model,
-            members,
+            fold_models,
             table,
             calibrated,
             _read_summary(folder.path / "out_of_fold_summary.csv"),
@@ -99,9 +99,9 @@ class Evidence:
         return self.facts["malignant"]
 
     @property
-    def page(self) -> dict[str, Any]:
-        """The resolved page, without paths of the machine it was run on."""
-        return self.facts["identity"]["page"]
+    def config(self) -> dict[str, Any]:
+        """The resolved config, without paths of the machine it was run on."""
+        return self.facts["identity"]["config"]
 
     @property
     def split_hash(self) -> str:
@@ -120,10 +120,10 @@ class Evidence:
         return known.source if known else "not recorded with these results"
 
     @property
-    def licence(self) -> str:
+    def license(self) -> str:
         """Terms of the images."""
         known = self.manifest or (self.model.data if self.model else None)
-        return (known.licence if known else "") or "not recorded with these results"
+        return (known.license if known else "") or "not recorded with these results"
 
     @property
     def leak(self) -> Leak:
@@ -132,7 +132,7 @@ class Evidence:
         return measure_leak(rows["label"].tolist(), rows["group"].tolist(), rows["fold"].tolist())
 
     def first_seed(self, table: pd.DataFrame) -> pd.DataFrame:
-        """One row an image, for what looks at single images."""
+        """One row per image, for what looks at single images."""
         return table[table["seed"] == self.seeds[0]].reset_index(drop=True)
 
     def scored(self, table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
@@ -152,17 +152,17 @@ def check_finished(folder: ExperimentFolder) -> None:
     if folder.description()["identity"]["scored"] != "test":
         raise DataError(
             f"{folder.path}: scored its inner validation images, which are for choosing settings and not for "
-            "reporting; run the chosen page with dermaffinity crossval, without --inner"
+            "reporting; run the chosen config with dermaffinity crossval, without --inner"
         )
     if not (folder.path / "out_of_fold.csv").exists():
         raise DataError(
-            f"{folder.path}: some folds are still to be run; go on with dermaffinity crossval PAGE --resume, then "
+            f"{folder.path}: some folds are still to be run; run dermaffinity crossval CONFIG --resume, then "
             "report again"
         )
 
 
 def find_manifest(folder: ExperimentFolder, named: Path | None, notes: list[str]) -> Manifest | None:
-    """The experiment's manifest: the one named, or the one its page names, seen from here or from beside the runs."""
+    """The experiment's manifest: the one named, or the one its config names, seen from here or from beside the runs."""
     facts = folder.description()
     split = facts["identity"]["split_hash"]
     if named is not None:
@@ -173,9 +173,9 @@ def find_manifest(folder: ExperimentFolder, named: Path | None, notes: list[str]
                 f"split {split[:12]}; name that manifest"
             )
         return manifest
-    page = yaml.safe_load((folder.path / "page.yaml").read_text(encoding="utf-8"))
-    path = Path(page["data"]["manifest"])
-    root = page["data"].get("root")
+    config = yaml.safe_load((folder.path / "config.yaml").read_text(encoding="utf-8"))
+    path = Path(config["data"]["manifest"])
+    root = config["data"].get("root")
     for place in (path, folder.path.absolute().parent.parent / path):
         if place.is_file():
             try:

@@ -78,25 +78,25 @@ def calibration_table(evidence: Evidence) -> Table:
     )
 
 
-def coverage_curves(evidence: Evidence, doubt: pd.Series | None) -> dict[str, pd.DataFrame]:
-    """Accuracy against coverage, by confidence and, where it is known, by doubt."""
-    right, unsureness = _right_and_unsureness(evidence, doubt)
+def coverage_curves(evidence: Evidence, novelty: pd.Series | None) -> dict[str, pd.DataFrame]:
+    """Accuracy against coverage, by confidence and, where it is known, by novelty."""
+    right, unsureness = _right_and_unsureness(evidence, novelty)
     return {name: coverage_curve(right, values) for name, values in unsureness.items()}
 
 
-def _right_and_unsureness(evidence: Evidence, doubt: pd.Series | None) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def _right_and_unsureness(evidence: Evidence, novelty: pd.Series | None) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Which answers of the first seed are right (N,), and how unsure each is (N,), by the way to tell."""
     rows = evidence.first_seed(evidence.calibrated)
     labels, probabilities = evidence.scored(rows)
     unsureness = {"surest by confidence": 1 - probabilities.max(axis=1)}
-    if doubt is not None:
-        unsureness["least doubtful"] = doubt.loc[rows["image"]].to_numpy()
+    if novelty is not None:
+        unsureness["least novel"] = novelty.loc[rows["image"]].to_numpy()
     return probabilities.argmax(axis=1) == labels, unsureness
 
 
-def coverage_table(evidence: Evidence, doubt: pd.Series | None) -> Table:
+def coverage_table(evidence: Evidence, novelty: pd.Series | None) -> Table:
     """Accuracy at some shares of images answered."""
-    right, unsureness = _right_and_unsureness(evidence, doubt)
+    right, unsureness = _right_and_unsureness(evidence, novelty)
     groups = evidence.first_seed(evidence.calibrated)["group"].to_numpy()
     rows = []
     for asked in (1.0, 0.9, 0.8, 0.7, 0.5):
@@ -113,18 +113,18 @@ def coverage_table(evidence: Evidence, doubt: pd.Series | None) -> Table:
     )
 
 
-def doubts(seen: list[SeenFold] | None) -> pd.Series | None:
-    """Doubt by image."""
+def novelties(seen: list[SeenFold] | None) -> pd.Series | None:
+    """Novelty by image."""
     if not seen:
         return None
-    return pd.concat([pd.Series(fold.doubt, index=fold.images) for fold in seen])
+    return pd.concat([pd.Series(fold.novelty, index=fold.images) for fold in seen])
 
 
-def doubt_sentence(evidence: Evidence, seen: list[SeenFold] | None) -> str:
-    """What doubt is, and how often the answers above its limit are wrong."""
+def novelty_sentence(evidence: Evidence, seen: list[SeenFold] | None) -> str:
+    """What novelty is, and how often the answers above its limit are wrong."""
     if not seen:
-        return "Doubt, the distance from every class center, needs the images and is not shown here."
-    above = np.concatenate([fold.doubt > fold.doubt_limit for fold in seen])
+        return "Novelty, the distance from every class center, needs the images and is not shown here."
+    above = np.concatenate([fold.novelty > fold.novelty_threshold for fold in seen])
     wrong = np.concatenate([fold.predicted != fold.labels for fold in seen])
     parts = [
         f"{_share_text(wrong[chosen])} of the {int(chosen.sum()):,} images {where} the limit are misclassified"
@@ -132,7 +132,7 @@ def doubt_sentence(evidence: Evidence, seen: list[SeenFold] | None) -> str:
         if chosen.any()
     ]
     return (
-        "Doubt is the distance to the nearest class center, in standard deviations from the mean of inner validation "
+        "Novelty is the distance to the nearest class center, in standard deviations from the mean of inner validation "
         "images; the limit is what 95 % of those stay below. It is meant for images unlike all training images, not "
         f"for telling two similar classes apart. Here {_share_text(above)} of the test images are above the limit: "
         f"{'; '.join(parts)}."
@@ -141,21 +141,21 @@ def doubt_sentence(evidence: Evidence, seen: list[SeenFold] | None) -> str:
 
 def prediction_sets(evidence: Evidence) -> tuple[Table | None, str]:
     """How often prediction sets hold the true class, for each class on its own, against the promise."""
-    if not evidence.members:
+    if not evidence.fold_models:
         return None, "Prediction sets need the models' calibration scores, which are gone."
     rows = evidence.first_seed(evidence.calibrated)
     inside = np.zeros((len(rows), len(evidence.classes)), dtype=bool)
-    members = {fold: evidence.members[fold, evidence.seeds[0]] for fold in sorted(rows["fold"].unique())}
-    for fold, member in members.items():
+    fold_models = {fold: evidence.fold_models[fold, evidence.seeds[0]] for fold in sorted(rows["fold"].unique())}
+    for fold, fold_model in fold_models.items():
         here = (rows["fold"] == fold).to_numpy()
-        scores = [np.asarray(member.calibration.scores[name]) for name in evidence.classes]
+        scores = [np.asarray(fold_model.calibration.scores[name]) for name in evidence.classes]
         inside[here] = in_set(p_values(scores, evidence.scored(rows[here])[1]), _COVERAGE)
     labels, sizes, groups = evidence.scored(rows)[0], inside.sum(axis=1), rows["group"].to_numpy()
     held = inside[np.arange(len(labels)), labels]
     table = []
     for index, name in enumerate(evidence.classes):
         own = labels == index
-        known = [len(member.calibration.scores[name]) for member in members.values()]
+        known = [len(fold_model.calibration.scores[name]) for fold_model in fold_models.values()]
         promised = min(promised_coverage(_COVERAGE, [count]) for count in known)
         table.append([
             name, f"{own.sum():,}", "–".join(map(str, sorted({min(known), max(known)}))), f"{100 * promised:.0f} %",
@@ -235,7 +235,7 @@ def _subgroup_table(evidence: Evidence, rows: pd.DataFrame, values: np.ndarray, 
     )
 
 
-def case_groups(evidence: Evidence, doubt: pd.Series | None, pictures: bool) -> list[CaseGroup]:
+def case_groups(evidence: Evidence, novelty: pd.Series | None, pictures: bool) -> list[CaseGroup]:
     """Images that a person should look at: sure errors, unsure answers, strange images."""
     rows = evidence.first_seed(evidence.calibrated)
     labels, probabilities = evidence.scored(rows)
@@ -247,7 +247,7 @@ def case_groups(evidence: Evidence, doubt: pd.Series | None, pictures: bool) -> 
     library = (
         ImageLibrary(evidence.manifest.root) if pictures and evidence.manifest and evidence.manifest.root else None
     )
-    doubts = None if doubt is None else doubt.loc[rows["image"]].to_numpy()
+    novelties = None if novelty is None else novelty.loc[rows["image"]].to_numpy()
 
     def cases(chosen: np.ndarray) -> list[Case]:
         found = []
@@ -256,22 +256,22 @@ def case_groups(evidence: Evidence, doubt: pd.Series | None, pictures: bool) -> 
             facts = [f"confidence {100 * confidence[index]:.0f} %"]
             if predicted[index] != labels[index]:
                 facts.append(f"true class {100 * own[index]:.0f} %")
-            if doubts is not None:
-                facts.append(f"doubt {doubts[index]:z.1f}".replace("-", "−"))
+            if novelties is not None:
+                facts.append(f"novelty {novelties[index]:z.1f}".replace("-", "−"))
             shown = None if library is None else thumbnail(decode_image(library.read(image), image))
             found.append(Case(image, evidence.classes[labels[index]], evidence.classes[predicted[index]], facts, shown))
         return found
 
     groups = [
-        CaseGroup("Most confident errors", "Wrong, and sure of it: look for labels in doubt, hair, rulers, "
+        CaseGroup("Most confident errors", "Wrong, and sure of it: look for uncertain labels, hair, rulers, "
                   "cropping, or lesions that a person would call the same.", cases(surest)),
         CaseGroup("Least confident answers", "The highest probability is the lowest here; right or wrong is close to "
                   "chance.", cases(unsure)),
     ]  # fmt: skip
-    if doubts is not None:
-        strangest = np.argsort(-doubts, kind="stable")[:_CASES]
+    if novelties is not None:
+        strangest = np.argsort(-novelties, kind="stable")[:_CASES]
         lead = "Farthest from every class center: images unlike those of the training."
-        groups.append(CaseGroup("Most doubtful images", lead, cases(strangest)))
+        groups.append(CaseGroup("Most novel images", lead, cases(strangest)))
     return groups
 
 

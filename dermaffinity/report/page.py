@@ -1,4 +1,4 @@
-"""One finished experiment as one page to read, print and send: gathers what ``reports.html`` lays out."""
+"""One finished experiment as one page to read, print and send: gathers what ``reports.html`` renders."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,9 +23,9 @@ from dermaffinity.report.findings import (
     case_groups,
     class_table,
     coverage_table,
-    doubt_sentence,
-    doubts,
     fold_table,
+    novelties,
+    novelty_sentence,
     prediction_sets,
     subgroups,
 )
@@ -39,7 +39,7 @@ from dermaffinity.report.words import (
     headlines,
     map_note,
     plain_summary,
-    portable_page,
+    portable_config,
     run_facts,
     subgroups_note,
     unrecorded,
@@ -63,13 +63,13 @@ class Written:
     Args:
         path: The page.
         thumbnails: How many images of the library it shows.
-        licence: Their terms.
+        license: Their terms.
         notes: What it leaves out, and why.
     """
 
     path: Path
     thumbnails: int
-    licence: str
+    license: str
     notes: tuple[str, ...]
 
 
@@ -86,13 +86,13 @@ def write_report(
     """Writes the report of one experiment, beside others on the same split.
 
     Args:
-        sources: Experiments' folders, or pages' files or names. The report is about the first one.
+        sources: Experiments' folders, or configs' files or names. The report is about the first one.
         runs: Folder of all experiments.
         baseline: What gains are measured against: one of the sources or of the first one's neighbors. By default
             CoSen, where it was run on the same split.
         out: The HTML file; by default ``report.html`` in the experiment's folder.
         pictures: Whether to show images of the library.
-        manifest: Where the manifest is, if not where the experiment's page says.
+        manifest: Where the manifest is, if not where the experiment's config says.
         on_progress: Called with the test images seen and all of them.
 
     Raises:
@@ -114,14 +114,14 @@ def write_report(
     with atomic_write(path) as file:
         file.write(render(content))
     shown = sum(case.thumbnail is not None for group in content.case_groups for case in group.cases)
-    return Written(path, shown, evidence.licence, tuple(notes))
+    return Written(path, shown, evidence.license, tuple(notes))
 
 
 def _revisit(evidence: Evidence, notes: list[str], on_progress: Callable[[int, int], None]) -> list[SeenFold] | None:
     manifest = evidence.manifest
-    if manifest is None or not evidence.members:
+    if manifest is None or not evidence.fold_models:
         return None
-    left_out = "The embedding map, doubt and pictures of cases are left out: "
+    left_out = "The embedding map, novelty and pictures of cases are left out: "
     if manifest.root is None or not manifest.root.exists():
         notes.append(f"{left_out}the images were not at hand where this report was written.")
         return None
@@ -140,10 +140,10 @@ def _content(
     pictures: bool,
 ) -> ReportContent:
     summaries = dict(compared.summaries) if compared else {evidence.name: evidence.summary}
-    doubt = doubts(seen)
+    novelty = novelties(seen)
     split_tables = subgroups(evidence)
     sets, sets_note = prediction_sets(evidence)
-    groups = case_groups(evidence, doubt, pictures and seen is not None)
+    groups = case_groups(evidence, novelty, pictures and seen is not None)
     shown = any(case.thumbnail for group in groups for case in group.cases)
     leaks = evidence.leak.share > 0
     matrix = matrix_of(evidence, evidence.table)
@@ -155,7 +155,7 @@ def _content(
         dataset=evidence.facts["dataset"],
         created=datetime.now(UTC).strftime("%Y-%m-%d"),
         intended_use=evidence.model.intended_use if evidence.model else "Research use only. Not a medical device.",
-        licence=evidence.licence,
+        license=evidence.license,
         source=evidence.source,
         classes=evidence.classes,
         malignant=evidence.malignant,
@@ -185,15 +185,15 @@ def _content(
         tests=table_of(
             p_value_table(compared.tests), f"p-values against {compared.baseline}, adjusted (Holm)", "Test, measure"
         ) if compared else None,
-        figures=draw(evidence, compared, summaries, seen, doubt),
+        figures=draw(evidence, compared, summaries, seen, novelty),
         confusion=Confusion(
             f"Out-of-fold images{seeds}: each true class (row) by predicted class, with percent of the row",
             evidence.classes,
             matrix,
         ),
         calibration=calibration_table(evidence),
-        coverage=coverage_table(evidence, doubt),
-        doubt=doubt_sentence(evidence, seen),
+        coverage=coverage_table(evidence, novelty),
+        novelty=novelty_sentence(evidence, seen),
         sets=sets,
         sets_note=sets_note,
         external=None if evidence.external_summary is None or external is None else table_of(
@@ -218,10 +218,10 @@ def _content(
             baseline=compared is not None,
             subgroups=list(split_tables),
             leaks=leaks,
-            doubt=seen is not None,
+            novelty=seen is not None,
             thumbnails=shown,
         ),
         commands=commands(evidence),
-        page=portable_page(evidence),
+        config=portable_config(evidence),
         versions=versions(evidence),
     )  # fmt: skip

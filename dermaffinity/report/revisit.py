@@ -1,7 +1,7 @@
 """The models of a finished experiment look once more at the images they were tested on.
 
 The out-of-fold table keeps probabilities only. Where the images are still at hand, this gives what else the models
-saw: each image's place in the embedding, and its distance from every class, which is its doubt.
+saw: each image's place in the embedding, and its distance from every class, which is its novelty.
 """
 
 from collections.abc import Callable
@@ -36,8 +36,8 @@ class SeenFold:
     embedding: np.ndarray  # (N, D)
     centers: np.ndarray  # (C, M, D)
     centers_are_places: bool  # a linear head's class vectors are directions, not places among the embeddings
-    doubt: np.ndarray  # (N,), in standard deviations of the inner validation images
-    doubt_limit: float
+    novelty: np.ndarray  # (N,), in standard deviations of the inner validation images
+    novelty_threshold: float
     difference: float  # largest one between its probabilities now and in the out-of-fold table
 
 
@@ -89,12 +89,12 @@ def _revisit_fold(
     description = read_description(path)
     (network,) = load_networks(path, description)
     rows = manifest.development().set_index("image").loc[known["image"]].reset_index()
-    laid = description.preprocessing
-    images = RowImages(library, rows, FixedStage(laid.image_size, laid.lesion_crop))
+    preprocessing = description.preprocessing
+    images = RowImages(library, rows, FixedStage(preprocessing.image_size, preprocessing.lesion_crop))
     labels = class_indices(rows["label"], description.classes)
-    dataset = ManifestDataset(images, labels, EvaluationStage(laid.image_size))
+    dataset = ManifestDataset(images, labels, EvaluationStage(preprocessing.image_size))
     seen = predict(network, dataset, device=torch.device("cpu"), on_images=on_images)
-    calibration = description.members[0].calibration
+    calibration = description.fold_models[0].calibration
     distance = network.head.center_distance(HeadOutput(seen.scores, seen.embedding, seen.centers)).amin(dim=1)
     return SeenFold(
         fold,
@@ -105,7 +105,7 @@ def _revisit_fold(
         seen.centers.numpy(),
         network.head.score_kind is ScoreKind.SIMILARITY,
         (distance.numpy().astype(float) - calibration.distance_mean) / calibration.distance_sd,
-        calibration.doubt_limit,
+        calibration.novelty_threshold,
         _difference(seen, known, description),
     )
 
@@ -115,7 +115,7 @@ def _difference(seen: Predictions, known: pd.DataFrame, description: Description
     difference = float(np.abs(seen.probabilities.numpy() - before).max())
     if difference > _SAME:
         raise DataError(
-            f"{description.name}: the model of fold {description.members[0].fold} no longer says what its table says "
-            f"(probabilities differ by up to {difference:.2f}); the images or the model were changed since"
+            f"{description.name}: the model of fold {description.fold_models[0].fold} no longer says what its table "
+            f"says (probabilities differ by up to {difference:.2f}); the images or the model were changed since"
         )
     return difference

@@ -88,14 +88,14 @@ def headlines(evidence: Evidence) -> list[Headline]:
 
 def run_facts(evidence: Evidence) -> list[tuple[str, str]]:
     """Method, network and the settings that matter."""
-    page, training = evidence.page, evidence.page["training"]
-    facts = [(title, _component(page[section])) for title, section in (
+    config, training = evidence.config, evidence.config["training"]
+    facts = [(title, _component(config[section])) for title, section in (
         ("Network", "backbone"), ("Neck", "neck"), ("Head", "head"), ("Loss", "loss"), ("Augmentation", "augmentation")
     )]  # fmt: skip
-    crop = page["data"]["lesion_crop"]
-    facts.insert(0, ("Page", evidence.name))
+    crop = config["data"]["lesion_crop"]
+    facts.insert(0, ("Config", evidence.name))
     facts += [
-        ("Image size", f"{page['data']['image_size']} pixels, " + (
+        ("Image size", f"{config['data']['image_size']} pixels, " + (
             "whole image" if crop is None else f"cropped to the lesion's mask with a margin of {crop:g} lesion sizes"
         )),
         ("Training", f"{training['epochs']} epochs, batches of {training['batch_size']}, learning rate "
@@ -117,7 +117,7 @@ def data_facts(evidence: Evidence) -> list[tuple[str, str]]:
     rows = [
         ("Manifest", facts["dataset"]),
         ("Source", evidence.source),
-        ("Licence", evidence.licence),
+        ("License", evidence.license),
         ("Folds", f"{facts['folds']}, test images in turn"),
         ("Protocol", protocol.get(facts["protocol"], facts["protocol"])),
         ("Split hash", evidence.split_hash),
@@ -130,9 +130,9 @@ def data_facts(evidence: Evidence) -> list[tuple[str, str]]:
 
 def discipline(evidence: Evidence) -> list[str]:
     """What the models saw of which images, in sentences."""
-    fraction, patience = evidence.facts["validation_fraction"], evidence.page["training"]["patience"]
+    fraction, patience = evidence.facts["validation_fraction"], evidence.config["training"]["patience"]
     stop = (
-        f"Training ran for all {evidence.page['training']['epochs']} epochs; the last network was kept, whatever its "
+        f"Training ran for all {evidence.config['training']['epochs']} epochs; the last network was kept, whatever its "
         "score."
         if patience is None
         else f"Training stopped {patience} epochs after the best inner validation score, and that network was kept."
@@ -140,7 +140,7 @@ def discipline(evidence: Evidence) -> list[str]:
     return [
         f"Every image was scored once ({_seeds(evidence)}), by the model of the fold that had it as a test image.",
         f"{100 * fraction:.0f} % of each model's training images were held out by group as inner validation. "
-        "Temperatures, the limit of doubt and the scores behind prediction sets come from there, never from test "
+        "Temperatures, the novelty threshold and the scores behind prediction sets come from there, never from test "
         f"images. {stop}",
         "Class counts that losses use were taken from the training images of each fold alone.",
         "What people changed after they had seen earlier test results cannot be read from these files. Settings that "
@@ -191,7 +191,7 @@ def cases_note(evidence: Evidence, shown: bool, pictures: bool) -> str:
     """Whether images are shown, and under which terms."""
     if shown:
         return (
-            f"This report holds images of the library under its licence, {evidence.licence}: pass it on only as that "
+            f"This report holds images of the library under its license, {evidence.license}: pass it on only as that "
             "allows. A report without images is written with --no-images."
         )
     return (
@@ -235,11 +235,11 @@ def commands(evidence: Evidence) -> str:
     return "\n".join(lines)
 
 
-def portable_page(evidence: Evidence) -> str:
-    """The resolved page, without paths of the machine it was run on."""
-    page = dict(evidence.page)
-    page["data"] = {"manifest": f"data_manifests/{evidence.facts['dataset']}.csv", **page["data"]}
-    return yaml.safe_dump(page, sort_keys=False)
+def portable_config(evidence: Evidence) -> str:
+    """The resolved config, without paths of the machine it was run on."""
+    config = dict(evidence.config)
+    config["data"] = {"manifest": f"data_manifests/{evidence.facts['dataset']}.csv", **config["data"]}
+    return yaml.safe_dump(config, sort_keys=False)
 
 
 def versions(evidence: Evidence) -> list[tuple[str, str]]:

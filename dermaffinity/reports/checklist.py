@@ -10,7 +10,7 @@ _ASK = "Not reported: the authors of the study have to add it."
 
 
 def checklist(
-    *, external: bool, baseline: bool, subgroups: list[str], leaks: bool, doubt: bool, thumbnails: bool
+    *, external: bool, baseline: bool, subgroups: list[str], leaks: bool, novelty: bool, thumbnails: bool
 ) -> Table:
     """The items with where this report answers them.
 
@@ -19,7 +19,7 @@ def checklist(
         baseline: Whether there is a comparison.
         subgroups: Columns by which results are split.
         leaks: Whether test images have relatives in training.
-        doubt: Whether the models could be run again, for doubt and the map.
+        novelty: Whether the models could be run again, for novelty and the map.
         thumbnails: Whether cases are shown.
     """
     who = f"Results by {', '.join(subgroups)}: see Subgroups." if subgroups else "Not reported: not in the manifest."
@@ -30,11 +30,11 @@ def checklist(
         ("Health inequalities", "–", "3c", _ASK),
         ("Objectives", "4", "4", "Model card states the intended use; the study's hypotheses are not reported."),
         ("Study design: retrospective", "5–6", "5a", "Retrospective reuse of an image library: see Data and split."),
-        ("Data source, dates, setting", "7", "5a–6a", "Source and licence: see Data and split. Dates and setting: not "
+        ("Data source, dates, setting", "7", "5a–6a", "Source and license: see Data and split. Dates and setting: not "
          "reported here, see the source."),
         ("Eligibility of patients and images", "8, 10", "6b", "Counts: see Data and split. Criteria: not reported "
          "here, see the source."),
-        ("Preprocessing", "9", "7", "What was run; the page under How to reproduce."),
+        ("Preprocessing", "9", "7", "What was run; the config under How to reproduce."),
         ("De-identification, ethical approval", "12", "17", _ASK),
         ("Missing data", "13", "11", "Every image of the manifest is scored; missing entries are rows 'not recorded' "
          "in Subgroups." if subgroups else "Every image of the manifest is scored; it holds nothing else."),
@@ -53,7 +53,7 @@ def checklist(
          "; no baseline was compared.")),
         ("Robustness", "30", "12d", "Intervals resample patients or lesions. Other devices, corruptions and light: not "
          "reported."),
-        ("Explanation of predictions", "31", "–", "Embedding map." if doubt else "Not reported."),
+        ("Explanation of predictions", "31", "–", "Embedding map." if novelty else "Not reported."),
         ("External validation", "32", "16, 20c", "See External images." if external else "Not reported: no external "
          "images were scored."),
         ("Flow of participants", "33", "20a", "Counts by class, fold and set: see Data and split. Exclusions before "

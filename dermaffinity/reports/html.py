@@ -1,7 +1,7 @@
 """An experiment's report as one HTML file that needs nothing else: no network, no script, no other file.
 
-`ReportContent` is what there is to say, `render` lays it out. All text is escaped; figures are inline SVG whose black
-follows the page's text color, so that they can be read in light and in dark.
+`ReportContent` is what there is to say, `render` writes it as HTML. All text is escaped; figures are inline SVG whose
+black follows the page's text color, so that they can be read in light and in dark.
 """
 
 import base64
@@ -118,7 +118,7 @@ class ReportContent:
     dataset: str
     created: str
     intended_use: str
-    licence: str
+    license: str
     source: str
     classes: Sequence[str]
     malignant: Sequence[str]
@@ -140,7 +140,7 @@ class ReportContent:
     confusion: Confusion
     calibration: Table
     coverage: Table
-    doubt: str
+    novelty: str
     sets: Table | None
     sets_note: str
     external: Table | None
@@ -154,7 +154,7 @@ class ReportContent:
     unrecorded: Sequence[str]
     checklist: Table
     commands: str
-    page: str
+    config: str
     versions: Sequence[tuple[str, str]]
 
 

@@ -59,7 +59,7 @@ def seeds_table(measured: Mapping[str, Measured], tried: Mapping[str, int]) -> p
 
     Args:
         measured: By method.
-        tried: Combinations tried, by method; 0 for a page as it stands.
+        tried: Combinations tried, by method; 0 for a config as it stands.
     """
     names = [name for name in ("balanced_accuracy", "minority_recall") if name in next(iter(measured.values())).by_seed]
     rows = {}

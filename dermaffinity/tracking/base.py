@@ -23,7 +23,7 @@ class Run(Protocol):
         """What reopens the run later; empty when nothing is recorded."""
 
     def log_params(self, params: Mapping[str, object]) -> None:
-        """Record a resolved page; nested sections become dotted names.
+        """Record a resolved config; nested sections become dotted names.
 
         Raises:
             TrackingError: The run was recorded with another value of a parameter.
@@ -97,7 +97,7 @@ class Tracker(Protocol):
     def parent(
         self, experiment: str, name: str, *, run_id: str | None, tags: Mapping[str, str], description: str
     ) -> Run:
-        """Open the run of one experiment page.
+        """Open the run of one experiment config.
 
         Args:
             experiment: Runs that belong side by side, for example the manifest's name.

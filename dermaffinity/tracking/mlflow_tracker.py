@@ -90,7 +90,7 @@ class MlflowTracker:
     def parent(
         self, experiment: str, name: str, *, run_id: str | None, tags: Mapping[str, str], description: str
     ) -> "MlflowRun":
-        """Open the run of one experiment page; see :class:`dermaffinity.tracking.base.Tracker`."""
+        """Open the run of one experiment config; see :class:`dermaffinity.tracking.base.Tracker`."""
         return self._open_run(
             self._experiment_id(experiment), name, run_id, {**tags, "mlflow.note.content": description}
         )
@@ -228,7 +228,7 @@ class MlflowRun:
         self._curves: dict[str, dict[int, float]] = {}
 
     def log_params(self, params: Mapping[str, object]) -> None:
-        """Record a resolved page; a changed value is refused."""
+        """Record a resolved config; a changed value is refused."""
         # Cut here and not by MLflow, so that a long value equals itself when it is recorded again.
         given = {name: _text(value)[:_PARAM_LENGTH] for name, value in _slugged(dict(_flat(params))).items()}
         stored = self._tracker.call(lambda client: client.get_run(self.id)).data.params
@@ -239,7 +239,7 @@ class MlflowRun:
         ]
         if changed:
             raise TrackingError(
-                f"The run {self.id} was recorded with other parameters. Resume it with the page it was started with, "
+                f"The run {self.id} was recorded with other parameters. Resume it with the config it was started with, "
                 "or start a new run.",
                 changed,
             )

@@ -11,11 +11,11 @@ from dermaffinity.metrics.conformal import calibration_scores
 from dermaffinity.model_folder import Calibration
 from dermaffinity.results import class_indices
 
-_LIMIT = 0.95  # share of the inner validation images that are not doubtful
+_LIMIT = 0.95  # share of the inner validation images that are not novel
 
 
 def calibrate(predictions: Predictions, head: Head, classes: Sequence[str]) -> Calibration:
-    """Temperature, conformal scores and scale of the doubt.
+    """Temperature, conformal scores and scale of the novelty.
 
     Args:
         predictions: For the inner validation images; the test fold has no part in it.
@@ -34,7 +34,7 @@ def calibrate(predictions: Predictions, head: Head, classes: Sequence[str]) -> C
         scores={name: tuple((np.ceil(1e6 * own) / 1e6).tolist()) for name, own in zip(classes, scores, strict=True)},
         distance_mean=mean,
         distance_sd=sd,
-        doubt_limit=float(np.quantile((distance - mean) / sd, _LIMIT)),
+        novelty_threshold=float(np.quantile((distance - mean) / sd, _LIMIT)),
     )
 
 

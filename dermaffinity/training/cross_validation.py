@@ -1,4 +1,4 @@
-"""The jobs of a cross-validation: one fold and seed of one page, trained and scored on its own.
+"""The jobs of a cross-validation: one fold and seed of one config, trained and scored on its own.
 
 A job is resumable, finished once, and knows nothing of the others; how jobs are run is the launcher's business
 (``launchers.py``), and what becomes of their results that of ``dermaffinity.experiments``.
@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from lightning_fabric import Fabric
 
-from dermaffinity.config import DataSettings, NetworkPage, Page
+from dermaffinity.config import Config, DataSettings, NetworkConfig
 from dermaffinity.data.augmentation import training_transform
 from dermaffinity.data.dataset import ManifestDataset, RowImages, read_all
 from dermaffinity.data.library import ImageLibrary
@@ -52,10 +52,10 @@ PATIENCE = 10.0
 
 @dataclass(frozen=True)
 class Job:
-    """One fold and seed of one page; picklable.
+    """One fold and seed of one config; picklable.
 
     Args:
-        page: The experiment.
+        config: The experiment.
         fold: The test fold.
         seed: Of initialization, order, augmentation and the inner validation part.
         folder: The experiment's folder.
@@ -65,7 +65,7 @@ class Job:
         external: Whether to score the manifest's external rows as well.
     """
 
-    page: Page
+    config: Config
     fold: int
     seed: int
     folder: ExperimentFolder
@@ -77,7 +77,7 @@ class Job:
     @property
     def label(self) -> str:
         """What a person calls this job."""
-        return f"{self.page.name} fold {self.fold} seed {self.seed}"
+        return f"{self.config.name} fold {self.fold} seed {self.seed}"
 
     @property
     def files(self) -> JobFolder:
@@ -89,7 +89,7 @@ class Images:
     """The decoded images of one manifest, shared by the jobs of one process.
 
     Args:
-        settings: The page's ``data`` section.
+        settings: The config's ``data`` section.
     """
 
     def __init__(self, settings: DataSettings) -> None:
@@ -137,7 +137,7 @@ def run_job(job: Job, images: Images, progress: JobProgress) -> None:
     if files.finished and (not job.external or files.external.exists()):
         progress.finish(f"{job.label}: finished before")
         return
-    fabric = _fabric(_page(job))
+    fabric = _fabric(_config(job))
     # Under torchrun one process holds the folder for all.
     with hold(files.path, PATIENCE) if fabric.is_global_zero else nullcontext():
         if fabric.is_global_zero:
@@ -154,15 +154,15 @@ def run_job(job: Job, images: Images, progress: JobProgress) -> None:
             _score_external(job, images, fabric, progress)
 
 
-def identity(page: Page) -> dict[str, Any]:
-    """What makes two pages the same experiment: all but where files lie and how many processes read them."""
-    resolved = page.portable()
+def identity(config: Config) -> dict[str, Any]:
+    """What makes two configs the same experiment: all but where files lie and how many processes read them."""
+    resolved = config.portable()
     for section, key in (("data", "root"), ("data", "manifest"), ("training", "workers")):
         resolved.get(section, {}).pop(key, None)
     return resolved
 
 
-def speaks_for_all() -> bool:
+def is_main_process() -> bool:
     """Whether this process writes and prints; of those that torchrun starts, the first one."""
     return "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["RANK"] == "0"
 
@@ -175,28 +175,28 @@ def ended_when_stopped(*runs: Run) -> Iterator[None]:
     except (TrackingError, BusyError):
         raise  # a store that refused would be waited for again; a run of another process goes on
     except BaseException as error:
-        with suppress(DermaffinityError):  # the first error is the one to mend
+        with suppress(DermaffinityError):  # the first error is the one to fix
             for run in runs:
                 run.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         raise
 
 
 def _train_and_score(job: Job, images: Images, fabric: Fabric, run: Run, progress: JobProgress) -> None:
-    page, classes = _page(job), images.manifest.classes
-    settings = page.training
+    config, classes = _config(job), images.manifest.classes
+    settings = config.training
     rows, labels, decoded = images.rows, images.labels, images.decoded()
     fit_rows, inner_rows, test_rows = parts(job, rows)
 
     seed_everything(derive_seed("initialization", job.seed, job.fold))
-    network = build_network(page.resolved(), len(classes), pretrained=True)
+    network = build_network(config.resolved(), len(classes), pretrained=True)
     counts = torch.bincount(torch.as_tensor(labels[fit_rows]), minlength=len(classes))
-    loss = page.loss.build(counts, network.head.embedding_dim)
-    mixing = None if page.mixing is None else page.mixing.build()
+    loss = config.loss.build(counts, network.head.embedding_dim)
+    mixing = None if config.mixing is None else config.mixing.build()
     seed = derive_seed("training", job.seed, job.fold)
     trainer = Trainer(network, loss, settings, seed=seed, fabric=fabric, mixing=mixing)
 
-    fixed = EvaluationStage(page.data.image_size)
-    augmentation = page.augmentation.build(page.data.image_size)
+    fixed = EvaluationStage(config.data.image_size)
+    augmentation = config.augmentation.build(config.data.image_size)
     augmented = training_transform(augmentation) if augmentation.random else fixed
 
     def dataset(which: np.ndarray, transform: Callable[[np.ndarray], torch.Tensor]) -> ManifestDataset:
@@ -220,9 +220,9 @@ def _train_and_score(job: Job, images: Images, fabric: Fabric, run: Run, progres
         return prediction_table(rows.iloc[which], probabilities, classes, fold=job.fold, seed=job.seed)
 
     learned, seen = trainer.predict(dataset(fit_rows, fixed)), trainer.predict(inner)
-    if page.refit is not None:
+    if config.refit is not None:
         # Predictions are on the CPU. While the head is there as well, a network on a GPU cannot predict.
-        chosen = page.refit.build()(network.head.cpu(), learned, seen, seed=derive_seed("refit", seed))
+        chosen = config.refit.build()(network.head.cpu(), learned, seen, seed=derive_seed("refit", seed))
         network.head.to(fabric.device)
         run.log_metrics({f"refit.{name}": value for name, value in chosen.items()}, step=settings.epochs)
         seen = trainer.predict(inner)
@@ -233,7 +233,7 @@ def _train_and_score(job: Job, images: Images, fabric: Fabric, run: Run, progres
         save_model(
             job.files.path,
             network,
-            _facts(page, images.manifest),
+            _facts(config, images.manifest),
             fold=job.fold,
             seed=job.seed,
             calibration=calibrate(seen, network.head, classes),
@@ -250,13 +250,13 @@ def _train_and_score(job: Job, images: Images, fabric: Fabric, run: Run, progres
 
 
 def parts(job: Job, rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Positions of the rows to fit, to make choices on, and to test; equal for every page with this fold and seed."""
+    """Positions of the rows to fit, to make choices on, and to test; equal for every config with this fold and seed."""
     test = (rows["fold"] == job.fold).to_numpy(dtype=bool)
     training = np.flatnonzero(~test)
     held_out = inner_validation(
         rows["label"].iloc[training].tolist(),
         rows["group"].iloc[training].tolist(),
-        fraction=job.page.data.validation_fraction,
+        fraction=job.config.data.validation_fraction,
         seed=derive_seed("inner validation", job.fold, job.seed),
     )
     return training[~held_out], training[held_out], np.flatnonzero(test)
@@ -266,17 +266,17 @@ def _score_external(job: Job, images: Images, fabric: Fabric, progress: JobProgr
     """Scores the external images with the finished model, once."""
     if job.files.external.exists():
         return
-    page = _page(job)
+    config = _config(job)
     description = read_description(job.files.path)
-    (network,) = load_networks(job.files.path, description, job.page.plugins)
+    (network,) = load_networks(job.files.path, description, job.config.plugins)
     rows, content = images.external()
-    dataset = ManifestDataset(content, images.indices(rows), EvaluationStage(page.data.image_size))
+    dataset = ManifestDataset(content, images.indices(rows), EvaluationStage(config.data.image_size))
     progress.start(f"{job.label}, external images", len(rows))
     predictions = predict(
         network.to(fabric.device).to(memory_format=torch.channels_last),
         dataset,
         device=fabric.device,
-        workers=page.training.workers,
+        workers=config.training.workers,
         rank=fabric.global_rank,
         world_size=fabric.world_size,
         on_images=progress.images,
@@ -289,15 +289,15 @@ def _score_external(job: Job, images: Images, fabric: Fabric, progress: JobProgr
     fabric.barrier()
 
 
-def _facts(page: NetworkPage, manifest: Manifest) -> Facts:
+def _facts(config: NetworkConfig, manifest: Manifest) -> Facts:
     """What the classifier's file says about it, but for what belongs to one fold."""
-    resolved = page.resolved()
+    resolved = config.resolved()
     return Facts.model_validate(
         {
-            "name": page.name,
+            "name": config.name,
             "classes": manifest.classes,
             "malignant": manifest.malignant,
-            "preprocessing": {"image_size": page.data.image_size, "lesion_crop": page.data.lesion_crop},
+            "preprocessing": {"image_size": config.data.image_size, "lesion_crop": config.data.lesion_crop},
             **{section: resolved[section] for section in ("backbone", "neck", "head")},
             "data": {
                 "name": manifest.name,
@@ -305,7 +305,7 @@ def _facts(page: NetworkPage, manifest: Manifest) -> Facts:
                 "images_digest": manifest.images_digest,
                 "class_counts": manifest.class_counts(),
                 "source": manifest.source,
-                "licence": manifest.licence,
+                "license": manifest.license,
             },
         }
     )
@@ -360,27 +360,27 @@ def keep(
     return metrics
 
 
-def _page(job: Job) -> NetworkPage:
-    assert isinstance(job.page, NetworkPage)
-    return job.page
+def _config(job: Job) -> NetworkConfig:
+    assert isinstance(job.config, NetworkConfig)
+    return job.config
 
 
 def open_child(job: Job) -> Run:
     """The job's tracking run, the same one after an interruption."""
     known = job.files.run_id
     tags = {"role": "child", "fold": str(job.fold), "seed": str(job.seed)}
-    run = job.tracker.child(job.parent, f"{job.page.name} fold-{job.fold} seed-{job.seed}", run_id=known, tags=tags)
+    run = job.tracker.child(job.parent, f"{job.config.name} fold-{job.fold} seed-{job.seed}", run_id=known, tags=tags)
     # At once: a run whose id is lost would be marked as running for ever.
     if run.id and run.id != known:
         job.files.note_run(run.id)
-    run.log_params(identity(job.page))
+    run.log_params(identity(job.config))
     return run
 
 
-def _fabric(page: NetworkPage) -> Fabric:
+def _fabric(config: NetworkConfig) -> Fabric:
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces the precision for every fold
     # One device, unless torchrun says otherwise.
     devices, processes = (int(os.environ.get(name, 1)) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
-    fabric = Fabric(devices=devices, num_nodes=processes // devices, precision=page.training.precision)  # type: ignore[arg-type]
+    fabric = Fabric(devices=devices, num_nodes=processes // devices, precision=config.training.precision)  # type: ignore[arg-type]
     fabric.launch()
     return fabric

@@ -1,4 +1,4 @@
-"""The jobs of pages without a network: an estimator learns from features of masked lesions, and is scored.
+"""The jobs of configs without a network: an estimator learns from features of masked lesions, and is scored.
 
 They leave the tables, metrics and tracking runs that a network's jobs leave, but no model: fitting takes a minute, and
 is done again where a finished job is asked for external images later.
@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from dermaffinity.classic import Estimator, Features
-from dermaffinity.config import EstimatorPage
+from dermaffinity.config import EstimatorConfig
 from dermaffinity.data.images import decode_image, decode_mask
 from dermaffinity.data.manifest import Manifest
 from dermaffinity.errors import ConfigError, DataError, TrainingError
@@ -23,21 +23,21 @@ from dermaffinity.training.cross_validation import (
     Images,
     Job,
     ended_when_stopped,
+    is_main_process,
     keep,
     open_child,
     parts,
-    speaks_for_all,
 )
 from dermaffinity.training.progress import JobProgress
 
 _NAMED = 10  # images that an error lists
 
 
-def check_estimator_page(page: EstimatorPage, manifest: Manifest, external: bool) -> None:
+def check_estimator_config(config: EstimatorConfig, manifest: Manifest, external: bool) -> None:
     """Refuses, before anything is computed, what only the manifest shows.
 
     Args:
-        page: The experiment.
+        config: The experiment.
         manifest: Its images.
         external: Whether the external images are to be scored.
 
@@ -46,15 +46,16 @@ def check_estimator_page(page: EstimatorPage, manifest: Manifest, external: bool
         DataError: When images have no mask.
     """
     try:
-        page.estimator.build(manifest.classes, 0)
+        config.estimator.build(manifest.classes, 0)
     except ValueError as error:
-        raise ConfigError(f"{page.name}: estimator: {error}") from error
+        raise ConfigError(f"{config.name}: estimator: {error}") from error
     rows = manifest.rows if external else manifest.development()
     bare = rows.loc[~_masked(rows), "image"]
     if len(bare):
         raise DataError(
-            f"{page.data.manifest}: {len(bare):,} of {len(rows):,} images have no lesion mask, which {page.name} takes "
-            "its features from. Add the masks and run dermaffinity prepare again, or run a page that trains a network",
+            f"{config.data.manifest}: {len(bare):,} of {len(rows):,} images have no lesion mask, which {config.name} "
+            "takes its features from. Add the masks and run dermaffinity prepare again, or run a config that trains a "
+            "network",
             [*bare.iloc[:_NAMED], *(["…"] if len(bare) > _NAMED else [])],
         )
 
@@ -68,7 +69,7 @@ def run_estimator_job(job: Job, images: Images, progress: JobProgress) -> None:
         BusyError: When another process is at this job.
     """
     files = job.files
-    if not speaks_for_all():
+    if not is_main_process():
         return  # the processes of torchrun share the training of a network; here is none
     if files.finished and (not job.external or files.external.exists()):
         progress.finish(f"{job.label}: finished before")
@@ -95,7 +96,7 @@ def _fit(job: Job, images: Images, progress: JobProgress) -> Estimator:
     groups = images.rows["group"].to_numpy()[fit_rows]
     progress.start(f"{job.label}: fitting", len(fit_rows))
     seed = derive_seed("estimator", job.seed, job.fold)
-    estimator = _page(job).estimator.build(images.manifest.classes, seed)
+    estimator = _config(job).estimator.build(images.manifest.classes, seed)
     try:
         estimator.fit(features[fit_rows], images.labels[fit_rows], groups)
     except ValueError as error:
@@ -115,7 +116,7 @@ def _score(job: Job, images: Images, estimator: Estimator, run: Run, progress: J
 
     validation = table(inner_rows)
     scored = validation if job.scored == "inner" else table(test_rows)
-    names = np.array(_page(job).features.build().names)
+    names = np.array(_config(job).features.build().names)
     selected = {decision: names[chosen].tolist() for decision, chosen in estimator.selected.items()}
     write_json(job.files.path / "selected_features.json", selected)
     run.log_json(selected, "selected_features.json")
@@ -132,13 +133,13 @@ def _score_external(job: Job, images: Images, estimator: Estimator, progress: Jo
 
 
 def _features(job: Job, images: Images, part: str, progress: JobProgress) -> np.ndarray:
-    """(N, F) of the development or external rows; computed once for all pages with this section and folds."""
-    section = job.page.resolved()["features"]
+    """(N, F) of the development or external rows; computed once for all configs with this section and folds."""
+    section = job.config.resolved()["features"]
     key = (part, json.dumps(section, sort_keys=True))
     if key not in images.features:
         rows = images.rows if part == "development" else images.external()[0]
         progress.start(f"{images.manifest.name}: features of {part} images", len(rows))
-        images.features[key] = _compute(_page(job).features.build(), images, rows, progress)
+        images.features[key] = _compute(_config(job).features.build(), images, rows, progress)
     return images.features[key]
 
 
@@ -152,7 +153,7 @@ def _compute(features: Features, images: Images, rows: pd.DataFrame, progress: J
             problems.append(f"{path}: {mask_path} shows no lesion")
         progress.images(1)
     if problems:
-        raise DataError("features need a lesion; mend these masks, or leave their images out", problems)
+        raise DataError("features need a lesion; fix these masks, or leave their images out", problems)
     return np.array(computed)
 
 
@@ -169,6 +170,6 @@ def _masked(rows: pd.DataFrame) -> pd.Series:
     return rows["mask"].map(lambda mask: isinstance(mask, str) and mask != "")
 
 
-def _page(job: Job) -> EstimatorPage:
-    assert isinstance(job.page, EstimatorPage)
-    return job.page
+def _config(job: Job) -> EstimatorConfig:
+    assert isinstance(job.config, EstimatorConfig)
+    return job.config

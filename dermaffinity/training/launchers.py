@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any, Literal, cast
 
-from dermaffinity.config import DataSettings, EstimatorPage
+from dermaffinity.config import DataSettings, EstimatorConfig
 from dermaffinity.errors import DermaffinityError, TrainingError
 from dermaffinity.training.cross_validation import Images, Job, run_job
 from dermaffinity.training.estimation import run_estimator_job
@@ -38,7 +38,7 @@ def launch(jobs: Sequence[Job], launcher: Launcher, progress: JobProgress) -> No
 
 
 def _run(job: Job, images: Images, progress: JobProgress) -> None:
-    run = run_estimator_job if isinstance(job.page, EstimatorPage) else run_job
+    run = run_estimator_job if isinstance(job.config, EstimatorConfig) else run_job
     run(job, images, progress)
 
 
@@ -46,10 +46,10 @@ def _launch_inline(jobs: Sequence[Job], progress: JobProgress) -> list[str]:
     images: dict[DataSettings, Images] = {}
     failures = []
     for job in jobs:
-        if job.page.data not in images:
-            images = {job.page.data: Images(job.page.data)}  # only one library's images in memory at a time
+        if job.config.data not in images:
+            images = {job.config.data: Images(job.config.data)}  # only one library's images in memory at a time
         try:
-            _run(job, images[job.page.data], progress)
+            _run(job, images[job.config.data], progress)
         except TrainingError as error:  # this job's own; a full disk or a missing image would stop the others as well
             failures.append(f"{job.label}: {error}")
             progress.finish(failures[-1])
@@ -116,7 +116,7 @@ def _run_alone(job: Job, device: str | None, threads: int, sender: Connection) -
 
     torch.set_num_threads(threads)
     try:
-        _run(job, Images(job.page.data), SilentProgress())
+        _run(job, Images(job.config.data), SilentProgress())
     except DermaffinityError as error:
         sender.send(str(error))
     except KeyboardInterrupt:

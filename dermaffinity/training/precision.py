@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from dermaffinity.config import NetworkPage, Page
+from dermaffinity.config import Config, NetworkConfig
 
 _EMULATED = (
     "training.precision=bf16-mixed: this processor has no bfloat16 and imitates it, at 15 to 30 times the time of "
@@ -27,16 +27,16 @@ def has_bfloat16() -> bool:
     )
 
 
-def with_precision(page: Page, recorded: str | None = None) -> Page:
-    """The page with ``training.precision: auto`` decided: as recorded with the experiment, else for this machine."""
-    if not isinstance(page, NetworkPage) or page.training.precision != "auto":
-        return page
+def with_precision(config: Config, recorded: str | None = None) -> Config:
+    """The config with ``training.precision: auto`` decided: as recorded with the experiment, else for this machine."""
+    if not isinstance(config, NetworkConfig) or config.training.precision != "auto":
+        return config
     decided = recorded or ("bf16-mixed" if has_bfloat16() else "32-true")
-    return page.model_copy(update={"training": page.training.model_copy(update={"precision": decided})})
+    return config.model_copy(update={"training": config.training.model_copy(update={"precision": decided})})
 
 
-def slow_precision(page: Page) -> str | None:
-    """What a person should know before this page trains here for hours; None where there is nothing to say."""
-    asked = isinstance(page, NetworkPage) and page.training.precision == "bf16-mixed"
+def slow_precision(config: Config) -> str | None:
+    """What a person should know before this config trains here for hours; None where there is nothing to say."""
+    asked = isinstance(config, NetworkConfig) and config.training.precision == "bf16-mixed"
     on_processor = not torch.cuda.is_available() and not torch.backends.mps.is_available()
     return _EMULATED if asked and on_processor and not has_bfloat16() else None

@@ -32,7 +32,7 @@ class Trainer:
     Args:
         network: With freshly built or pretrained weights.
         loss: Fits the network's head.
-        settings: The page's ``training`` section.
+        settings: The config's ``training`` section.
         seed: Of order and augmentation.
         fabric: Launched; decides device, precision and number of processes.
         mixing: Mixes the images of each training batch.

@@ -1,4 +1,4 @@
-"""A benchmark from end to end on a tiny library: partly run, gone on with, with a page that fails, and read again."""
+"""A benchmark from end to end on a tiny library: partly run, resumed, with a config that fails, and read again."""
 
 import dataclasses
 import shutil
@@ -21,33 +21,33 @@ SOFTMAX = "class: dermaffinity.losses.CrossEntropyLoss"
 
 
 @pytest.fixture(scope="module")
-def desk(tiny_page, phantom_manifest, tmp_path_factory):
-    """Pages on a manifest with external images: CoSen, softmax with a grid, and one whose training fails."""
+def desk(tiny_config, phantom_manifest, tmp_path_factory):
+    """Configs on a manifest with external images: CoSen, softmax with a grid, and one whose training fails."""
     folder = tmp_path_factory.mktemp("benchmark")
     manifest = read_manifest(phantom_manifest)
     rows = manifest.rows.copy()
     groups = rows.loc[rows["label"] == "ML", "group"].unique()[:2]
     rows.loc[rows["group"].isin(groups), "fold"] = pd.NA
     write_manifest(dataclasses.replace(manifest, rows=rows), folder / "with_external.csv")
-    cosen = tiny_page.read_text().replace(str(phantom_manifest), str(folder / "with_external.csv"))
+    cosen = tiny_config.read_text().replace(str(phantom_manifest), str(folder / "with_external.csv"))
     cosen = cosen.replace("epochs: 3", "epochs: 1")
     softmax = cosen.replace("class: dermaffinity.losses.CoSenLoss, cost_rate: 0.1", SOFTMAX)
     grid = "grid: {training.learning_rate: [0.02, 0.01]}\n"
-    pages = {"tiny_cosen": cosen, "tiny_softmax": softmax + grid, "tiny_broken": softmax.replace("0.02", "1.0e+30")}
-    for name, page in pages.items():
-        (folder / f"{name}.yaml").write_text(page.replace("name: tiny", f"name: {name}"))
+    configs = {"tiny_cosen": cosen, "tiny_softmax": softmax + grid, "tiny_broken": softmax.replace("0.02", "1.0e+30")}
+    for name, config in configs.items():
+        (folder / f"{name}.yaml").write_text(config.replace("name: tiny", f"name: {name}"))
     return folder
 
 
 def run(desk, *names, runs="runs", **options):
     console = Console(file=StringIO(), width=200)
-    pages = [desk / f"tiny_{name}.yaml" for name in names]
-    return run_benchmark(pages, runs=desk / runs, tracker=NullTracker(), console=console, **options), console
+    configs = [desk / f"tiny_{name}.yaml" for name in names]
+    return run_benchmark(configs, runs=desk / runs, tracker=NullTracker(), console=console, **options), console
 
 
 @pytest.fixture(scope="module")
 def gone_on_with(desk):
-    """First one fold of one page, then everything; with the files of the first call as they were, and are."""
+    """First one fold of one config, then everything; with the files of the first call as they were, and are."""
     run(desk, "cosen", "softmax", folds=[1])
     before = {path: path.stat().st_mtime_ns for path in (desk / "runs").glob("*/fold-*/*") if path.is_file()}
     benchmark, console = run(desk, "cosen", "broken", "softmax", seeds=[0, 1], external=True)
@@ -63,7 +63,7 @@ def test_a_benchmark_that_goes_on_leaves_finished_jobs_alone(gone_on_with):
     assert set(benchmark.measured) == {"tiny_cosen", "tiny_softmax"}
 
 
-def test_a_page_that_fails_is_in_the_table_and_the_others_go_on(gone_on_with):
+def test_a_config_that_fails_is_in_the_table_and_the_others_go_on(gone_on_with):
     benchmark = gone_on_with[0]
     assert len(benchmark.failures["tiny_broken"]) == 6
     assert "cross_entropy" in benchmark.failures["tiny_broken"][0]
@@ -130,11 +130,11 @@ def test_everything_is_written_and_can_be_read_again_without_training(gone_on_wi
         "forest.png",
         "ranks.png",
     }
-    page = (desk / "out/benchmark.md").read_text()
-    assert "## Gain over tiny_cosen: percentage points" in page
-    assert "## Gain over the best rival: percentage points" in page
-    assert "picked by its result, which favors it, so that the comparison is conservative" in page
-    assert "cannot be told apart: differences below" in page
+    text = (desk / "out/benchmark.md").read_text()
+    assert "## Gain over tiny_cosen: percentage points" in text
+    assert "## Gain over the best rival: percentage points" in text
+    assert "picked by its result, which favors it, so that the comparison is conservative" in text
+    assert "no detectable difference (smallest detectable gain:" in text
 
     def refuse(*arguments, **options):
         raise AssertionError("something was trained")
@@ -147,7 +147,7 @@ def test_everything_is_written_and_can_be_read_again_without_training(gone_on_wi
     for name in ("per_fold.csv", "gains.csv", "tests.csv"):
         assert (desk / "again" / name).read_text() == (desk / "out" / name).read_text()
     untuned, _ = run(desk, "cosen", "softmax", tuned=True, train=False)
-    assert "run dermaffinity tune for this page first" in untuned.failures["tiny_softmax"][0]
+    assert "run dermaffinity tune for this text first" in untuned.failures["tiny_softmax"][0]
     assert untuned.standings is None
 
 
@@ -156,11 +156,11 @@ def test_a_quick_tuned_benchmark_runs_under_names_of_its_own_and_says_so(desk):
     assert benchmark.notes()[0] == QUICK
     assert all(".quick" in path.name for path in (desk / "quick").iterdir())
     assert all(title.startswith("Quick trial, means nothing: ") for title in benchmark.tables())
-    assert benchmark.methods["tiny_cosen"].page.name == "tiny_cosen.quick"
+    assert benchmark.methods["tiny_cosen"].config.name == "tiny_cosen.quick"
     tuned = benchmark.methods["tiny_softmax"]
-    assert (tuned.page.name, tuned.tried) == ("tiny_softmax.quick.tuned", 2)
-    assert tuned.page.training.learning_rate == tuned.settings["training.learning_rate"]
-    assert (tuned.page.training.epochs, tuned.page.data.image_size) == (1, 32)
+    assert (tuned.config.name, tuned.tried) == ("tiny_softmax.quick.tuned", 2)
+    assert tuned.config.training.learning_rate == tuned.settings["training.learning_rate"]
+    assert (tuned.config.training.epochs, tuned.config.data.image_size) == (1, 32)
     (job,) = ExperimentFolder(desk / "quick/tiny_softmax.quick.tuned").jobs()
     assert job.path.name == "fold-0_seed-3"
     seeds = benchmark.tables()["Quick trial, means nothing: Mean ± standard deviation over seeds, percent"]
@@ -178,11 +178,11 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_trained(desk, pha
     with pytest.raises(ConfigError, match="larger than the budget of 1 combinations that every method has") as error:
         run(desk, "cosen", "softmax", runs="none", tuned=True, budget=1)
     assert error.value.problems == ("tiny_softmax: 2 combinations",)
-    with pytest.raises(ConfigError, match="none of these pages states a grid"):
+    with pytest.raises(ConfigError, match="none of these configs states a grid"):
         run(desk, "cosen", "broken", runs="none", tuned=True)
     with pytest.raises(ComparisonError, match="--baseline ldam: none of tiny_cosen, tiny_softmax fits"):
         run(desk, "cosen", "softmax", runs="none", baseline="ldam")
-    with pytest.raises(ConfigError, match="every page needs a name of its own, and tiny_cosen is there already"):
+    with pytest.raises(ConfigError, match="every config needs a name of its own, and tiny_cosen is there already"):
         run(desk, "cosen", "cosen", runs="none")
     other = shutil.copy(desk / "tiny_softmax.yaml", desk / "tiny_other.yaml")
     other.write_text(other.read_text().replace(str(desk / "with_external.csv"), str(phantom_manifest)))

@@ -41,7 +41,7 @@ def make_manifest(**changes) -> Manifest:
         "classes": ("NA", "MEL"),
         "malignant": ("MEL",),
         "source": "Doe, A.: Lesions, 2018, https://example.org/x: all",
-        "licence": "CC BY-NC 4.0",
+        "license": "CC BY-NC 4.0",
         "rows": rows,
     }
     return Manifest(**{**values, **changes})
@@ -102,7 +102,7 @@ def test_the_header_is_as_documented(path):
             "classes",
             "malignant",
             "source",
-            "licence",
+            "license",
             "split_hash",
         ]
     )
@@ -176,7 +176,7 @@ def test_windows_line_ends_and_a_byte_order_mark_do_no_harm(path):
 def test_all_problems_are_reported_at_once(path):
     write_manifest(make_manifest(), path)
     for old, new in (
-        ("# licence: CC BY-NC 4.0\n", ""),
+        ("# license: CC BY-NC 4.0\n", ""),
         ("# malignant: MEL", "# malignant: SCC"),
         ("# protocol: group", "# protocol: patient"),
         ("# seed: 3", "# seed: three"),
@@ -191,7 +191,7 @@ def test_all_problems_are_reported_at_once(path):
         edited(path, old, new)
     text = "\n".join(problems_of(path))
     for expected in (
-        "the header has no line '# licence: …'",
+        "the header has no line '# license: …'",
         "malignant 'SCC' is no class",
         "the protocol must be group or image or presplit, found 'patient'",
         "the header's seed is no whole number: 'three'",

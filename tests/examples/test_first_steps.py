@@ -69,7 +69,7 @@ def test_it_runs_to_the_end_and_shows_every_step(executed):
         assert (folder / "runs" / name / "classifier" / "classifier.json").exists()
     assert "predicted" in shown(notebook, "classifier", "text/html")[0]
     assert "always" in shown(notebook, "sets", "text/html")[1]
-    assert "above the limit" in shown(notebook, "doubt", "text/html")[0]
+    assert "above the limit" in shown(notebook, "novelty", "text/html")[0]
     for step in ("compare", "explain"):
         assert len(shown(notebook, step, "image/png")[0]) > 10_000
     # Warnings and progress bars would greet a beginner.

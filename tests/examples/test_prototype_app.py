@@ -137,7 +137,7 @@ def assert_fits(page) -> None:
 
 @pytest.mark.parametrize("page", [(1280, 800), (390, 844)], ids=["laptop", "phone"], indirect=True)
 def test_an_upload_gets_the_classifiers_own_answer_and_reasons(page, classifier, lesions):
-    content = png(next(array for array in lesions if classifier.doubt(array)[0] <= classifier.doubt_limit))
+    content = png(next(array for array in lesions if classifier.novelty(array)[0] <= classifier.novelty_threshold))
     upload(page, content)
     page.get_by_text("not unlike the training images").wait_for()
     (expected,) = classifier.predict(content)
@@ -154,9 +154,9 @@ def test_an_upload_gets_the_classifiers_own_answer_and_reasons(page, classifier,
 
 
 @pytest.mark.parametrize("page", [(1280, 800), (390, 844)], ids=["laptop", "phone"], indirect=True)
-def test_a_doubtful_image_says_so_and_names_no_class_in_large_letters(page, classifier, lesions):
-    weird = max(lesions, key=lambda array: classifier.doubt(array)[0])
-    assert classifier.doubt(weird)[0] > classifier.doubt_limit
+def test_a_novel_image_says_so_and_names_no_class_in_large_letters(page, classifier, lesions):
+    weird = max(lesions, key=lambda array: classifier.novelty(array)[0])
+    assert classifier.novelty(weird)[0] > classifier.novelty_threshold
     upload(page, png(weird))
     page.get_by_text("unlike the training images. Do not rely on the classes.").wait_for()
     assert page.get_by_test_id("label-output-value").count() == 0
@@ -189,8 +189,8 @@ def test_a_sample_is_a_click_away(page, served, classifier):
     page.get_by_text("Synthetic samples").wait_for()
     page.locator("button.gallery-item, .gallery button").nth(1).click()
     page.locator("#why img").wait_for()
-    doubt = classifier.doubt(served[1] / "samples" / "BCC.png")[0]
-    assert page.get_by_text(f"Doubt {doubt:.1f}, limit {classifier.doubt_limit:.1f}").is_visible()
+    novelty = classifier.novelty(served[1] / "samples" / "BCC.png")[0]
+    assert page.get_by_text(f"Novelty {novelty:.1f}, limit {classifier.novelty_threshold:.1f}").is_visible()
 
 
 def test_nothing_leaves_the_machine_and_nothing_stays_in_the_browser(page, served, lesions):

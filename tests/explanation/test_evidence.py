@@ -19,7 +19,12 @@ def test_examples_are_ordered_by_their_distance_in_units_of_the_median_one():
     known = TrainingExamples(["far", "near", "same"], ["a", "b", "a"], torch.tensor([[3.0, 0], [0, 2], [0, 0]]))
     found = nearest_examples([head], [output_at([0.0, 0.0], head)], [known])
     expected = pd.DataFrame(
-        {"image": ["same", "near", "far"], "label": ["a", "b", "a"], "distance": [0, 1, 9 / 4], "members": [1, 1, 1]}
+        {
+            "image": ["same", "near", "far"],
+            "label": ["a", "b", "a"],
+            "distance": [0, 1, 9 / 4],
+            "fold_models": [1, 1, 1],
+        }
     )
     pd.testing.assert_frame_equal(found, expected, check_dtype=False)
 
@@ -34,7 +39,7 @@ def test_members_of_any_scale_have_one_vote_and_only_on_images_that_they_learned
     found = nearest_examples(heads, outputs, [first, second]).set_index("image")
     assert found.index.tolist() == ["v", "w", "z", "x", "y"]
     assert found["distance"].to_dict() == pytest.approx({"v": 0, "w": 1, "z": 1, "x": 1.5, "y": 4})
-    assert found["members"].to_dict() == {"v": 1, "w": 1, "z": 1, "x": 2, "y": 1}
+    assert found["fold_models"].to_dict() == {"v": 1, "w": 1, "z": 1, "x": 2, "y": 1}
     assert nearest_examples(heads, outputs, [None, second])["image"].tolist() == ["v", "w", "x"]
     assert nearest_examples(heads, outputs, [None, None]) is None
 

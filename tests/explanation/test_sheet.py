@@ -47,7 +47,7 @@ def invented(**changes) -> Explanation:
     rng = np.random.default_rng(0)
     probabilities = rng.dirichlet([0.6] * 10)
     order = (-probabilities).argsort()
-    centers = [(name, member, 0, 1.0, rng.normal(3, 2)) for name in CLASSES for member in range(3)]
+    centers = [(name, fold_model, 0, 1.0, rng.normal(3, 2)) for name in CLASSES for fold_model in range(3)]
     examples = [
         (f"a/long/folder_of_a_library/P{k}_image_of_dermofit_{k}.png", CLASSES[-k - 1], k / 7, 2) for k in range(6)
     ]
@@ -56,9 +56,9 @@ def invented(**changes) -> Explanation:
         "intended_use": "Research use only. Not a medical device; not fit to decide about a patient.",
         "image": rng.integers(0, 256, (64, 64, 3), dtype=np.uint8), "saliency": rng.random((64, 64)) ** 8,
         "prediction_set": tuple(CLASSES[index] for index in order[:9]), "coverage": 0.9,
-        "doubt": 5.2, "doubt_limit": 1.7, "disagreement": 1 / 3,
-        "centers": pd.DataFrame(centers, columns=["class", "member", "center", "distance", "doubt"]),
-        "examples": pd.DataFrame(examples, columns=["image", "label", "distance", "members"]),
+        "novelty": 5.2, "novelty_threshold": 1.7, "disagreement": 1 / 3,
+        "centers": pd.DataFrame(centers, columns=["class", "fold_model", "center", "distance", "novelty"]),
+        "examples": pd.DataFrame(examples, columns=["image", "label", "distance", "fold_models"]),
     }  # fmt: skip
     return Explanation(**values | changes)
 
@@ -73,9 +73,9 @@ def test_an_explanation_says_what_assess_says(classifier, explanation):
     assessed = classifier.assess(PICTURE)
     assert explanation.probabilities == pytest.approx(assessed.probabilities[0])
     assert explanation.predicted == classifier.predict(PICTURE)[0]
-    assert explanation.doubt == pytest.approx(assessed.doubt[0])
-    assert explanation.doubt_limit == classifier.doubt_limit
-    assert explanation.doubtful == (assessed.doubt[0] > classifier.doubt_limit)
+    assert explanation.novelty == pytest.approx(assessed.novelty[0])
+    assert explanation.novelty_threshold == classifier.novelty_threshold
+    assert explanation.novel == (assessed.novelty[0] > classifier.novelty_threshold)
     assert explanation.prediction_set == classifier.predict_sets(PICTURE, coverage=0.6)[0]
     assert explanation.disagreement == assessed.disagreement[0]
     assert explanation.image.shape == (32, 32, 3)
@@ -87,14 +87,14 @@ def test_the_nearest_centers_are_those_of_a_plain_loop(classifier, explanation):
     embedding = classifier.transform(PICTURE)[0].reshape(2, 8)
     assert len(explanation.centers) == 6
     for row in explanation.centers.to_dict("records"):
-        centers = classifier.networks[row["member"]].head.centers.detach().numpy()
+        centers = classifier.networks[row["fold_model"]].head.centers.detach().numpy()
         own = centers[classifier.classes_.tolist().index(row["class"])]
-        distances = np.square(own - embedding[row["member"]]).sum(axis=1)
+        distances = np.square(own - embedding[row["fold_model"]]).sum(axis=1)
         assert row["center"] == distances.argmin()
         assert row["distance"] == pytest.approx(distances.min(), abs=1e-5)
-        assert row["doubt"] == pytest.approx((distances.min() - 0.5 - row["member"]) / 0.25, abs=1e-4)
-    least = explanation.centers.groupby("member")["doubt"].min()
-    assert explanation.doubt == pytest.approx(least.mean(), abs=1e-4)
+        assert row["novelty"] == pytest.approx((distances.min() - 0.5 - row["fold_model"]) / 0.25, abs=1e-4)
+    least = explanation.centers.groupby("fold_model")["novelty"].min()
+    assert explanation.novelty == pytest.approx(least.mean(), abs=1e-4)
 
 
 def test_the_map_is_of_the_classifier_as_a_whole_and_the_same_every_time(classifier, explanation):
@@ -104,12 +104,12 @@ def test_the_map_is_of_the_classifier_as_a_whole_and_the_same_every_time(classif
 
 
 def test_training_images_of_all_members_are_candidates(explanation):
-    assert list(explanation.examples.columns) == ["image", "label", "distance", "members"]
+    assert list(explanation.examples.columns) == ["image", "label", "distance", "fold_models"]
     assert explanation.examples["distance"].is_monotonic_increasing
-    for image, label, members in explanation.examples[["image", "label", "members"]].itertuples(index=False):
+    for image, label, fold_models in explanation.examples[["image", "label", "fold_models"]].itertuples(index=False):
         number = int(image.removesuffix(".png"))
         assert label == ("AK", "BCC", "ML")[number % 3]
-        assert members == 1 + (4 <= number < 8)
+        assert fold_models == 1 + (4 <= number < 8)
 
 
 def test_a_training_image_is_nearest_to_itself(uninterrupted, phantom_library):
@@ -124,8 +124,8 @@ def test_a_training_image_is_nearest_to_itself(uninterrupted, phantom_library):
         from dermaffinity.model_folder import load_examples
         from dermaffinity.results import read_table
 
-        (member,) = fold.description.members
-        learned = load_examples(fold.folder, fold.description, member)
+        (fold_model,) = fold.description.fold_models
+        learned = load_examples(fold.folder, fold.description, fold_model)
         tables = [read_table(fold.folder / f"{part}.csv") for part in ("predictions", "validation")]
         assert not set(learned.images) & set(pd.concat(tables)["image"])
         assert len(set(learned.images)) + len(pd.concat(tables)) == sum(fold.description.data.class_counts.values())
@@ -146,7 +146,7 @@ def test_bad_images_and_coverages_are_refused_as_everywhere(classifier):
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"examples": None, "doubt": -9.0, "prediction_set": (), "disagreement": 0.0}, {"doubt": 40.0}],
+    [{}, {"examples": None, "novelty": -9.0, "prediction_set": (), "disagreement": 0.0}, {"novelty": 40.0}],
     ids=["long", "bare", "far"],
 )
 @pytest.mark.parametrize("with_library", [False, True])
@@ -179,14 +179,14 @@ def test_no_text_overlaps_another_or_leaves_the_page(changes, with_library):
         assert not box.padded(-1).overlaps(other_box.padded(-1)), (name, other)
 
 
-def test_the_page_warns_of_doubt_and_says_what_it_is_for():
+def test_the_page_warns_of_novelty_and_says_what_it_is_for():
     shown = " ".join(texts(invented().figure()))
-    assert "In doubt: this image is unlike those" in shown
+    assert "Novel: this image is unlike those" in shown
     assert "do not rely on the classes above" in shown
     assert "Research use only" in shown
     assert shown.count("in the set") == 9
-    calm = " ".join(texts(invented(doubt=0.3, examples=None, prediction_set=()).figure()))
-    assert "In doubt" not in calm
+    calm = " ".join(texts(invented(novelty=0.3, examples=None, prediction_set=()).figure()))
+    assert "Novel:" not in calm
     assert "below its limit" in calm
     assert "none, it is unlike all of them" in calm
     assert "saved without training examples" in calm

@@ -14,16 +14,16 @@ CLASSES = ("AK", "BCC", "ML")
 
 @pytest.fixture(scope="session")
 def make_model():
-    """Writes the model folder of an untrained classifier: make_model(folder, sections, members)."""
+    """Writes the model folder of an untrained classifier: make_model(folder, sections, fold_models)."""
 
-    def make(folder: Path, sections: dict, members: int = 1) -> Path:
+    def make(folder: Path, sections: dict, fold_models: int = 1) -> Path:
         data = {
             "name": "toy",
             "split_hash": "",
             "images_digest": "",
             "class_counts": {},
             "source": "",
-            "licence": "none",
+            "license": "none",
         }
         facts = Facts.model_validate(
             {
@@ -36,17 +36,17 @@ def make_model():
             }
         )
         scores = {"AK": tuple(np.linspace(0.2, 0.9, 19)), "BCC": (0.5, 0.6), "ML": ()}
-        for seed in range(members):
+        for seed in range(fold_models):
             torch.manual_seed(seed)
             network = build_network(sections, len(CLASSES), pretrained=False)
             network.train()
             for _ in range(20):  # moves the statistics of batch normalization
                 network(torch.randn(16, 3, 32, 32))
             calibration = Calibration(
-                temperature=0.5 + seed, scores=scores, distance_mean=0.5 + seed, distance_sd=0.25, doubt_limit=1.0
+                temperature=0.5 + seed, scores=scores, distance_mean=0.5 + seed, distance_sd=0.25, novelty_threshold=1.0
             )
             save_model(folder / f"{seed}", network, facts, fold=seed, seed=0, calibration=calibration)
-        join_models([folder / f"{seed}" for seed in range(members)], folder / "classifier", temperature=1.5)
+        join_models([folder / f"{seed}" for seed in range(fold_models)], folder / "classifier", temperature=1.5)
         return folder / "classifier"
 
     return make

@@ -74,9 +74,9 @@ def logging_as_before():
 
 @pytest.fixture(scope="module")
 def written(make_model, tmp_path_factory):
-    """A bundle of two members, and its classifier."""
+    """A bundle of two fold models, and its classifier."""
     folder = tmp_path_factory.mktemp("bundle")
-    classifier = LesionClassifier.load(make_model(folder, PARTS, members=2))
+    classifier = LesionClassifier.load(make_model(folder, PARTS, fold_models=2))
     return export_bundle(classifier, folder / "out"), classifier
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dermaffinity import LesionClassifier
-from dermaffinity.config import read_page, shipped_pages
+from dermaffinity.config import read_config, shipped_configs
 from dermaffinity.data.transforms import EvaluationStage, Normalize
 from dermaffinity.errors import ExportError
 from dermaffinity.export.network import CalibratedNetwork
@@ -43,14 +43,14 @@ class CosineTowardsCenters(Head):
 
 
 def shipped_parts() -> dict[str, dict]:
-    """The different networks that the shipped pages describe, by their parts."""
+    """The different networks that the shipped configs describe, by their parts."""
     found = {}
-    for path in shipped_pages().values():
-        page = read_page(path).resolved()
-        if "backbone" not in page:
+    for path in shipped_configs().values():
+        config = read_config(path).resolved()
+        if "backbone" not in config:
             continue  # a method without a network
-        parts = {section: page[section] for section in ("backbone", "neck", "head")}
-        found[json.dumps({**parts, "backbone": page["backbone"]["class"]}, sort_keys=True)] = parts
+        parts = {section: config[section] for section in ("backbone", "neck", "head")}
+        found[json.dumps({**parts, "backbone": config["backbone"]["class"]}, sort_keys=True)] = parts
     return {"-".join(part["class"].rpartition(".")[2] for part in parts.values()): parts for parts in found.values()}
 
 
@@ -65,7 +65,7 @@ def exported(classifier, folder):
 def agree(session, classifier, numbers=(1, 2, 7)) -> None:
     size = classifier.description.preprocessing.image_size
     names = [output.name for output in session.get_outputs()]
-    assert names == ["probabilities", "doubt", "p_values", "disagreement", "embedding"]
+    assert names == ["probabilities", "novelty", "p_values", "disagreement", "embedding"]
     for number in numbers:
         pixels = np.random.default_rng(number).integers(0, 256, (number, size, size, 3), dtype=np.uint8)
         found = dict(zip(names, session.run(names, {"image": pixels}), strict=True))
@@ -114,9 +114,9 @@ def test_a_head_that_leaves_its_distance_to_the_base_class_exports(make_model, t
 
 @pytest.fixture(scope="module")
 def written(make_model, tmp_path_factory):
-    """The folder of an exported mean of three members, and the classifier."""
+    """The folder of an exported mean of three fold models, and the classifier."""
     folder = tmp_path_factory.mktemp("three")
-    classifier = LesionClassifier.load(make_model(folder, {**SMALL, **UNIT, **AFFINITY}, members=3))
+    classifier = LesionClassifier.load(make_model(folder, {**SMALL, **UNIT, **AFFINITY}, fold_models=3))
     export_onnx(classifier, folder / "out")
     return folder / "out", classifier
 
@@ -139,8 +139,8 @@ def test_the_file_says_what_a_prototype_must_know_and_nothing_of_this_machine(wr
     told = {entry.key: entry.value for entry in model.metadata_props}
     assert json.loads(told["classes"]) == ["AK", "BCC", "ML"]
     assert json.loads(told["image_size"]) == 32
-    assert json.loads(told["doubt_limit"]) == pytest.approx(classifier.doubt_limit)
-    assert json.loads(told["members"]) == ["fold 0, seed 0", "fold 1, seed 0", "fold 2, seed 0"]
+    assert json.loads(told["novelty_threshold"]) == pytest.approx(classifier.novelty_threshold)
+    assert json.loads(told["fold_models"]) == ["fold 0, seed 0", "fold 1, seed 0", "fold 2, seed 0"]
     assert told["intended_use"].startswith("Research use only")
     beside = json.loads((folder / "model.json").read_text())
     assert {key: value if isinstance(value, str) else json.dumps(value) for key, value in beside.items()} == told
@@ -180,21 +180,21 @@ def test_the_script_gives_the_classifiers_answers_from_files_of_every_kind_witho
     assert np.abs(found - assessed.probabilities).max() <= 1e-4
     assert np.ptp(assessed.probabilities, axis=0).max() > 0.02, "or any picture would do"
     assert [answer["predicted"] for answer in answers] == classifier.predict(picture_files).tolist()
-    assert [answer["doubt"] for answer in answers] == pytest.approx(assessed.doubt, abs=1e-3)
-    assert [answer["doubtful"] for answer in answers] == (assessed.doubt > classifier.doubt_limit).tolist()
+    assert [answer["novelty"] for answer in answers] == pytest.approx(assessed.novelty, abs=1e-3)
+    assert [answer["novel"] for answer in answers] == (assessed.novelty > classifier.novelty_threshold).tolist()
     assert [set(answer["set"]) for answer in answers] == [set(one) for one in classifier.sets(assessed)]
 
 
 def test_the_script_lays_every_picture_pixel_for_pixel_as_the_classifier_does(picture_files):
     from dermaffinity.data.images import decode_image
     from dermaffinity.data.transforms import FixedStage
-    from dermaffinity.export.preprocess_and_run import lay, read_rgb
+    from dermaffinity.export.preprocess_and_run import read_rgb, resize
 
     for size in (16, 33, 128):
         for path in picture_files:
             pixels = decode_image(path.read_bytes(), path.name)
             expected = EvaluationStage(size).square(FixedStage(size, None)((pixels, None)))
-            assert np.array_equal(lay(read_rgb(str(path)), size), expected), path.name
+            assert np.array_equal(resize(read_rgb(str(path)), size), expected), path.name
 
 
 def test_an_export_that_would_differ_is_refused_and_nothing_is_written(make_model, tmp_path, monkeypatch):

@@ -84,7 +84,7 @@ def test_the_resolution_is_that_of_the_spread_that_was_observed(found, measured)
     spread = (by_fold[0] - by_fold[1]).std()
     assert row["visible_training"] == pytest.approx(smallest_resampled_gain(spread, 3, 0.5, level=level))
     assert row["verdict"] == (
-        f"cannot be told apart: differences below {100 * row['visible_images']:.1f} points are not visible"
+        f"no detectable difference (smallest detectable gain: {100 * row['visible_images']:.1f} points)"
     )
     verdicts = found.over_baseline.resolution["verdict"]
     assert verdicts["affinity"].startswith("better")
@@ -128,7 +128,7 @@ def test_methods_on_other_images_are_refused(measured):
         ((-0.05, 0.01, 0.02, 0.03), "worse"),
         ((0.05, 0.01, 0.20, 0.03), "better on these images; whether it would be when trained again is open"),
         ((-0.05, 0.01, math.nan, 0.03), "worse on these images; whether it would be when trained again is open"),
-        ((0.02, 0.06, 0.01, 0.034), "cannot be told apart: differences below 3.4 points are not visible"),
+        ((0.02, 0.06, 0.01, 0.034), "no detectable difference (smallest detectable gain: 3.4 points)"),
     ],
 )
 def test_verdicts(arguments, said):

@@ -18,8 +18,8 @@ def recipe() -> dict:
 
 
 @pytest.fixture(scope="module")
-def page(tiny_page, tmp_path_factory) -> Path:
-    values = yaml.safe_load(tiny_page.read_text()) | {
+def config(tiny_config, tmp_path_factory) -> Path:
+    values = yaml.safe_load(tiny_config.read_text()) | {
         "name": "tiny_plus",
         "neck": {"class": "dermaffinity.models.UnitNeck"},
         "head": {"class": "dermaffinity.heads.AffinityMixtureHead", "centers_per_class": 2},
@@ -31,24 +31,24 @@ def page(tiny_page, tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("name", ["hamfit7_affinity_plus", "hamfit5_affinity_plus"])
-def test_every_variant_of_the_shipped_recipe_is_a_page_that_differs_from_it(recipe, name):
-    pages = recipe["variants"](name, [], list(recipe["VARIANTS"]))
-    plain = pages.pop("recipe").resolved()
-    assert set(pages) == set(recipe["VARIANTS"])
-    for page in pages.values():
-        assert {key for key, value in page.resolved().items() if value != plain[key]} > {"name"}, page.name
+def test_every_variant_of_the_shipped_recipe_is_a_config_that_differs_from_it(recipe, name):
+    configs = recipe["variants"](name, [], list(recipe["VARIANTS"]))
+    plain = configs.pop("recipe").resolved()
+    assert set(configs) == set(recipe["VARIANTS"])
+    for config in configs.values():
+        assert {key for key, value in config.resolved().items() if value != plain[key]} > {"name"}, config.name
 
 
-def test_a_variant_that_does_not_fit_is_named(recipe, tiny_page):
-    with pytest.raises(ConfigError, match="some variants do not fit this page; leave them out with --only") as error:
-        recipe["variants"](str(tiny_page), [], ["mixup", "margin"])
+def test_a_variant_that_does_not_fit_is_named(recipe, tiny_config):
+    with pytest.raises(ConfigError, match="some variants do not fit this config; leave them out with --only") as error:
+        recipe["variants"](str(tiny_config), [], ["mixup", "margin"])
     assert error.value.problems[0].startswith("margin: loss.margin: CoSenLoss takes no such key")
 
 
 @pytest.mark.slow
-def test_variants_are_measured_against_the_recipe_on_inner_images(recipe, page, fresh_folder, monkeypatch, capsys):
+def test_variants_are_measured_against_the_recipe_on_inner_images(recipe, config, fresh_folder, monkeypatch, capsys):
     monkeypatch.chdir(fresh_folder("ablation"))
-    words = ["ablation.py", str(page), "--only", "one-center", "mixup", "--folds", "0", "1"]
+    words = ["ablation.py", str(config), "--only", "one-center", "mixup", "--folds", "0", "1"]
     monkeypatch.setattr(sys, "argv", words)
     recipe["main"]()
     shown = capsys.readouterr().out

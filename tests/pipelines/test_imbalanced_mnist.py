@@ -112,18 +112,18 @@ def test_a_sweep_tells_what_failed_and_keeps_what_did_not(recipe, digits, fresh_
     assert table.loc[10, "accuracy"] > 0.5
     assert "the affinity loss sits on its plateau" in shown
     assert "fails" in shown
-    # The page's own sigma is no change, so that other items share the training.
+    # The config's own sigma is no change, so that other items share the training.
     assert table.loc[10, "name"] == "mnist-first-10-quick_affinity"
     assert (folder / "runs/mnist-first-10-quick_affinity/classifier/classifier.json").exists()
 
 
-def test_every_trial_of_every_item_is_a_sound_page(recipe, digits, monkeypatch, tmp_path):
+def test_every_trial_of_every_item_is_a_sound_config(recipe, digits, monkeypatch, tmp_path):
     asked = []
 
     def note(study, trials):
         manifests = {(t.experiment, t.label_noise): study.manifest(t.experiment, t.label_noise) for t in trials}
-        pages = [study.page(t, manifests[t.experiment, t.label_noise]) for t in trials]
-        asked.extend((study.item, page.name) for page in pages)
+        configs = [study.config(t, manifests[t.experiment, t.label_noise]) for t in trials]
+        asked.extend((study.item, config.name) for config in configs)
         raise StopIteration
 
     monkeypatch.setattr(recipe.Study, "measure", note)
@@ -160,8 +160,8 @@ def test_what_the_command_line_sets_is_not_set_back_by_a_sweep(recipe, digits, m
 
     def note(study, trials):
         trial = trials[0]
-        page = study.page(trial, study.manifest(trial.experiment, trial.label_noise))
-        asked[len(asked)] = (page.training.epochs, page.name)
+        config = study.config(trial, study.manifest(trial.experiment, trial.label_noise))
+        asked[len(asked)] = (config.training.epochs, config.name)
         raise StopIteration
 
     monkeypatch.setattr(recipe.Study, "measure", note)
@@ -170,5 +170,5 @@ def test_what_the_command_line_sets_is_not_set_back_by_a_sweep(recipe, digits, m
         monkeypatch.setattr(sys, "argv", ["imbalanced_mnist.py", "figure6", str(digits), *words])
         with pytest.raises(StopIteration):
             recipe.main()
-    # Where nothing else is changed, the training has the name of the page's own and is shared with other items.
+    # Where nothing else is changed, the training has the name of the config's own and is shared with other items.
     assert asked == {0: (4, "mnist-first-2.5_softmax_epochs-4"), 1: (6, "mnist-first-2.5_softmax")}

@@ -163,12 +163,12 @@ def test_headings_are_in_order_ids_unique_pictures_have_words_and_links_lead_som
     assert sum(tag == "table" for tag, _ in whole.tags) == sum(tag == "caption" for tag, _ in whole.tags)
 
 
-def test_models_that_reproduce_their_table_give_the_map_doubt_and_cases(whole):
+def test_models_that_reproduce_their_table_give_the_map_novelty_and_cases(whole):
     assert [attributes for tag, attributes in whole.tags if tag == "img"]
     assert "differ from those of the out-of-fold table by at most" in whole.text
     assert "in standard deviations from the mean of inner validation images" in whole.text
-    assert "Most doubtful images" in whole.text
-    assert "under its licence, Apache-2.0: pass it on only as that allows" in whole.text
+    assert "Most novel images" in whole.text
+    assert "under its license, Apache-2.0: pass it on only as that allows" in whole.text
     assert "Protocol 'group' (used here): no test image has another image of its group in training." in whole.text
 
 
@@ -176,7 +176,7 @@ def test_models_that_contradict_their_table_are_not_shown(changed):
     page, (note,) = changed
     assert "no longer says what its table says" in note
     assert note in page.text
-    assert "Most doubtful images" not in page.text
+    assert "Most novel images" not in page.text
     assert not [tag for tag, _ in page.tags if tag == "img"]
 
 
@@ -200,13 +200,13 @@ def test_sets_hold_the_true_class_as_often_as_counted_by_hand(runs, whole):
 
     held = dict.fromkeys(whole.table("Prediction sets asked")[1], 0)
     for path in sorted((runs / "tiny_cosen").glob("fold-*")):
-        (member,) = read_description(path).members
+        (fold_model,) = read_description(path).fold_models
         table = read_table(path / "predictions.csv")
         columns = [name for name in table if name.startswith("p.")]
-        own = with_temperature(table[columns].to_numpy(), member.calibration.temperature)
+        own = with_temperature(table[columns].to_numpy(), fold_model.calibration.temperature)
         for label, row in zip(table["label"], own, strict=True):
             score = 1 - row[columns.index(f"p.{label}")]
-            known = member.calibration.scores[label]
+            known = fold_model.calibration.scores[label]
             above = sum(other >= score for other in known) + 1
             held[label] += above / (len(known) + 1) > 0.1 + 1e-9
     rows = whole.table("Prediction sets asked")[1]
@@ -244,21 +244,21 @@ def test_models_that_are_gone_and_an_unknown_manifest_are_left_out_in_words(runs
     shutil.copytree(runs / "tiny_affinity", folder)
     for path in folder.glob("fold-*/classifier.json"):
         path.unlink()
-    page_file = (folder / "page.yaml").read_text()
-    (folder / "page.yaml").write_text(re.sub(r"manifest: .*", "manifest: gone.csv", page_file))
+    config_file = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(re.sub(r"manifest: .*", "manifest: gone.csv", config_file))
     page, notes = report(tmp_path / "runs", "old")
     assert any(note.startswith("Calibrated probabilities and prediction sets are left out") for note in notes)
     assert any("the manifest gone.csv of split" in note for note in notes)
     assert "Prediction sets need the models' calibration scores, which are gone." in page.text
     assert "Protocol 'group': no test image has another image of its group in training." in page.text
-    assert "licence: not recorded with these results" in page.text
+    assert "license: not recorded with these results" in page.text
 
 
 def test_a_manifest_that_has_moved_is_named_and_one_of_another_split_refused(runs, tmp_path, phantom_manifest):
     moved = tmp_path / "moved.csv"
     shutil.copy(phantom_manifest, moved)
     page, notes = report(runs, "tiny_cosen", manifest=moved)
-    assert notes == ("The embedding map, doubt and pictures of cases are left out: the images were not at hand where "
+    assert notes == ("The embedding map, novelty and pictures of cases are left out: the images were not at hand where "
                      "this report was written.",)  # fmt: skip
     assert "The images were not at hand; cases are listed by name." in page.text
     manifest = read_manifest(phantom_manifest)
@@ -304,14 +304,14 @@ def test_no_images_keeps_the_map_and_names_the_cases(runs):
     assert notes == ()
     assert not [tag for tag, _ in page.tags if tag == "img"]
     assert "Images are left out on request." in page.text
-    assert "Most doubtful images" in page.text
+    assert "Most novel images" in page.text
 
 
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
         (lambda facts: facts["identity"].update(scored="inner"), "scored its inner validation images"),
-        (None, "some folds are still to be run; go on with dermaffinity crossval PAGE --resume"),
+        (None, "some folds are still to be run; run dermaffinity crossval CONFIG --resume"),
     ],
 )
 def test_what_is_not_to_be_reported_is_refused(runs, tmp_path, spoil, message):
@@ -327,14 +327,14 @@ def test_what_is_not_to_be_reported_is_refused(runs, tmp_path, spoil, message):
         report(tmp_path / "runs", "odd")
 
 
-def test_the_commands_and_the_page_give_the_experiment_again(whole, uninterrupted):
-    from dermaffinity.config import read_page
+def test_the_commands_and_the_config_give_the_experiment_again(whole, uninterrupted):
+    from dermaffinity.config import read_config
     from dermaffinity.training.cross_validation import identity
 
     (shown,) = [text for text in re.findall(r"<code>(.*?)</code>", whole.html, re.DOTALL) if text.startswith("name:")]
     path = uninterrupted.parent / "shown.yaml"
     path.write_text(shown)
     facts = json.loads((uninterrupted / "runs" / "tiny" / "experiment.json").read_text())
-    assert identity(read_page(path)) == facts["identity"]["page"]
+    assert identity(read_config(path)) == facts["identity"]["config"]
     assert "dermaffinity prepare phantom FOLDER --experiment 5-class --protocol group --folds 3 --seed 0" in whole.text
     assert facts["identity"]["split_hash"] in whole.text

@@ -88,7 +88,7 @@ def coverage():
     return coverage_figure(
         {
             name: coverage_curve(rng.random(300) > own * 0.6, own)
-            for name, own in zip(("confidence", "doubt"), unsure, strict=True)
+            for name, own in zip(("confidence", "novelty"), unsure, strict=True)
         }
     )
 

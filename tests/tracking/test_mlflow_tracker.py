@@ -186,10 +186,10 @@ def test_names_are_written_in_the_alphabet_of_mlflow_and_stay_apart(tracker, par
     }
 
 
-def test_a_page_is_recorded_flat(tracker, parent):
-    page = {"name": "x", "head": {"sigma": 10, "classes": ["AK", "a(b)"]}, "loss": {"margin(s)": 0.75}, "mask": None}
-    parent.log_params(page)
-    parent.log_params(page)
+def test_a_config_is_recorded_flat(tracker, parent):
+    config = {"name": "x", "head": {"sigma": 10, "classes": ["AK", "a(b)"]}, "loss": {"margin(s)": 0.75}, "mask": None}
+    parent.log_params(config)
+    parent.log_params(config)
     assert stored(tracker, parent).data.params == {
         "name": "x",
         "head.sigma": "10",
@@ -203,18 +203,18 @@ def test_changed_parameters_are_refused_all_at_once(tracker, parent):
     parent.log_params({"epochs": 20, "loss": {"margin": 0.75}, "long": "x" * 7000})
     reopened = open_parent(tracker, run_id=parent.id)
     reopened.log_params({"epochs": 20, "long": "x" * 7000, "new": True})
-    with pytest.raises(TrackingError, match=r"other parameters\. Resume it with the page") as caught:
+    with pytest.raises(TrackingError, match=r"other parameters\. Resume it with the config") as caught:
         reopened.log_params({"epochs": 30, "loss": {"margin": 0.5}, "long": "x" * 7000})
     assert caught.value.problems == ("epochs: recorded 20, now 30", "loss.margin: recorded 0.75, now 0.5")
 
 
 def test_no_absolute_path_and_no_account_is_recorded(tracker, tmp_path, parent):
-    parent.log_params({"weights": tmp_path / "r18.pth", "plugins": [f"{tmp_path}/mine.py"], "page": "configs/a.yaml"})
+    parent.log_params({"weights": tmp_path / "r18.pth", "plugins": [f"{tmp_path}/mine.py"], "config": "configs/a.yaml"})
     parent.set_tags({"library": f"file://{tmp_path}/library", "drive": r"D:\images\dermofit"})
     parent.log_dataset("hamfit-7", "ab" * 32, f"{tmp_path}/ham10000", "cross-validation", {"num_rows": 1212})
     parent.log_json({"source": tmp_path, "matrix": np.eye(2, dtype=int)}, "summary.json")
     run = stored(tracker, parent)
-    assert run.data.params == {"weights": "r18.pth", "plugins": '["mine.py"]', "page": "configs/a.yaml"}
+    assert run.data.params == {"weights": "r18.pth", "plugins": '["mine.py"]', "config": "configs/a.yaml"}
     assert run.data.tags["library"] == "library"
     assert run.data.tags["drive"] == "dermofit"
     assert run.data.tags["mlflow.source.name"] == "dermaffinity"
@@ -249,11 +249,11 @@ def test_figures_tables_and_texts_lie_beside_the_database_whatever_the_folder(tm
 
     run.log_figure(Figure(), "figures/confusion.png")
     run.log_table(pd.DataFrame({"image": ["a.jpg"], "p.AK": [0.25]}), "tables/predictions.csv")
-    run.log_text("Größe: 3 µm", "page.yaml")
+    run.log_text("Größe: 3 µm", "config.yaml")
     folder = tmp_path / "lab results" / "mlartifacts" / "hamfit-7 _lesions" / run.id / "artifacts"
     assert (folder / "figures/confusion.png").read_bytes().startswith(b"\x89PNG")
     assert (folder / "tables/predictions.csv").read_text() == "image,p.AK\na.jpg,0.25\n"
-    assert (folder / "page.yaml").read_text(encoding="utf-8") == "Größe: 3 µm"
+    assert (folder / "config.yaml").read_text(encoding="utf-8") == "Größe: 3 µm"
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
@@ -267,7 +267,7 @@ def register(run: Run, digest: str, name: str = "hamfit-7", alias: str = "affini
         (folder / "MLmodel").write_text(f"model_uuid: {digest}")
         written.append(folder)
 
-    tags = {"page": alias, "library": "/data/hamfit"}
+    tags = {"config": alias, "library": "/data/hamfit"}
     address = run.log_model(write, name, alias, digest=digest, tags=tags, description="Research use only.")
     return address, written
 
@@ -301,7 +301,7 @@ def test_a_model_is_registered_once_for_each_digest_and_its_alias_moves_alone(tr
 def test_a_version_names_its_run_its_use_and_no_path_of_this_machine(tracker, parent):
     register(parent, "d1", "facts")
     version = tracker.call(lambda client: client.get_model_version_by_alias("facts", "affinity"))
-    assert version.tags == {"page": "affinity", "library": "hamfit", "digest": "d1"}
+    assert version.tags == {"config": "affinity", "library": "hamfit", "digest": "d1"}
     assert version.description == "Research use only."
     assert version.run_id == parent.id
     assert tracker.call(lambda client: client.get_registered_model("facts")).description == "Research use only."

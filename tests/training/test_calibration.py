@@ -34,16 +34,16 @@ def test_a_network_is_calibrated_on_what_it_says_of_images_it_did_not_learn_from
     centers = head.centers.reshape(-1, 4)
     nearest = np.array([min(float((e - c).square().sum()) for c in centers) for e in predictions.embedding])
     assert (found.distance_mean, found.distance_sd) == pytest.approx((nearest.mean(), nearest.std()), rel=1e-5)
-    doubt = (nearest - nearest.mean()) / nearest.std()
-    assert (doubt > found.doubt_limit).mean() == 0.05
+    novelty = (nearest - nearest.mean()) / nearest.std()
+    assert (novelty > found.novelty_threshold).mean() == 0.05
 
 
 @torch.no_grad()
-def test_a_single_image_is_enough_and_leaves_doubt_in_the_units_of_the_distance():
+def test_a_single_image_is_enough_and_leaves_novelty_in_the_units_of_the_distance():
     head = AffinityHead(4, 3)
     found = calibrate(seen(head, images=1), head, CLASSES)
     assert found.distance_sd == 1
-    assert found.doubt_limit == 0
+    assert found.novelty_threshold == 0
 
 
 def prediction_tables(labels, probabilities, seed=0):

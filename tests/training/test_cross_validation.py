@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from dermaffinity import LesionClassifier
-from dermaffinity.config import read_page
+from dermaffinity.config import read_config
 from dermaffinity.data.dataset import ManifestDataset
 from dermaffinity.data.library import ImageLibrary
 from dermaffinity.data.manifest import read_manifest, write_manifest
@@ -28,8 +28,8 @@ EPOCHS, FOLDS = 3, 3
 
 
 @pytest.fixture(scope="module")
-def killed_often(commands, fresh_folder, tiny_page):
-    """Stopped at every kind of moment, each time later, and gone on with."""
+def killed_often(commands, fresh_folder, tiny_config):
+    """Stopped at every kind of moment, each time later, and resumed."""
     folder = fresh_folder("killed")
     trainer, jobs, experiments = (
         "dermaffinity.training.trainer",
@@ -51,9 +51,9 @@ def killed_often(commands, fresh_folder, tiny_page):
     ]
     for number, (moment, options) in enumerate(moments):
         resume = ["--resume"] if number else []
-        finished = commands.run("crossval", str(tiny_page), *resume, *options, folder=folder, signals=[moment])
+        finished = commands.run("crossval", str(tiny_config), *resume, *options, folder=folder, signals=[moment])
         assert finished.code == -KILL, (moment, finished.stderr)
-    finished = commands.run("crossval", str(tiny_page), "--resume", folder=folder)
+    finished = commands.run("crossval", str(tiny_config), "--resume", folder=folder)
     assert finished.code == 0, finished.stderr
     return folder
 
@@ -114,30 +114,29 @@ def test_a_run_killed_at_eight_moments_is_tracked_as_if_never_killed(uninterrupt
             assert [step for step, _ in history["loss"]] == list(range(EPOCHS))
 
 
-def test_ctrl_c_in_mid_epoch_gives_one_line_and_is_gone_on_with(commands, fresh_folder, uninterrupted, tiny_page):
+def test_ctrl_c_in_mid_epoch_gives_one_line_and_is_gone_on_with(commands, fresh_folder, uninterrupted, tiny_config):
     folder = fresh_folder("stopped")
     moment = ("dermaffinity.training.trainer._check_finite", 4, "before", CTRL_C)
-    stopped = commands.run("crossval", str(tiny_page), folder=folder, signals=[moment])
+    stopped = commands.run("crossval", str(tiny_config), folder=folder, signals=[moment])
     assert stopped.code == 130
     assert stopped.stderr.splitlines()[-1] == (
-        "dermaffinity: stopped. What is finished is kept; "
-        "the same command, with --resume for crossval, goes on from there."
+        "dermaffinity: Interrupted. Finished jobs are kept. Run the same command (crossval: with --resume) to continue."
     )
     assert "Traceback" not in stopped.stderr
     assert {name: run[0] for name, run in tracked(folder).items()} == {"tiny": "KILLED", "tiny fold-0 seed-0": "KILLED"}
 
-    refused = commands.run("crossval", str(tiny_page), folder=folder)
+    refused = commands.run("crossval", str(tiny_config), folder=folder)
     assert refused.code == 2
     assert "0 finished and 1 interrupted of these 3 jobs. Add --resume" in refused.stderr
 
-    finished = commands.run("crossval", str(tiny_page), "--resume", "--folds", "0", folder=folder)
+    finished = commands.run("crossval", str(tiny_config), "--resume", "--folds", "0", folder=folder)
     assert finished.code == 0, finished.stderr
     assert "some folds are still to be run" in finished.stdout
     metrics = "runs/tiny/fold-0_seed-0/metrics.json"
     assert (folder / metrics).read_bytes() == (uninterrupted / metrics).read_bytes()
     assert not (folder / "runs/tiny/out_of_fold.csv").exists()
 
-    finished = commands.run("crossval", str(tiny_page), "--folds", "1,2", folder=folder)  # not one of these was begun
+    finished = commands.run("crossval", str(tiny_config), "--folds", "1,2", folder=folder)  # not one of these was begun
     assert finished.code == 0, finished.stderr
     summary = "runs/tiny/out_of_fold_summary.csv"
     assert (folder / summary).read_bytes() == (uninterrupted / summary).read_bytes()
@@ -145,10 +144,10 @@ def test_ctrl_c_in_mid_epoch_gives_one_line_and_is_gone_on_with(commands, fresh_
 
 
 def test_processes_that_start_at_once_on_different_folds_share_one_experiment(
-    commands, fresh_folder, uninterrupted, tiny_page
+    commands, fresh_folder, uninterrupted, tiny_config
 ):
     folder = fresh_folder("shared")
-    started = [commands.start("crossval", str(tiny_page), "--folds", folds, folder=folder) for folds in ("0", "1,2")]
+    started = [commands.start("crossval", str(tiny_config), "--folds", folds, folder=folder) for folds in ("0", "1,2")]
     for pid in started:
         finished = commands.wait(pid, folder)
         assert finished.code == 0, finished.stderr
@@ -157,7 +156,7 @@ def test_processes_that_start_at_once_on_different_folds_share_one_experiment(
     assert {name: run[0] for name, run in tracked(folder).items()} == dict.fromkeys(tracked(uninterrupted), "FINISHED")
 
 
-def test_two_processes_that_train_together_give_one_set_of_results(commands, fresh_folder, tiny_page):
+def test_two_processes_that_train_together_give_one_set_of_results(commands, fresh_folder, tiny_config):
     # What torchrun does, without its ten seconds: one environment variable tells each process who it is.
     folder = fresh_folder("together")
     with socket.socket() as probe:
@@ -165,7 +164,7 @@ def test_two_processes_that_train_together_give_one_set_of_results(commands, fre
         port = probe.getsockname()[1]
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "none"}
     shared |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0"}
-    arguments = ("crossval", str(tiny_page), "--seeds", "0", "--set", "training.batch_size=4")
+    arguments = ("crossval", str(tiny_config), "--seeds", "0", "--set", "training.batch_size=4")
     started = [
         commands.start(*arguments, folder=folder, environment={**shared, "RANK": rank, "LOCAL_RANK": rank})
         for rank in "01"
@@ -180,18 +179,18 @@ def test_two_processes_that_train_together_give_one_set_of_results(commands, fre
     runs = tracked(folder)
     assert sorted(runs) == ["tiny", *(f"tiny fold-{fold} seed-0" for fold in range(FOLDS))]
     assert {run[0] for run in runs.values()} == {"FINISHED"}
-    manifest = read_manifest(tiny_page.parent / "phantom-5.csv")
+    manifest = read_manifest(tiny_config.parent / "phantom-5.csv")
     for fold in range(FOLDS):
         table = read_table(folder / f"runs/tiny/fold-{fold}_seed-0/predictions.csv")
         assert table["image"].tolist() == manifest.rows.query("fold == @fold")["image"].tolist()
         # What was scored by two is what the saved network says alone.
-        assert table["p.ML"].to_numpy() == pytest.approx(alone(folder, tiny_page, fold)[:, 2], abs=1e-5)
+        assert table["p.ML"].to_numpy() == pytest.approx(alone(folder, tiny_config, fold)[:, 2], abs=1e-5)
     assert not list((folder / "runs").rglob("*.part"))
 
 
-def alone(folder, page, fold):
+def alone(folder, config, fold):
     """Probabilities (N, C) of the saved network for its test fold."""
-    images = Images(read_page(page).data)
+    images = Images(read_config(config).data)
     job = folder / f"runs/tiny/fold-{fold}_seed-0"
     (network,) = load_networks(job, read_description(job))
     chosen = np.flatnonzero(images.rows["fold"] == fold)
@@ -200,16 +199,24 @@ def alone(folder, page, fold):
     return predict(network, dataset, device=torch.device("cpu")).probabilities.numpy()
 
 
-def test_the_external_images_are_scored_once(commands, fresh_folder, tiny_page, tmp_path):
+def test_the_external_images_are_scored_once(commands, fresh_folder, tiny_config, tmp_path):
     folder = fresh_folder("external")
-    manifest = read_manifest(tiny_page.parent / "phantom-5.csv")
+    manifest = read_manifest(tiny_config.parent / "phantom-5.csv")
     rows = manifest.rows.copy()
     groups = rows.loc[rows["label"] == "ML", "group"].unique()[:2]
     rows.loc[rows["group"].isin(groups), "fold"] = pd.NA
     path = tmp_path / "with_external.csv"
     write_manifest(dataclasses.replace(manifest, rows=rows), path)
-    options = ("crossval", str(tiny_page), "--set", f"data.manifest={path}", "--set", "training.epochs=1", "--external")
-    refused = commands.run("crossval", str(tiny_page), "--external", folder=folder)
+    options = (
+        "crossval",
+        str(tiny_config),
+        "--set",
+        f"data.manifest={path}",
+        "--set",
+        "training.epochs=1",
+        "--external",
+    )
+    refused = commands.run("crossval", str(tiny_config), "--external", folder=folder)
     assert refused.code == 2
     assert "has no external images" in refused.stderr
 

@@ -1,4 +1,4 @@
-"""Pages with an estimator beside a network's: the same rows, tables, runs and comparison."""
+"""Configs with an estimator beside a network's: the same rows, tables, runs and comparison."""
 
 import dataclasses
 import json
@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from dermaffinity.config import read_page
+from dermaffinity.config import read_config
 from dermaffinity.data.manifest import read_manifest, write_manifest
 from dermaffinity.results import read_table
 from dermaffinity.tracking.mlflow_tracker import MlflowTracker
@@ -19,7 +19,7 @@ from dermaffinity.training.cross_validation import Images
 
 KILL = int(signal.SIGKILL)
 CLASSES = ["AK", "BCC", "ML", "SCC", "SK"]
-PAGE = """\
+CONFIG = """\
 name: {name}
 data: {{manifest: {manifest}, image_size: 32}}
 features: {{class: dermaffinity.classic.ColorTexture, levels: 8, distances: [1]}}
@@ -45,18 +45,18 @@ def manifest(phantom_manifest, tmp_path_factory):
     return path
 
 
-def write_pages(folder, manifest) -> list[str]:
+def write_configs(folder, manifest) -> list[str]:
     for name, (estimator, options) in METHODS.items():
-        text = PAGE.format(name=name, manifest=manifest, estimator=estimator, options=options)
+        text = CONFIG.format(name=name, manifest=manifest, estimator=estimator, options=options)
         (folder / f"{name}.yaml").write_text(text)
     return [f"{name}.yaml" for name in METHODS]
 
 
 @pytest.fixture(scope="module")
 def finished(commands, fresh_folder, manifest):
-    """Killed while its second job learns and again before its third is tracked, then gone on with."""
+    """Killed while its second job learns and again before its third is tracked, then resumed."""
     folder = fresh_folder("classic")
-    words = ("crossval", *write_pages(folder, manifest), "--external", "--baseline", "tiny_knn")
+    words = ("crossval", *write_configs(folder, manifest), "--external", "--baseline", "tiny_knn")
     moments = [(f"{estimation.__name__}._fit", 2, "after", KILL), (f"{estimation.__name__}.keep", 2, "after", KILL)]
     for number, moment in enumerate(moments):
         stopped = commands.run(*words, *(["--resume"] if number else []), folder=folder, signals=[moment])
@@ -72,7 +72,7 @@ def test_an_experiment_that_was_killed_ends_with_the_numbers_of_one_that_was_not
     folder, done = finished
     assert done.stderr.count("finished before") == 2
     again = fresh_folder("at_once")
-    write_pages(again, manifest)
+    write_configs(again, manifest)
     assert commands.run("crossval", "tiny_knn.yaml", "--external", folder=again).code == 0
     for fold in range(3):
         for name in ("metrics.json", "predictions.csv", "validation.csv", "external.csv", "selected_features.json"):
@@ -80,7 +80,7 @@ def test_an_experiment_that_was_killed_ends_with_the_numbers_of_one_that_was_not
             assert (folder / path).read_bytes() == (again / path).read_bytes(), path
 
 
-def test_every_page_is_pooled_compared_and_tracked_like_a_networks(finished):
+def test_every_config_is_pooled_compared_and_tracked_like_a_networks(finished):
     folder, done = finished
     assert "Gain over tiny_knn" in done.stdout
     assert "external images, mean of the folds' models" in done.stdout
@@ -96,7 +96,7 @@ def test_every_page_is_pooled_compared_and_tracked_like_a_networks(finished):
     tracker = MlflowTracker(f"sqlite:///{folder / 'mlflow.db'}")
     runs = tracker.call(lambda client: client.search_runs([client.get_experiment_by_name("phantom-5").experiment_id]))
     assert sorted(run.info.run_name for run in runs) == sorted(
-        name for page in METHODS for name in (page, *(f"{page} fold-{fold} seed-0" for fold in range(3)))
+        name for config in METHODS for name in (config, *(f"{config} fold-{fold} seed-0" for fold in range(3)))
     )
     assert {run.info.status for run in runs} == {"FINISHED"}
     parent = next(run for run in runs if run.info.run_name == "tiny_hierarchical_knn")
@@ -109,7 +109,7 @@ def test_a_network_and_an_estimator_see_the_same_rows_and_are_compared(
 ):
     folder = fresh_folder("both")
     shutil.copytree(uninterrupted / "runs", folder / "runs")
-    write_pages(folder, phantom_manifest)
+    write_configs(folder, phantom_manifest)
     done = commands.run("crossval", "tiny_knn.yaml", folder=folder)
     assert done.code == 0, done.stderr
     for part in ("validation", "predictions"):
@@ -124,7 +124,7 @@ def test_a_network_and_an_estimator_see_the_same_rows_and_are_compared(
 
 def test_external_images_can_be_asked_for_later(commands, fresh_folder, manifest, finished):
     folder = fresh_folder("later")
-    write_pages(folder, manifest)
+    write_configs(folder, manifest)
     assert commands.run("crossval", "tiny_knn.yaml", folder=folder).code == 0
     done = commands.run("crossval", "tiny_knn.yaml", "--external", "--resume", folder=folder)
     assert done.code == 0, done.stderr
@@ -145,7 +145,7 @@ def test_images_without_a_mask_are_named_before_anything_is_computed(commands, f
     read = read_manifest(phantom_manifest)
     bare = read.rows.assign(mask=[pd.NA if row < 12 else mask for row, mask in enumerate(read.rows["mask"])])
     write_manifest(dataclasses.replace(read, rows=bare), folder / "bare.csv")
-    write_pages(folder, "bare.csv")
+    write_configs(folder, "bare.csv")
     done = commands.run("crossval", "tiny_knn.yaml", folder=folder)
     assert done.code == 1
     assert f"bare.csv: 12 of {len(bare)} images have no lesion mask, which tiny_knn takes its features from" in (
@@ -157,7 +157,7 @@ def test_images_without_a_mask_are_named_before_anything_is_computed(commands, f
 
 def test_groups_that_are_not_the_manifests_classes_are_refused(commands, fresh_folder, phantom_manifest):
     folder = fresh_folder("groups")
-    write_pages(folder, phantom_manifest)
+    write_configs(folder, phantom_manifest)
     done = commands.run("crossval", "tiny_bayes.yaml", "--set", "estimator.groups=[[akiec, ML]]", folder=folder)
     assert done.code == 2
     assert "tiny_bayes: estimator: groups name akiec, but the classes are AK, BCC" in done.stderr
@@ -165,7 +165,7 @@ def test_groups_that_are_not_the_manifests_classes_are_refused(commands, fresh_f
 
 def test_a_mask_of_another_size_stays_in_register_and_an_empty_one_is_named(tmp_path, manifest):
     read = read_manifest(manifest)
-    images = Images(read_page(_page(tmp_path, manifest)).data)
+    images = Images(read_config(_config(tmp_path, manifest)).data)
     path, mask_path = read.rows.loc[0, ["image", "mask"]]
     image, mask = estimation._laid(images, path, mask_path)
     assert image.shape[:2] == mask.shape
@@ -175,19 +175,19 @@ def test_a_mask_of_another_size_stays_in_register_and_an_empty_one_is_named(tmp_
 
     root = shutil.copytree(read.root, tmp_path / "library")
     Image.fromarray(np.zeros((50, 60), dtype=np.uint8)).save(root / mask_path)
-    images = Images(read_page(_page(tmp_path, manifest), [f"data.root={root}"]).data)
+    images = Images(read_config(_config(tmp_path, manifest), [f"data.root={root}"]).data)
     with pytest.raises(estimation.DataError) as caught:
         estimation._compute(_features(tmp_path, manifest), images, images.rows.head(3), _Silent())
     assert caught.value.problems == (f"{path}: {mask_path} shows no lesion",)
 
 
-def _page(folder, manifest):
-    write_pages(folder, manifest)
+def _config(folder, manifest):
+    write_configs(folder, manifest)
     return folder / "tiny_knn.yaml"
 
 
 def _features(folder, manifest):
-    return read_page(_page(folder, manifest)).features.build()
+    return read_config(_config(folder, manifest)).features.build()
 
 
 class _Silent:

@@ -10,7 +10,7 @@ import torch
 from mlflow.tracking import MlflowClient
 from rich.console import Console
 
-from dermaffinity.config import read_page
+from dermaffinity.config import read_config
 from dermaffinity.experiments import run_experiments
 from dermaffinity.results import ExperimentFolder
 from dermaffinity.tracking.base import NullTracker
@@ -23,16 +23,16 @@ def on(monkeypatch, hardware: bool) -> None:
 
 
 @pytest.mark.parametrize(("hardware", "chosen"), [(True, "bf16-mixed"), (False, "32-true")])
-def test_auto_takes_bfloat16_only_where_the_hardware_has_it(tiny_page, monkeypatch, hardware, chosen):
+def test_auto_takes_bfloat16_only_where_the_hardware_has_it(tiny_config, monkeypatch, hardware, chosen):
     on(monkeypatch, hardware)
-    assert precision.with_precision(read_page(tiny_page)).training.precision == chosen
+    assert precision.with_precision(read_config(tiny_config)).training.precision == chosen
 
 
 @pytest.mark.parametrize("asked", ["32-true", "16-mixed", "bf16-mixed"])
-def test_a_precision_that_a_page_names_stays(tiny_page, monkeypatch, asked):
+def test_a_precision_that_a_config_names_stays(tiny_config, monkeypatch, asked):
     on(monkeypatch, False)
-    page = read_page(tiny_page, [f"training.precision={asked}"])
-    assert precision.with_precision(page, recorded="32-true") is page
+    config = read_config(tiny_config, [f"training.precision={asked}"])
+    assert precision.with_precision(config, recorded="32-true") is config
 
 
 @pytest.mark.parametrize(
@@ -67,18 +67,18 @@ def test_a_process_that_is_limited_to_avx2_has_no_bfloat16():
     assert subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout == "False\n"
 
 
-def test_an_experiment_keeps_and_tracks_the_precision_that_it_began_with(tiny_page, tmp_path, monkeypatch):
+def test_an_experiment_keeps_and_tracks_the_precision_that_it_began_with(tiny_config, tmp_path, monkeypatch):
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
 
     def run(*overrides, **options):
-        page, console = read_page(tiny_page, ["training.epochs=1", *overrides]), Console(file=StringIO())
-        run_experiments([page], runs=tmp_path, tracker=MlflowTracker(uri), folds=[0], console=console, **options)
+        config, console = read_config(tiny_config, ["training.epochs=1", *overrides]), Console(file=StringIO())
+        run_experiments([config], runs=tmp_path, tracker=MlflowTracker(uri), folds=[0], console=console, **options)
         description = ExperimentFolder(tmp_path / "tiny").description()
         return description, console.file.getvalue()
 
     on(monkeypatch, False)
     begun, said = run()
-    assert begun["identity"]["page"]["training"]["precision"] == "32-true"
+    assert begun["identity"]["config"]["training"]["precision"] == "32-true"
     assert "bf16" not in said
     tracked = MlflowClient(uri).get_run(begun["run_id"])
     assert tracked.data.params["training.precision"] == "32-true"
@@ -87,13 +87,13 @@ def test_an_experiment_keeps_and_tracks_the_precision_that_it_began_with(tiny_pa
     assert resumed["identity"] == begun["identity"]
 
 
-def test_imitated_bfloat16_is_announced_once_with_its_cost(tiny_page, tmp_path, monkeypatch):
+def test_imitated_bfloat16_is_announced_once_with_its_cost(tiny_config, tmp_path, monkeypatch):
     on(monkeypatch, False)
     monkeypatch.setattr("dermaffinity.experiments.launch", lambda jobs, launcher, progress: None)
     monkeypatch.setattr("dermaffinity.experiments._outcome", lambda folder, run, failures: None)
-    pages = [read_page(tiny_page, ["training.precision=bf16-mixed", f"name=tiny{n}"]) for n in range(2)]
+    configs = [read_config(tiny_config, ["training.precision=bf16-mixed", f"name=tiny{n}"]) for n in range(2)]
     console = Console(file=StringIO())
-    run_experiments(pages, runs=tmp_path, tracker=NullTracker(), console=console)
+    run_experiments(configs, runs=tmp_path, tracker=NullTracker(), console=console)
     said = console.file.getvalue()
     assert said.count("Warning: training.precision=bf16-mixed: this processor has no bfloat16") == 1
     assert "15 to 30 times the time of float32" in said

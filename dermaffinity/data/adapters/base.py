@@ -177,7 +177,7 @@ class DatasetAdapter(ABC):
             classes=self.classes,
             malignant=self.malignant,
             source=self.provenance(),
-            licence=self.license,
+            license=self.license,
             rows=pd.DataFrame(rows).astype({"fold": "Int64"}),
             root=self.library.root,
             exact_ids=exact_ids,

@@ -1,6 +1,6 @@
 """Dermofit Image Library: 1,300 clinical close-ups of ten lesion classes, each with a lesion mask.
 
-Sold under licence by Edinburgh Innovations; copies in the wild differ in layout, all of these are read, in any
+Sold under license by Edinburgh Innovations; copies in the wild differ in layout, all of these are read, in any
 mixture, case-insensitively, at any depth, unpacked or inside zips:
 
 1. ``ak/<id>/<id>.png`` with ``<id>mask.png`` beside it and a ``lesionlist.txt``;
@@ -72,7 +72,7 @@ class DermofitAdapter(DatasetAdapter):
 
     name = "dermofit"
     citation = "Dermofit Image Library, University of Edinburgh; Ballerini, Fisher, Aldridge, Rees (2013)"
-    license = "Dermofit licence agreement (paid, no redistribution)"
+    license = "Dermofit license agreement (paid, no redistribution)"
     classes: tuple[str, ...] = EXPERIMENTS["10-class"]
     malignant: tuple[str, ...] = ("BCC", "SCC", "IEC", "MEL")
 
@@ -91,7 +91,7 @@ class DermofitAdapter(DatasetAdapter):
     def how_to_get(self) -> str:
         """See :meth:`DatasetAdapter.how_to_get`."""
         return (
-            "Dermofit is licensed (academic licence, for a fee) by Edinburgh Innovations: "
+            "Dermofit is licensed (academic license, for a fee) by Edinburgh Innovations: "
             "licensing.edinburgh-innovations.ed.ac.uk/product/dermofit-image-library. "
             "Point SOURCE at the folder that holds its class folders or its zips."
         )

@@ -7,29 +7,29 @@ import pytest
 import torch
 import yaml
 
-from dermaffinity.config import EstimatorPage, flatten, read_page, shipped_pages
+from dermaffinity.config import EstimatorConfig, flatten, read_config, shipped_configs
 from dermaffinity.data.adapters.dermofit import PUBLISHED_COUNTS
 from dermaffinity.data.adapters.ham10000 import DRAWS
 from dermaffinity.model_folder import build_network
 
-PAGES = shipped_pages()
-EXPERIMENTS = [name for name, path in PAGES.items() if "base" in yaml.safe_load(path.read_text(encoding="utf-8"))]
-BASES = {yaml.safe_load(PAGES[name].read_text(encoding="utf-8"))["base"] for name in EXPERIMENTS}
-AFFINITY = [name for name in EXPERIMENTS if "AffinityLoss" in PAGES[name].read_text(encoding="utf-8")]
+CONFIGS = shipped_configs()
+EXPERIMENTS = [name for name, path in CONFIGS.items() if "base" in yaml.safe_load(path.read_text(encoding="utf-8"))]
+BASES = {yaml.safe_load(CONFIGS[name].read_text(encoding="utf-8"))["base"] for name in EXPERIMENTS}
+AFFINITY = [name for name in EXPERIMENTS if "AffinityLoss" in CONFIGS[name].read_text(encoding="utf-8")]
 
 # How a method learns, where that is the method: its rates, which images it draws, how it steps. Head, loss, neck,
 # mixing and refit are method as well; epochs, batches, decay and precision are the same for all.
 PART_OF_A_METHOD = ("learning_rate", "head_rate_factor", "balanced_sampling", "sam_radius", "average_decay")
 
 
-@pytest.mark.parametrize("name", PAGES)
-def test_a_page_describes_an_experiment_of_its_own_name(name):
-    assert read_page(PAGES[name]).name == name
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_config_describes_an_experiment_of_its_own_name(name):
+    assert read_config(CONFIGS[name]).name == name
 
 
-@pytest.mark.parametrize("name", PAGES)
-def test_a_page_starts_with_its_question_and_a_base_says_that_it_is_one(name):
-    first = PAGES[name].read_text(encoding="utf-8").splitlines()[0]
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_config_starts_with_its_question_and_a_base_says_that_it_is_one(name):
+    first = CONFIGS[name].read_text(encoding="utf-8").splitlines()[0]
     if name in EXPERIMENTS:
         assert first.startswith("# Question: ")
         assert first.endswith("?")
@@ -40,36 +40,36 @@ def test_a_page_starts_with_its_question_and_a_base_says_that_it_is_one(name):
 
 @pytest.mark.parametrize("base", sorted(BASES))
 def test_the_methods_of_a_dataset_differ_in_nothing_but_method(base):
-    read = [read_page(PAGES[n]) for n in EXPERIMENTS if f"base: {base}\n" in PAGES[n].read_text()]
-    assert all(page.data == read[0].data for page in read)
-    pages = [page.resolved() for page in read if not isinstance(page, EstimatorPage)]
-    assert {page["head"]["class"].rpartition(".")[2] for page in pages} >= {"LinearHead", "AffinityHead"}
-    for page in pages:
+    read = [read_config(CONFIGS[n]) for n in EXPERIMENTS if f"base: {base}\n" in CONFIGS[n].read_text()]
+    assert all(config.data == read[0].data for config in read)
+    configs = [config.resolved() for config in read if not isinstance(config, EstimatorConfig)]
+    assert {config["head"]["class"].rpartition(".")[2] for config in configs} >= {"LinearHead", "AffinityHead"}
+    for config in configs:
         for key in PART_OF_A_METHOD:
-            page["training"].pop(key, None)
-        page["backbone"].pop("views", None)  # of prediction
+            config["training"].pop(key, None)
+        config["backbone"].pop("views", None)  # of prediction
     for section in ("data", "augmentation", "backbone", "training"):
-        assert all(page[section] == pages[0][section] for page in pages), section
+        assert all(config[section] == configs[0][section] for config in configs), section
 
 
 @pytest.mark.parametrize("base", ["hamfit5.yaml", "hamfit7.yaml"])
 def test_every_method_of_the_benchmark_is_tuned_with_at_most_the_same_budget(base):
-    pages = [read_page(PAGES[n]) for n in EXPERIMENTS if f"base: {base}\n" in PAGES[n].read_text()]
-    networks = [page for page in pages if not isinstance(page, EstimatorPage)]
+    configs = [read_config(CONFIGS[n]) for n in EXPERIMENTS if f"base: {base}\n" in CONFIGS[n].read_text()]
+    networks = [config for config in configs if not isinstance(config, EstimatorConfig)]
     assert len(networks) >= 20
-    for page in networks:
-        assert "training.learning_rate" in page.grid, page.name
-        assert 2 <= math.prod(len(values) for values in page.grid.values()) <= 4, page.name
+    for config in networks:
+        assert "training.learning_rate" in config.grid, config.name
+        assert 2 <= math.prod(len(values) for values in config.grid.values()) <= 4, config.name
         # What ships is one of what is tried, so that tuning can only find better.
-        settings = dict(flatten(page.resolved()))
-        assert all(settings[key] in values for key, values in page.grid.items() if key != "training.learning_rate")
+        settings = dict(flatten(config.resolved()))
+        assert all(settings[key] in values for key, values in config.grid.items() if key != "training.learning_rate")
 
 
 @pytest.mark.parametrize("name", [name for name in EXPERIMENTS if "hierarchical" in name])
 def test_the_groups_of_a_hierarchy_are_a_datasets_classes(name):
     dermofit = {"dermofit10": set(PUBLISHED_COUNTS), "dermofit5": {"AK", "BCC", "ML", "SCC", "SK"}}
     hamfit = {"hamfit7": set(DRAWS["hamfit-7"]), "hamfit5": set(DRAWS["hamfit-5"])}
-    groups = read_page(PAGES[name]).resolved()["estimator"]["groups"]
+    groups = read_config(CONFIGS[name]).resolved()["estimator"]["groups"]
     named = [code for group in groups for code in group]
     assert set(named) == (dermofit | hamfit)[name.partition("_")[0]]
     assert len(set(named)) == len(named)
@@ -77,11 +77,11 @@ def test_the_groups_of_a_hierarchy_are_a_datasets_classes(name):
 
 @pytest.mark.parametrize("name", AFFINITY)
 def test_a_new_affinity_network_has_a_gradient_at_its_backbones_last_layer(name):
-    page, num_classes = read_page(PAGES[name]), 10
+    config, num_classes = read_config(CONFIGS[name]), 10
     torch.manual_seed(0)
-    network = build_network(page.resolved(), num_classes, pretrained=False)
-    loss = page.loss.build(torch.full((num_classes,), 50), network.head.embedding_dim)
-    size = page.data.image_size
+    network = build_network(config.resolved(), num_classes, pretrained=False)
+    loss = config.loss.build(torch.full((num_classes,), 50), network.head.embedding_dim)
+    size = config.data.image_size
     output = network(torch.randn(4, 3, size, size))
     hinge = loss(output, torch.arange(4))["max_margin"]
     hinge.backward()
@@ -96,8 +96,8 @@ AS_PRINTED = [name for name in EXPERIMENTS if name.endswith("_as_printed") and n
 
 
 @pytest.mark.parametrize("name", [*AS_PRINTED, "mnist_affinity"])
-def test_an_affinity_page_as_printed_has_what_the_paper_prints(name):
-    settings = dict(flatten(read_page(PAGES[name]).resolved()))
+def test_an_affinity_config_as_printed_has_what_the_paper_prints(name):
+    settings = dict(flatten(read_config(CONFIGS[name]).resolved()))
     assert 5 <= settings["head.sigma"] <= 20  # best in Figure 7
     assert settings["head.centers_per_class"] == 5  # the fewest of the best in Figure 8
     assert (settings["head.distance"], settings["head.similarity"]) == ("l2", "gaussian")  # Eq. 3
@@ -108,9 +108,9 @@ def test_an_affinity_page_as_printed_has_what_the_paper_prints(name):
 
 @pytest.mark.parametrize("neck", ["IdentityNeck", "BatchNormNeck"])
 def test_as_printed_all_features_of_a_resnet_are_too_far_from_every_center(neck):
-    page = read_page(PAGES["hamfit7_affinity_as_printed"]).resolved()
+    config = read_config(CONFIGS["hamfit7_affinity_as_printed"]).resolved()
     torch.manual_seed(0)
-    network = build_network({**page, "neck": {"class": f"dermaffinity.models.{neck}"}}, 7, pretrained=False)
+    network = build_network({**config, "neck": {"class": f"dermaffinity.models.{neck}"}}, 7, pretrained=False)
     assert network(torch.randn(4, 3, 64, 64)).scores.max() < 1e-10
 
 
@@ -147,8 +147,8 @@ def test_importing_the_package_and_asking_for_help_load_nothing_heavy(code):
     assert not modules_after(code) & heavy
 
 
-def test_pages_hold_no_path_of_a_machine():
-    for path in PAGES.values():
+def test_configs_hold_no_path_of_a_machine():
+    for path in CONFIGS.values():
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
         manifest = values.get("data", {}).get("manifest", "")
         assert not Path(manifest).is_absolute()

@@ -1,4 +1,4 @@
-"""What a page may add to the training of a network arrives there."""
+"""What a config may add to the training of a network arrives there."""
 
 from io import StringIO
 
@@ -9,7 +9,7 @@ import yaml
 from rich.console import Console
 
 from dermaffinity import LesionClassifier
-from dermaffinity.config import read_page
+from dermaffinity.config import read_config
 from dermaffinity.experiments import run_experiments
 from dermaffinity.heads import LinearHead
 from dermaffinity.results import ExperimentFolder
@@ -20,8 +20,8 @@ REFIT = {"class": "dermaffinity.refit.PosthocLogitAdjustment", "tau": 1.0}
 
 
 @pytest.fixture(scope="module")
-def results(tiny_page, tmp_path_factory):
-    """Fold 0 of the tiny page with cross-entropy: as it is, with a refit, with mixing, with an average."""
+def results(tiny_config, tmp_path_factory):
+    """Fold 0 of the tiny config with cross-entropy: as it is, with a refit, with mixing, with an average."""
     folder = tmp_path_factory.mktemp("options")
     options = {
         "plain": {},
@@ -29,13 +29,13 @@ def results(tiny_page, tmp_path_factory):
         "mixing": {"mixing": {"class": "dermaffinity.data.mixing.Mixup", "alpha": 1.0}},
         "average": {"training": {"epochs": 3, "batch_size": 8, "learning_rate": 0.02, "average_decay": 0.8}},
     }
-    values = yaml.safe_load(tiny_page.read_text()) | {"loss": {"class": "dermaffinity.losses.CrossEntropyLoss"}}
-    pages = []
+    values = yaml.safe_load(tiny_config.read_text()) | {"loss": {"class": "dermaffinity.losses.CrossEntropyLoss"}}
+    configs = []
     for name, option in options.items():
         path = folder / f"{name}.yaml"
         path.write_text(yaml.safe_dump(values | option | {"name": name}))
-        pages.append(read_page(path))
-    run_experiments(pages, runs=folder, tracker=NullTracker(), folds=[0], console=Console(file=StringIO()))
+        configs.append(read_config(path))
+    run_experiments(configs, runs=folder, tracker=NullTracker(), folds=[0], console=Console(file=StringIO()))
     return {name: ExperimentFolder(folder / name) for name in options}
 
 
@@ -62,7 +62,7 @@ def test_a_refitted_model_that_is_loaded_gives_the_numbers_of_the_run(results, p
     np.testing.assert_allclose(found, table, atol=1e-5)
 
 
-def test_a_network_never_predicts_while_its_head_is_away_for_a_refit(tiny_page, tmp_path, monkeypatch):
+def test_a_network_never_predicts_while_its_head_is_away_for_a_refit(tiny_config, tmp_path, monkeypatch):
     # On a GPU it could not: a refit works on the CPU. Here both are the same, so the moves themselves are watched.
     away, moves, predict = [], [], Trainer.predict
 
@@ -83,11 +83,11 @@ def test_a_network_never_predicts_while_its_head_is_away_for_a_refit(tiny_page, 
     monkeypatch.setattr(LinearHead, "cpu", leave)
     monkeypatch.setattr(LinearHead, "to", come_back)
     monkeypatch.setattr(Trainer, "predict", watched)
-    values = yaml.safe_load(tiny_page.read_text()) | {"loss": {"class": "dermaffinity.losses.CrossEntropyLoss"}}
+    values = yaml.safe_load(tiny_config.read_text()) | {"loss": {"class": "dermaffinity.losses.CrossEntropyLoss"}}
     path = tmp_path / "watched.yaml"
     path.write_text(yaml.safe_dump(values | {"refit": REFIT, "name": "watched"}))
     console = Console(file=StringIO())
-    run_experiments([read_page(path)], runs=tmp_path, tracker=NullTracker(), folds=[0], console=console)
+    run_experiments([read_config(path)], runs=tmp_path, tracker=NullTracker(), folds=[0], console=console)
     assert moves == ["cpu", "back"]
 
 
