@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from dermaffinity.model_folder import Calibration, Facts, build_network, save_model
+from dermaffinity.inference.model_folder import Calibration, Facts, build_network, save_model
 
 FEW, MANY, DIFFERENT = 1_000, 100_000, 50
 
@@ -51,8 +51,8 @@ def measured(model: Path, images: Path, out: Path) -> tuple[float, float]:
 
 def child(model: Path, images: Path, out: Path) -> None:
     """What the predict verb does."""
-    from dermaffinity.classifier import LesionClassifier
-    from dermaffinity.predict_files import find_images, predict_files
+    from dermaffinity.inference.batch import find_images, predict_files
+    from dermaffinity.inference.classifier import LesionClassifier
 
     files = find_images([images], sys.exit)
     classifier = LesionClassifier.load(model)

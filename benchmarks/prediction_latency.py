@@ -18,8 +18,8 @@ import torch
 from PIL import Image
 from torchvision.models import resnet18
 
-from dermaffinity.classifier import LesionClassifier
-from dermaffinity.model_folder import Calibration, Facts, build_network, save_model
+from dermaffinity.inference.classifier import LesionClassifier
+from dermaffinity.inference.model_folder import Calibration, Facts, build_network, save_model
 
 CLASSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
 SIZES = (128, 224)

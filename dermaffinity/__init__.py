@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dermaffinity.classifier import LesionClassifier
+    from dermaffinity.inference.classifier import LesionClassifier
 
 __all__ = ["LesionClassifier"]
 __version__ = "0.1.0"
@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> object:
     # Importing the package costs nothing until something of it is used.
     if name == "LesionClassifier":
-        from dermaffinity.classifier import LesionClassifier
+        from dermaffinity.inference.classifier import LesionClassifier
 
         return LesionClassifier
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

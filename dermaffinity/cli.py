@@ -15,7 +15,7 @@ from dermaffinity.data.adapter_options import adapter_options
 from dermaffinity.errors import ConfigError, DataError, DermaffinityError, summed
 
 if TYPE_CHECKING:
-    from dermaffinity.experiments import Outcome
+    from dermaffinity.experiments.run import Outcome
 
 app = typer.Typer(
     help="Train, compare and use skin-lesion classifiers on small, strongly imbalanced image libraries.",
@@ -217,7 +217,7 @@ def crossval(
     Example: dermaffinity crossval configs/dermofit5_*.yaml --seeds 0,1,2
     """
     from dermaffinity.config import read_config
-    from dermaffinity.experiments import run_experiments
+    from dermaffinity.experiments.run import run_experiments
     from dermaffinity.tracking.mlflow_tracker import MlflowTracker
 
     _check_launcher(launcher)
@@ -260,9 +260,9 @@ def compare(
 
     Example: dermaffinity compare demo_affinity demo_softmax demo_cosen --baseline demo_cosen
     """
-    from dermaffinity.compare import compare_experiments
-    from dermaffinity.reports.tables import console_table
-    from dermaffinity.results import find_experiment
+    from dermaffinity.experiments.compare import compare_experiments
+    from dermaffinity.experiments.record import find_experiment
+    from dermaffinity.report.tables import console_table
     from dermaffinity.tracking.mlflow_tracker import MlflowTracker
 
     compared = compare_experiments(sources, baseline=baseline, runs=runs, tracker=MlflowTracker(tracking_uri))
@@ -301,10 +301,10 @@ def tune_config(
 
     Example: dermaffinity tune hamfit7_affinity --grid training.learning_rate=0.004,0.01 --grid loss.margin=0.5,0.75
     """
-    from dermaffinity.reports.method_tables import tuning_table
-    from dermaffinity.reports.tables import console_table
+    from dermaffinity.experiments.tune import tune
+    from dermaffinity.report.method_tables import tuning_table
+    from dermaffinity.report.tables import console_table
     from dermaffinity.tracking.mlflow_tracker import MlflowTracker
-    from dermaffinity.tuning import tune
 
     _check_launcher(launcher)
     tuning = tune(
@@ -354,8 +354,8 @@ def benchmark(
 
     Example: dermaffinity benchmark hamfit7_cosen hamfit7_softmax hamfit7_affinity --seeds 0,1,2 --tuned
     """
-    from dermaffinity.benchmark.run import run_benchmark
-    from dermaffinity.reports.tables import console_table
+    from dermaffinity.experiments.benchmark import run_benchmark
+    from dermaffinity.report.tables import console_table
     from dermaffinity.tracking.mlflow_tracker import MlflowTracker
 
     _check_launcher(launcher)
@@ -406,8 +406,8 @@ def predict(
 
     Example: dermaffinity predict runs/hamfit7_affinity photographs/ more.zip --out predictions.csv
     """
-    from dermaffinity.classifier import LesionClassifier
-    from dermaffinity.predict_files import find_images, predict_files
+    from dermaffinity.inference.batch import find_images, predict_files
+    from dermaffinity.inference.classifier import LesionClassifier
 
     console = Console(stderr=True, highlight=False)
     faults: list[tuple[str, str]] = []
@@ -454,7 +454,7 @@ def explain(
 
     Example: dermaffinity explain runs/hamfit7_affinity lesion.jpg --out sheet.png --library HAM10000/
     """
-    from dermaffinity.classifier import LesionClassifier
+    from dermaffinity.inference.classifier import LesionClassifier
 
     classifier = LesionClassifier.load(model, views=int(views), device=device)  # type: ignore[arg-type]
     explanation = classifier.explain(image)
@@ -491,7 +491,7 @@ def report(
 
     Example: dermaffinity report hamfit7_affinity --baseline cosen --no-images
     """
-    from dermaffinity.report.page import write_report
+    from dermaffinity.experiments.report.write import write_report
 
     with _counting("looking at test images", quiet) as on_progress:
         written = write_report(
@@ -529,7 +529,7 @@ def export(
     """
     if kind not in ("onnx", "bundle"):
         raise ConfigError(f"--format {kind}: allowed are onnx and bundle")
-    from dermaffinity.classifier import LesionClassifier
+    from dermaffinity.inference.classifier import LesionClassifier
 
     classifier = LesionClassifier.load(model)
     if kind == "onnx":
@@ -559,7 +559,7 @@ def demo(
 
     Example: dermaffinity demo
     """
-    from dermaffinity.demo import run_demo
+    from dermaffinity.experiments.demo import run_demo
 
     run_demo(folder, Console(stderr=True, quiet=quiet), Console(highlight=False))
 
@@ -581,7 +581,7 @@ def ui(
 
 def _comparable(outcomes: "list[Outcome]", baseline: str) -> dict[str, list[str]]:
     """The finished experiments on one split, by the one of them that is the baseline; without splits that have none."""
-    from dermaffinity.compare import meant
+    from dermaffinity.experiments.compare import meant
 
     by_split: dict[str, list[str]] = {}
     for outcome in outcomes:
@@ -601,7 +601,7 @@ def _show(outcomes: "list[Outcome]", already: set[str]) -> None:
 
     ``already`` names those whose out-of-fold measures a comparison is about to print.
     """
-    from dermaffinity.reports.tables import console_table, results_table
+    from dermaffinity.report.tables import console_table, results_table
 
     console = Console(highlight=False)
     facts = {outcome.folder.path.name: outcome.folder.description() for outcome in outcomes}

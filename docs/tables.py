@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from dermaffinity.reports.figures import recall_figure, save_figure
-from dermaffinity.reports.method_figures import forest_figure, pareto_figure
-from dermaffinity.reports.method_tables import MEASURES
-from dermaffinity.reports.tables import markdown_table
+from dermaffinity.report.figures import recall_figure, save_figure
+from dermaffinity.report.method_figures import forest_figure, pareto_figure
+from dermaffinity.report.method_tables import MEASURES
+from dermaffinity.report.tables import markdown_table
 
 DOCS = Path(__file__).resolve().parent
 PAGES = [DOCS.parent / "README.md", *sorted(DOCS.glob("*.md"))]

@@ -18,7 +18,7 @@ from dermaffinity import LesionClassifier
 from dermaffinity.cli import guarded
 from dermaffinity.data.adapters.phantom import draw_lesion
 from dermaffinity.errors import DataError
-from dermaffinity.explanation import Explanation
+from dermaffinity.inference.explain import Explanation
 
 NOTICE = "**Research use only. Not a medical device:** nothing here is fit to decide about a patient."
 # On a phone the sheet is wider than the page and slides in its box.

@@ -16,13 +16,13 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from dermaffinity.cli import guarded
-from dermaffinity.compare import ComparedExperiments, compare_experiments
 from dermaffinity.config import Config, read_config
 from dermaffinity.errors import ConfigError, TrainingError
-from dermaffinity.experiments import run_experiments
+from dermaffinity.experiments.compare import ComparedExperiments, compare_experiments
+from dermaffinity.experiments.run import run_experiments
 from dermaffinity.files import atomic_write
-from dermaffinity.reports.figures import rows_figure, save_figure
-from dermaffinity.reports.tables import console_table, markdown_table, p_value, percent_interval
+from dermaffinity.report.figures import rows_figure, save_figure
+from dermaffinity.report.tables import console_table, markdown_table, p_value, percent_interval
 from dermaffinity.tracking.mlflow_tracker import MlflowTracker
 
 VARIANTS = {

@@ -15,12 +15,12 @@ import pandas as pd
 from rich.console import Console
 
 from dermaffinity.cli import guarded
-from dermaffinity.compare import ComparedExperiments, compare_experiments
 from dermaffinity.config import read_config
 from dermaffinity.data.manifest import read_manifest
-from dermaffinity.experiments import run_experiments
-from dermaffinity.reports.tables import console_table, markdown_table, results_table
-from dermaffinity.results import ExperimentFolder
+from dermaffinity.experiments.compare import ComparedExperiments, compare_experiments
+from dermaffinity.experiments.record import ExperimentFolder
+from dermaffinity.experiments.run import run_experiments
+from dermaffinity.report.tables import console_table, markdown_table, results_table
 from dermaffinity.tracking.mlflow_tracker import MlflowTracker
 
 CLASSIC = ("knn", "hierarchical_knn", "hierarchical_bayes")

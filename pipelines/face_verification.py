@@ -19,7 +19,6 @@ import pandas as pd
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from dermaffinity.classifier import LesionClassifier
 from dermaffinity.cli import guarded
 from dermaffinity.config import read_config
 from dermaffinity.data.adapters.image_folder import ImageFolderAdapter
@@ -35,8 +34,10 @@ from dermaffinity.data.pairs import (
     read_ytf_pairs,
     template_images,
 )
-from dermaffinity.experiments import run_experiments
+from dermaffinity.experiments.record import ExperimentFolder, write_table
+from dermaffinity.experiments.run import run_experiments
 from dermaffinity.files import atomic_write
+from dermaffinity.inference.classifier import LesionClassifier
 from dermaffinity.metrics.verification import (
     FoldAccuracy,
     cosine_scores,
@@ -46,9 +47,8 @@ from dermaffinity.metrics.verification import (
     unmeasured,
     verification_summary,
 )
-from dermaffinity.reports.figures import save_figure, verification_figure
-from dermaffinity.reports.tables import console_table, markdown_table, verification_table
-from dermaffinity.results import ExperimentFolder, write_table
+from dermaffinity.report.figures import save_figure, verification_figure
+from dermaffinity.report.tables import console_table, markdown_table, verification_table
 from dermaffinity.tracking.mlflow_tracker import MlflowTracker
 
 METHODS = ("softmax", "affinity")

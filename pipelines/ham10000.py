@@ -15,13 +15,13 @@ from pathlib import Path
 from rich.console import Console
 
 from dermaffinity.cli import guarded
-from dermaffinity.compare import compare_experiments
 from dermaffinity.config import read_config
 from dermaffinity.data.adapters.ham10000 import Ham10000Adapter
 from dermaffinity.data.manifest import write_manifest
 from dermaffinity.data.verify import verify_manifest
-from dermaffinity.experiments import run_experiments
-from dermaffinity.reports.tables import console_table, markdown_table, results_table
+from dermaffinity.experiments.compare import compare_experiments
+from dermaffinity.experiments.run import run_experiments
+from dermaffinity.report.tables import console_table, markdown_table, results_table
 from dermaffinity.tracking.mlflow_tracker import MlflowTracker
 
 METHODS = ("softmax", "cosen", "affinity", "affinity_plus")

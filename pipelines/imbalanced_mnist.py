@@ -23,23 +23,23 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from dermaffinity.cli import guarded
-from dermaffinity.compare import compare_experiments
 from dermaffinity.config import Config, read_config
 from dermaffinity.data.adapters.mnist import DIGITS, RARE_DIGITS, MnistAdapter
 from dermaffinity.data.dataset import ManifestDataset, RowImages
 from dermaffinity.data.manifest import Manifest, write_manifest
 from dermaffinity.data.transforms import EvaluationStage
 from dermaffinity.errors import ConfigError, TrainingError
-from dermaffinity.experiments import run_experiments
+from dermaffinity.experiments.compare import compare_experiments
+from dermaffinity.experiments.job import Images
+from dermaffinity.experiments.record import ExperimentFolder, JobFolder, write_table
+from dermaffinity.experiments.run import run_experiments
 from dermaffinity.files import atomic_write
+from dermaffinity.inference.model_folder import load_networks, read_description
+from dermaffinity.inference.predict import predict
 from dermaffinity.metrics.clusters import cluster_spread
-from dermaffinity.model_folder import load_networks, read_description
-from dermaffinity.prediction import predict
-from dermaffinity.reports.figures import curve_figure, plane_figure, rows_figure, save_figure
-from dermaffinity.reports.tables import console_table, markdown_table
-from dermaffinity.results import ExperimentFolder, JobFolder, write_table
+from dermaffinity.report.figures import curve_figure, plane_figure, rows_figure, save_figure
+from dermaffinity.report.tables import console_table, markdown_table
 from dermaffinity.tracking.mlflow_tracker import MlflowTracker
-from dermaffinity.training.cross_validation import Images
 
 RARE = "first-10"
 """The experiment behind figures 2, 7, 8 and Table 4: 10 % of the training images of digits 0 to 4."""

@@ -19,21 +19,21 @@ from rich.console import Console
 from rich.progress import track
 from sklearn.metrics import roc_auc_score
 
-from dermaffinity.classifier import Assessment, LesionClassifier
 from dermaffinity.cli import guarded
 from dermaffinity.config import read_config
 from dermaffinity.data.library import ImageLibrary
 from dermaffinity.data.manifest import read_manifest
 from dermaffinity.errors import ConfigError
+from dermaffinity.experiments.job import Images
+from dermaffinity.experiments.record import ExperimentFolder, class_indices
 from dermaffinity.files import atomic_write
+from dermaffinity.inference.batch import find_images
+from dermaffinity.inference.classifier import Assessment, LesionClassifier
 from dermaffinity.metrics.conformal import in_set
 from dermaffinity.metrics.curves import coverage_curve
 from dermaffinity.metrics.statistics import share_interval
-from dermaffinity.predict_files import find_images
-from dermaffinity.reports.figures import coverage_figure, save_figure
-from dermaffinity.reports.tables import console_table, markdown_table, percent_interval
-from dermaffinity.results import ExperimentFolder, class_indices
-from dermaffinity.training.cross_validation import Images
+from dermaffinity.report.figures import coverage_figure, save_figure
+from dermaffinity.report.tables import console_table, markdown_table, percent_interval
 
 COVERAGE = 0.9  # asked of the prediction sets
 ANSWERED = (1.0, 0.9, 0.8, 0.5)  # shares of images that are answered

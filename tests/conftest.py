@@ -142,7 +142,7 @@ def toy_model(tmp_path_factory) -> Path:
     import numpy as np
     import torch
 
-    from dermaffinity.model_folder import (
+    from dermaffinity.inference.model_folder import (
         Calibration,
         Facts,
         TrainingExamples,

@@ -13,7 +13,12 @@ import types
 
 
 def main() -> None:
-    for module in ("dermaffinity.cli", "dermaffinity.compare", "dermaffinity.experiments", "matplotlib.figure"):
+    for module in (
+        "dermaffinity.cli",
+        "dermaffinity.experiments.compare",
+        "dermaffinity.experiments.run",
+        "matplotlib.figure",
+    ):
         importlib.import_module(module)
     for module in ("mlflow", "mlflow.store.tracking.sqlalchemy_store", "sklearn.metrics", "albumentations"):
         importlib.import_module(module)
@@ -34,7 +39,7 @@ def warm_up() -> None:
     """Fills the caches of fonts."""
     import numpy as np
 
-    from dermaffinity.reports.figures import confusion_figure
+    from dermaffinity.report.figures import confusion_figure
 
     confusion_figure(np.eye(5, dtype=int), list("abcde"), "title").savefig(os.devnull, format="png")
 
@@ -51,7 +56,7 @@ def run(argv: list[str], folder: str, environment: dict[str, str], signals: list
     for target, call, when, number in signals:
         send_at(target, call, when, number)
     # Spawned jobs would import everything anew.
-    launchers = importlib.import_module("dermaffinity.training.launchers")
+    launchers = importlib.import_module("dermaffinity.experiments.launchers")
     context = launchers.multiprocessing.get_context("fork")
     launchers.multiprocessing = types.SimpleNamespace(get_context=lambda method: context)
     sys.argv = ["dermaffinity", *argv]

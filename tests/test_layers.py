@@ -9,11 +9,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "dermaffinity"
 
 # A part is a file or folder of the package. Imports within a part, and inside functions, count as well.
 NOTHING: set[str] = set()
-TRAINING = {"checkpoint", "config", "data", "errors", "files", "heads", "losses", "metrics", "models", "reports"}
-TRAINING |= {"classic", "model_folder", "prediction", "refit", "results", "seeding", "tracking"}
 MAY_IMPORT = {
-    "__init__": {"classifier"},  # when it is asked for
-    "__main__": {"cli"},
     "classic": NOTHING,
     "errors": NOTHING,
     "seeding": NOTHING,
@@ -26,29 +22,14 @@ MAY_IMPORT = {
     "refit": {"heads"},
     "models": {"heads", "errors"},
     "data": {"errors", "seeding"},
-    "reports": {"files", "metrics"},
-    "results": {"errors", "files"},
-    "checkpoint": {"errors", "files"},
-    "model_folder": {"config", "errors", "files", "models"},
-    "prediction": {"data", "heads", "models"},
-    "explanation": {"data", "errors", "heads", "model_folder", "prediction", "reports"},
-    "classifier": {"data", "errors", "explanation", "metrics", "model_folder", "models", "prediction"},
-    "mlflow_model": {"model_folder"},
-    "pyfunc_model": {"classifier", "errors"},
-    "predict_files": {"classifier", "data", "errors", "files", "prediction"},
-    "export": {"classifier", "data", "errors", "files", "model_folder", "models"},
-    "training": TRAINING,
-    "experiments": TRAINING | {"mlflow_model", "training"},
-    "compare": {"errors", "files", "metrics", "reports", "results", "tracking"},
-    "report": {"compare", "data", "errors", "files", "heads", "metrics", "model_folder", "prediction", "reports"}
-    | {"results", "tracking"},
-    "tuning": TRAINING | {"experiments", "training"},
-    "benchmark": TRAINING | {"compare", "experiments", "training", "tuning"},
-    "demo": TRAINING | {"experiments", "compare"},
-    "cli": TRAINING
-    | {"training", "experiments", "compare", "demo", "classifier", "predict_files", "report", "export"}
-    | {"tuning", "benchmark"},
+    "report": {"files", "metrics"},
+    "inference": {"config", "data", "errors", "files", "heads", "metrics", "models", "report"},
+    "export": {"inference", "data", "errors", "files", "models"},
+    "training": {"config", "data", "errors", "files", "heads", "inference", "losses", "metrics", "models", "seeding"},
 }
+MAY_IMPORT["experiments"] = {*MAY_IMPORT} - {"export"}
+MAY_IMPORT["cli"] = {*MAY_IMPORT} - {"heads", "losses", "models", "refit", "classic"}
+MAY_IMPORT |= {"__init__": {"inference"}, "__main__": {"cli"}}  # __init__: when it is asked for
 
 
 def imported(file: Path) -> set[str]:

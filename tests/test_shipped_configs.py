@@ -10,7 +10,7 @@ import yaml
 from dermaffinity.config import EstimatorConfig, flatten, read_config, shipped_configs
 from dermaffinity.data.adapters.dermofit import PUBLISHED_COUNTS
 from dermaffinity.data.adapters.ham10000 import DRAWS
-from dermaffinity.model_folder import build_network
+from dermaffinity.inference.model_folder import build_network
 
 CONFIGS = shipped_configs()
 EXPERIMENTS = [name for name, path in CONFIGS.items() if "base" in yaml.safe_load(path.read_text(encoding="utf-8"))]

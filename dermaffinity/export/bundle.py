@@ -18,12 +18,12 @@ import torch
 from torch import Tensor, nn
 
 import dermaffinity
-from dermaffinity.classifier import LesionClassifier
 from dermaffinity.data.library import ImageLibrary
 from dermaffinity.errors import DataError, ExportError
 from dermaffinity.export.network import CalibratedNetwork
 from dermaffinity.files import atomic_write, write_json
-from dermaffinity.model_folder import FILE, build_network, read_description
+from dermaffinity.inference.classifier import LesionClassifier
+from dermaffinity.inference.model_folder import FILE, build_network, read_description
 
 _HERE = "dermaffinity.export.bundle"
 _VERSION = "1.0.0"

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dermaffinity.model_folder import Description
+from dermaffinity.inference.model_folder import Description
 from dermaffinity.models import LesionNetwork
 
 
@@ -85,6 +85,6 @@ class CalibratedNetwork(nn.Module):
 
 
 def _with_temperature(probabilities: Tensor, temperature: Tensor | float) -> Tensor:
-    """See `dermaffinity.metrics.calibration.with_temperature`."""
+    """See `dermaffinity.metrics.reliability.with_temperature`."""
     logits = probabilities.clamp_min(torch.finfo(torch.float32).tiny).log()
     return (logits / temperature).softmax(dim=1)

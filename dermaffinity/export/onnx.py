@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dermaffinity.classifier import LesionClassifier
 from dermaffinity.data.transforms import Normalize
 from dermaffinity.errors import ExportError
 from dermaffinity.export.network import CalibratedNetwork, NetworkAssessment
 from dermaffinity.files import atomic_write, write_json
+from dermaffinity.inference.classifier import LesionClassifier
 
 if TYPE_CHECKING:
     from onnx import ModelProto

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from dermaffinity.metrics.calibration import brier_score, expected_calibration_error, negative_log_likelihood
+from dermaffinity.metrics.reliability import brier_score, expected_calibration_error, negative_log_likelihood
 
 MINORITY_BELOW = 100
 
@@ -45,7 +45,7 @@ def classification_metrics(
     * `minority_recall`, the mean recall of the minority classes, and `majority_recall`, that of all others
     * `malignant_sensitivity` and `malignant_specificity`, where an image counts as predicted malignant if its predicted
       class is a malignant one; `malignant_auc`, from the summed probability of the malignant classes
-    * `ece`, `brier`, `nll`, see `dermaffinity.metrics.calibration`
+    * `ece`, `brier`, `nll`, see `dermaffinity.metrics.reliability`
 
     Args:
         labels: (N,), class indices, N at least 1.

@@ -27,7 +27,7 @@ from dermaffinity.metrics.statistics import (
     mcnemar_exact,
     sign_flip_test,
 )
-from dermaffinity.metrics.summary import Measured, Predictions, fold_gains, interval_table
+from dermaffinity.metrics.summary import Measured, ScoredImages, fold_gains, interval_table
 
 _GAINS = ("balanced_accuracy", "minority_recall", "majority_recall", "accuracy", "macro_auc")
 
@@ -97,11 +97,11 @@ def compare_all(
     resamples: int = 2000,
 ) -> dict[str, Comparison]:
     """`compare` for several candidates; `p_holm` is adjusted over them, for each test and measure."""
-    base = Predictions.from_table(baseline, classes)
-    others = {name: Predictions.from_table(table, classes) for name, table in candidates.items()}
+    base = ScoredImages.from_table(baseline, classes)
+    others = {name: ScoredImages.from_table(table, classes) for name, table in candidates.items()}
     check_paired(base, others)
 
-    def measured(predictions: Predictions) -> Measured:
+    def measured(predictions: ScoredImages) -> Measured:
         return Measured.of(predictions, minority=minority, malignant=malignant, seed=seed, resamples=resamples)
 
     first = measured(base)
@@ -142,7 +142,7 @@ def adjusted(comparisons: Mapping[str, Comparison]) -> dict[str, Comparison]:
     }
 
 
-def check_paired(base: Predictions, others: Mapping[str, Predictions]) -> None:
+def check_paired(base: ScoredImages, others: Mapping[str, ScoredImages]) -> None:
     """Holds that all methods scored the same images, in the same folds and with the same seeds.
 
     Raises:
@@ -153,7 +153,7 @@ def check_paired(base: Predictions, others: Mapping[str, Predictions]) -> None:
         raise ValueError("only predictions for the same images and folds can be compared: " + "; ".join(problems))
 
 
-def _differences(base: Predictions, other: Predictions) -> list[str]:
+def _differences(base: ScoredImages, other: ScoredImages) -> list[str]:
     differences = []
     for more, less, where in ((base, other, "baseline"), (other, base, "candidate")):
         if only := sorted(set(more.images) - set(less.images)):
@@ -179,7 +179,7 @@ def _gains(base: Measured, other: Measured) -> pd.DataFrame:
 
 
 def _sign_flip_tests(
-    base: Predictions, right: np.ndarray, minority: Sequence[str], seed: int
+    base: ScoredImages, right: np.ndarray, minority: Sequence[str], seed: int
 ) -> dict[tuple[str, str], float]:
     # Each image's share of its class's recall, so that their sum is the difference of the recalls.
     recall_share = right / np.bincount(base.labels)[base.labels]

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from dermaffinity.metrics.calibration import brier_score, expected_calibration_error
 from dermaffinity.metrics.classification import classification_metrics, weighted_metrics
+from dermaffinity.metrics.reliability import brier_score, expected_calibration_error
 from dermaffinity.metrics.statistics import bootstrap_interval, bootstrap_weights, share_interval
 
 _LIMITS = {"brier": (0, 2), "nll": (0, math.inf)}  # all else lies in [0, 1]
@@ -21,7 +21,7 @@ _FACTS = ("group", "label", "fold")  # of an image: the same for every seed
 
 
 @dataclass(frozen=True)
-class Predictions:
+class ScoredImages:
     """A checked prediction table as arrays, sorted by image."""
 
     classes: tuple[str, ...]
@@ -33,7 +33,7 @@ class Predictions:
     probabilities: np.ndarray  # (S, N, C)
 
     @classmethod
-    def from_table(cls, table: pd.DataFrame, classes: Sequence[str]) -> "Predictions":
+    def from_table(cls, table: pd.DataFrame, classes: Sequence[str]) -> "ScoredImages":
         """Reads a prediction table.
 
         Raises:
@@ -106,7 +106,7 @@ class Predictions:
 class Measured:
     """A method's measures on the images themselves and on resamples of their groups."""
 
-    predictions: Predictions
+    predictions: ScoredImages
     by_seed: dict[str, np.ndarray]  # (S,) each
     by_fold: pd.DataFrame  # see `per_fold`
     draws: dict[str, np.ndarray]  # (B,) each, the mean over seeds on each resample
@@ -114,7 +114,7 @@ class Measured:
     @classmethod
     def of(
         cls,
-        predictions: Predictions,
+        predictions: ScoredImages,
         *,
         minority: Sequence[str],
         malignant: Sequence[str],
@@ -179,7 +179,7 @@ def summarize(
     Raises:
         ValueError: With all that is wrong with the table.
     """
-    predictions = Predictions.from_table(table, classes)
+    predictions = ScoredImages.from_table(table, classes)
     measured = Measured.of(predictions, minority=minority, malignant=malignant, seed=seed, resamples=resamples)
     return measured.summary()
 
@@ -191,7 +191,7 @@ def summarize_calibration(
 
     Arguments, result and errors as for `summarize`.
     """
-    predictions = Predictions.from_table(table, classes)
+    predictions = ScoredImages.from_table(table, classes)
     measures = {"ece": expected_calibration_error, "brier": brier_score}
 
     def measured(weights: np.ndarray) -> dict[str, np.ndarray]:
@@ -225,7 +225,7 @@ def per_fold(
 
     Arguments and errors as for `summarize`. A class without images in a fold has NaN there.
     """
-    return Predictions.from_table(table, classes).metrics_by_fold(minority=minority, malignant=malignant)
+    return ScoredImages.from_table(table, classes).metrics_by_fold(minority=minority, malignant=malignant)
 
 
 def fold_gains(base: Measured, other: Measured, metric: str) -> np.ndarray:

@@ -1,1 +1,1 @@
-"""One experiment as one page: its content, which ``reports.html`` renders."""
+"""Tables, figures and HTML for results; nothing here knows where results come from."""

@@ -6,10 +6,9 @@ import numpy as np
 import pandas as pd
 
 from dermaffinity.heads import Head, HeadOutput, Predictions
-from dermaffinity.metrics.calibration import fit_temperature, with_temperature
+from dermaffinity.inference.model_folder import Calibration
 from dermaffinity.metrics.conformal import calibration_scores
-from dermaffinity.model_folder import Calibration
-from dermaffinity.results import class_indices
+from dermaffinity.metrics.reliability import fit_temperature, with_temperature
 
 _LIMIT = 0.95  # share of the inner validation images that are not novel
 
@@ -59,7 +58,7 @@ def ensemble_temperature(scored: pd.DataFrame, validation: pd.DataFrame, classes
     """
     columns = [f"p.{name}" for name in classes]
     both = validation.merge(scored, on="image", suffixes=("", ".tested"))
-    labels = class_indices(both["label"], classes)
+    labels = pd.Index(classes).get_indexer(pd.Index(both["label"]))
     inner, tested = both[columns].to_numpy(), both[[f"{column}.tested" for column in columns]].to_numpy()
     of_one = fit_temperature(np.tile(labels, 2), np.concatenate([inner, tested]))
     of_two = fit_temperature(labels, (inner + tested) / 2)

@@ -11,17 +11,17 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from dermaffinity.checkpoint import load_checkpoint, save_checkpoint
 from dermaffinity.config import TrainingSettings
 from dermaffinity.data.dataset import ManifestDataset
 from dermaffinity.data.loaders import EpochSampler, shuffled_loader, training_loader
 from dermaffinity.data.mixing import MixedBatch, Mixing
 from dermaffinity.errors import TrainingError
 from dermaffinity.heads import Predictions
+from dermaffinity.inference.predict import BATCH_SIZE, predict
 from dermaffinity.losses import Loss
 from dermaffinity.models import LesionNetwork
-from dermaffinity.prediction import BATCH_SIZE, predict
 from dermaffinity.seeding import derive_seed
+from dermaffinity.training.checkpoint import load_checkpoint, save_checkpoint
 from dermaffinity.training.optim import build_optimizer, set_learning_rate
 from dermaffinity.training.sharpness import unchanged_statistics, uphill
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dermaffinity.model_folder import Calibration, Facts, build_network, join_models, save_model
+from dermaffinity.inference.model_folder import Calibration, Facts, build_network, join_models, save_model
 
 CLASSES = ("AK", "BCC", "ML")
 

@@ -7,7 +7,7 @@ import pytest
 from dermaffinity.metrics.comparison import compare_all
 from dermaffinity.metrics.power import seeds_needed, smallest_gain, smallest_resampled_gain
 from dermaffinity.metrics.standings import best_rivals, pareto_front, standings, verdict
-from dermaffinity.metrics.summary import Measured, Predictions, fold_gains
+from dermaffinity.metrics.summary import Measured, ScoredImages, fold_gains
 
 CLASSES = ("ML", "BCC", "MEL")
 ROLES = {"minority": ("MEL",), "malignant": ("BCC", "MEL")}
@@ -41,7 +41,7 @@ TABLES = {
 @pytest.fixture(scope="module")
 def measured():
     return {
-        name: Measured.of(Predictions.from_table(table, CLASSES), **ROLES, resamples=300)
+        name: Measured.of(ScoredImages.from_table(table, CLASSES), **ROLES, resamples=300)
         for name, table in TABLES.items()
     }
 
@@ -105,7 +105,7 @@ def test_a_baseline_that_was_not_measured_leaves_the_rivals(measured):
 def test_one_fold_says_nothing_about_training_again():
     tables = {name: table[table["fold"] == 0] for name, table in TABLES.items()}
     one = {
-        name: Measured.of(Predictions.from_table(table, CLASSES), **ROLES, resamples=50)
+        name: Measured.of(ScoredImages.from_table(table, CLASSES), **ROLES, resamples=50)
         for name, table in tables.items()
     }
     row = standings(one, "cosen", minority=("MEL",), test_train_ratio=0.5).over_baseline.resolution.loc["affinity"]
@@ -116,7 +116,7 @@ def test_one_fold_says_nothing_about_training_again():
 
 def test_methods_on_other_images_are_refused(measured):
     fewer = TABLES["softmax"][TABLES["softmax"]["image"] != "image000.png"]
-    other = Measured.of(Predictions.from_table(fewer, CLASSES), **ROLES, resamples=5)
+    other = Measured.of(ScoredImages.from_table(fewer, CLASSES), **ROLES, resamples=5)
     with pytest.raises(ValueError, match=r"fewer: 1 images are only in the baseline, the first is image000\.png"):
         standings({**measured, "fewer": other}, "cosen", minority=("MEL",), test_train_ratio=0.5)
 

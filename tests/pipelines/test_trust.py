@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from dermaffinity.classifier import Assessment
 from dermaffinity.data.manifest import read_manifest, write_manifest
+from dermaffinity.inference.classifier import Assessment
 
 PIPELINE = Path(__file__).resolve().parents[2] / "pipelines" / "trust.py"
 

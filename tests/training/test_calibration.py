@@ -5,7 +5,7 @@ import torch
 from scipy.special import softmax
 
 from dermaffinity.heads import AffinityHead, Predictions
-from dermaffinity.metrics.calibration import expected_calibration_error, fit_temperature, with_temperature
+from dermaffinity.metrics.reliability import expected_calibration_error, fit_temperature, with_temperature
 from dermaffinity.training import calibration as module
 from dermaffinity.training.calibration import calibrate, ensemble_temperature
 

@@ -11,8 +11,8 @@ from mlflow.tracking import MlflowClient
 from rich.console import Console
 
 from dermaffinity.config import read_config
-from dermaffinity.experiments import run_experiments
-from dermaffinity.results import ExperimentFolder
+from dermaffinity.experiments.record import ExperimentFolder
+from dermaffinity.experiments.run import run_experiments
 from dermaffinity.tracking.base import NullTracker
 from dermaffinity.tracking.mlflow_tracker import MlflowTracker
 from dermaffinity.training import precision
@@ -89,8 +89,8 @@ def test_an_experiment_keeps_and_tracks_the_precision_that_it_began_with(tiny_co
 
 def test_imitated_bfloat16_is_announced_once_with_its_cost(tiny_config, tmp_path, monkeypatch):
     on(monkeypatch, False)
-    monkeypatch.setattr("dermaffinity.experiments.launch", lambda jobs, launcher, progress: None)
-    monkeypatch.setattr("dermaffinity.experiments._outcome", lambda folder, run, failures: None)
+    monkeypatch.setattr("dermaffinity.experiments.run.launch", lambda jobs, launcher, progress: None)
+    monkeypatch.setattr("dermaffinity.experiments.run._outcome", lambda folder, run, failures: None)
     configs = [read_config(tiny_config, ["training.precision=bf16-mixed", f"name=tiny{n}"]) for n in range(2)]
     console = Console(file=StringIO())
     run_experiments(configs, runs=tmp_path, tracker=NullTracker(), console=console)

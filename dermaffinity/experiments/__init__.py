@@ -1,0 +1,1 @@
+"""Experiments: configs trained on all their folds and seeds, and what is made of their results."""

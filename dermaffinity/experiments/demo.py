@@ -1,0 +1,62 @@
+"""The whole job in minutes, on a synthetic library that needs no data and no pretrained weights."""
+
+import os
+import shlex
+from pathlib import Path
+
+from rich.console import Console
+
+from dermaffinity.config import read_config
+from dermaffinity.data.adapters.phantom import PhantomAdapter, write_phantom
+from dermaffinity.data.manifest import write_manifest
+from dermaffinity.data.verify import verify_manifest
+from dermaffinity.errors import DataError
+from dermaffinity.experiments.compare import compare_experiments
+from dermaffinity.experiments.run import run_experiments
+from dermaffinity.report.tables import console_table
+from dermaffinity.tracking.mlflow_tracker import MlflowTracker
+
+_CONFIGS = ("demo_softmax", "demo_cosen", "demo_affinity")
+
+_NEXT = """\
+These images are synthetic: the numbers show that the tool works, not which method is better on skin.
+
+Look at the runs:         {dermaffinity} ui --tracking-uri {store}
+Your own library:         {dermaffinity} prepare image_folder FOLDER --out data_manifests/library.csv
+                          (FOLDER holds one folder of images for each class)
+The Dermofit library:     {dermaffinity} prepare dermofit FOLDER --experiment 5-class
+"""
+
+
+def run_demo(folder: Path, progress: Console, results: Console) -> None:
+    """Draws a library, prepares and verifies it, cross-validates three methods, compares them with CoSen.
+
+    A second call resumes the first, or shows its results again.
+
+    Args:
+        folder: Where everything is written.
+        progress: For what happens; a console on stderr.
+        results: For what came out.
+    """
+    library, manifest_path, runs = folder / "library", folder / "phantom-5.csv", folder / "runs"
+    if not library.exists():
+        progress.print(f"Drawing a synthetic lesion library in {library} …")
+        write_phantom(library, fraction=0.5, image_size=80)
+    manifest = PhantomAdapter(library, experiment="5-class").prepare()
+    write_manifest(manifest, manifest_path)
+    verification = verify_manifest(manifest)
+    results.print(verification.statement(), markup=False, soft_wrap=True)
+    if not verification.ok():
+        raise DataError(f"{library} is damaged; delete it and run the demo again", verification.lines())
+
+    tracker = MlflowTracker(f"sqlite:///{folder.absolute() / 'mlflow.db'}")
+    configs = [read_config(name, [f"data.manifest={manifest_path}"]) for name in _CONFIGS]
+    run_experiments(configs, runs=runs, tracker=tracker, resume=True, console=progress)
+    compared = compare_experiments(_CONFIGS, baseline="demo_cosen", runs=runs, tracker=tracker)
+    for title, table in compared.tables().items():
+        results.print(console_table(table, title, results.width))
+    for path in compared.write(folder / "compare"):
+        results.print(str(path), soft_wrap=True, highlight=False)
+    command = "dermaffinity" if os.environ.get("VIRTUAL_ENV") else ".venv/bin/dermaffinity"
+    text = _NEXT.format(dermaffinity=command, store=shlex.quote(f"sqlite:///{folder / 'mlflow.db'}"))
+    results.print(text, soft_wrap=True, highlight=False, markup=False)

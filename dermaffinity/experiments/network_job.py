@@ -1,0 +1,195 @@
+"""The jobs of configs with a network: trained, scored and saved, from a checkpoint where there is one."""
+
+import logging
+import os
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import numpy as np
+import pandas as pd
+import torch
+from lightning_fabric import Fabric
+
+from dermaffinity.config import NetworkConfig
+from dermaffinity.data.augmentation import training_transform
+from dermaffinity.data.dataset import ManifestDataset
+from dermaffinity.data.manifest import Manifest
+from dermaffinity.data.transforms import EvaluationStage
+from dermaffinity.experiments.job import PATIENCE, Images, Job, ended_when_stopped, keep, open_child, parts
+from dermaffinity.experiments.progress import JobProgress
+from dermaffinity.experiments.record import prediction_table, write_table
+from dermaffinity.files import hold, sweep_partial, write_json
+from dermaffinity.heads import Predictions
+from dermaffinity.inference.model_folder import (
+    Facts,
+    TrainingExamples,
+    build_network,
+    load_networks,
+    read_description,
+    save_model,
+)
+from dermaffinity.inference.predict import predict
+from dermaffinity.report.figures import history_figure
+from dermaffinity.seeding import derive_seed, seed_everything
+from dermaffinity.tracking.base import Run
+from dermaffinity.training.calibration import calibrate
+from dermaffinity.training.trainer import Trainer
+
+
+def run_job(job: Job, images: Images, progress: JobProgress) -> None:
+    """Trains and scores one fold and seed, going on where an earlier call stopped; what is finished is not done again.
+
+    Raises:
+        TrainingError: When training cannot go on.
+        BusyError: When another process is at this job.
+    """
+    files = job.files
+    if files.finished and (not job.external or files.external.exists()):
+        progress.finish(f"{job.label}: finished before")
+        return
+    fabric = _fabric(_config(job))
+    # Under torchrun one process holds the folder for all.
+    with hold(files.path, PATIENCE) if fabric.is_global_zero else nullcontext():
+        if fabric.is_global_zero:
+            sweep_partial(files.path)
+        if not files.finished:
+            run = open_child(job)
+            with ended_when_stopped(run):
+                _train_and_score(job, images, fabric, run, progress)
+            run.finish("FINISHED")
+            # The job is finished from here on, and not before its tracking run is.
+            if fabric.is_global_zero:
+                files.checkpoint.unlink(missing_ok=True)
+        if job.external:
+            _score_external(job, images, fabric, progress)
+
+
+def _train_and_score(job: Job, images: Images, fabric: Fabric, run: Run, progress: JobProgress) -> None:
+    config, classes = _config(job), images.manifest.classes
+    settings = config.training
+    rows, labels, decoded = images.rows, images.labels, images.decoded()
+    fit_rows, inner_rows, test_rows = parts(job, rows)
+
+    seed_everything(derive_seed("initialization", job.seed, job.fold))
+    network = build_network(config.resolved(), len(classes), pretrained=True)
+    counts = torch.bincount(torch.as_tensor(labels[fit_rows]), minlength=len(classes))
+    loss = config.loss.build(counts, network.head.embedding_dim)
+    mixing = None if config.mixing is None else config.mixing.build()
+    seed = derive_seed("training", job.seed, job.fold)
+    trainer = Trainer(network, loss, settings, seed=seed, fabric=fabric, mixing=mixing)
+
+    fixed = EvaluationStage(config.data.image_size)
+    augmentation = config.augmentation.build(config.data.image_size)
+    augmented = training_transform(augmentation) if augmentation.random else fixed
+
+    def dataset(which: np.ndarray, transform: Callable[[np.ndarray], torch.Tensor]) -> ManifestDataset:
+        return ManifestDataset([decoded[i] for i in which], labels[which], transform, seed=trainer.seed)
+
+    images_per_epoch = len(fit_rows) // settings.batch_size * settings.batch_size or len(fit_rows)
+    progress.start(job.label, settings.epochs * images_per_epoch)
+
+    def on_epoch(history: list[dict[str, float]]) -> None:
+        run.log_history(history)
+        progress.skip(len(history) * images_per_epoch)
+        if history:
+            last = history[-1]
+            progress.epoch(len(history), settings.epochs, last["loss"], last["validation_balanced_accuracy"])
+
+    inner = dataset(inner_rows, fixed)
+    trainer.fit(dataset(fit_rows, augmented), inner, job.files.checkpoint, on_images=progress.images, on_epoch=on_epoch)
+
+    def table(which: np.ndarray, predictions: Predictions) -> pd.DataFrame:
+        probabilities = predictions.probabilities.numpy()
+        return prediction_table(rows.iloc[which], probabilities, classes, fold=job.fold, seed=job.seed)
+
+    learned, seen = trainer.predict(dataset(fit_rows, fixed)), trainer.predict(inner)
+    if config.refit is not None:
+        # Predictions are on the CPU. While the head is there as well, a network on a GPU cannot predict.
+        chosen = config.refit.build()(network.head.cpu(), learned, seen, seed=derive_seed("refit", seed))
+        network.head.to(fabric.device)
+        run.log_metrics({f"refit.{name}": value for name, value in chosen.items()}, step=settings.epochs)
+        seen = trainer.predict(inner)
+    validation = table(inner_rows, seen)
+    scored = validation if job.scored == "inner" else table(test_rows, trainer.predict(dataset(test_rows, fixed)))
+    examples = rows.iloc[fit_rows]
+    if fabric.is_global_zero:
+        save_model(
+            job.files.path,
+            network,
+            _facts(config, images.manifest),
+            fold=job.fold,
+            seed=job.seed,
+            calibration=calibrate(seen, network.head, classes),
+            examples=TrainingExamples(examples["image"].tolist(), examples["label"].tolist(), learned.embedding),
+        )
+        history = pd.DataFrame(trainer.history)
+        write_table(history, job.files.path / "history.csv")
+        run.log_figure(history_figure(history, job.label), "history.png")
+        tables = {"validation": validation, "predictions": scored}
+        reported = {f"training.{name}": trainer.history[-1][name] for name in loss.acts_from}
+        metrics = keep(job, images.manifest, tables, run, progress, reported=reported, step=settings.epochs)
+        write_json(job.files.path / "metrics.json", metrics)
+    fabric.barrier()
+
+
+def _score_external(job: Job, images: Images, fabric: Fabric, progress: JobProgress) -> None:
+    """Scores the external images with the finished model, once."""
+    if job.files.external.exists():
+        return
+    config = _config(job)
+    description = read_description(job.files.path)
+    (network,) = load_networks(job.files.path, description, job.config.plugins)
+    rows, content = images.external()
+    dataset = ManifestDataset(content, images.indices(rows), EvaluationStage(config.data.image_size))
+    progress.start(f"{job.label}, external images", len(rows))
+    predictions = predict(
+        network.to(fabric.device).to(memory_format=torch.channels_last),
+        dataset,
+        device=fabric.device,
+        workers=config.training.workers,
+        rank=fabric.global_rank,
+        world_size=fabric.world_size,
+        on_images=progress.images,
+    )
+    if fabric.is_global_zero:
+        table = prediction_table(
+            rows, predictions.probabilities.numpy(), description.classes, fold=job.fold, seed=job.seed
+        )
+        write_table(table, job.files.external)
+    fabric.barrier()
+
+
+def _facts(config: NetworkConfig, manifest: Manifest) -> Facts:
+    """What the classifier's file says about it, but for what belongs to one fold."""
+    resolved = config.resolved()
+    return Facts.model_validate(
+        {
+            "name": config.name,
+            "classes": manifest.classes,
+            "malignant": manifest.malignant,
+            "preprocessing": {"image_size": config.data.image_size, "lesion_crop": config.data.lesion_crop},
+            **{section: resolved[section] for section in ("backbone", "neck", "head")},
+            "data": {
+                "name": manifest.name,
+                "split_hash": manifest.split_hash,
+                "images_digest": manifest.images_digest,
+                "class_counts": manifest.class_counts(),
+                "source": manifest.source,
+                "license": manifest.license,
+            },
+        }
+    )
+
+
+def _config(job: Job) -> NetworkConfig:
+    assert isinstance(job.config, NetworkConfig)
+    return job.config
+
+
+def _fabric(config: NetworkConfig) -> Fabric:
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces the precision for every fold
+    # One device, unless torchrun says otherwise.
+    devices, processes = (int(os.environ.get(name, 1)) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
+    fabric = Fabric(devices=devices, num_nodes=processes // devices, precision=config.training.precision)  # type: ignore[arg-type]
+    fabric.launch()
+    return fabric

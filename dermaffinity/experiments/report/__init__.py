@@ -1,0 +1,1 @@
+"""One experiment's report: its content, which ``report.html`` renders."""

@@ -1,0 +1,129 @@
+"""The pictures of a report."""
+
+import numpy as np
+import pandas as pd
+
+from dermaffinity.experiments.compare import ComparedExperiments
+from dermaffinity.experiments.record import find_experiment
+from dermaffinity.experiments.report.evidence import Evidence, interval_of
+from dermaffinity.experiments.report.findings import coverage_curves
+from dermaffinity.experiments.report.revisit import SeenFold
+from dermaffinity.metrics.curves import roc_curve
+from dermaffinity.metrics.reliability import reliability_bins
+from dermaffinity.report import figures
+from dermaffinity.report.html.render import (
+    Figures,
+    Picture,
+    picture,
+)
+from dermaffinity.report.tables import percent_interval
+
+
+def draw(
+    evidence: Evidence,
+    compared: ComparedExperiments | None,
+    summaries: dict[str, pd.DataFrame],
+    seen: list[SeenFold] | None,
+    novelty: pd.Series | None,
+) -> Figures:
+    """Every picture of the report."""
+    counts, name = evidence.counts, evidence.name
+    methods = " and ".join(summaries)
+    recalls = "; ".join(
+        f"{code} {percent_interval(*interval_of(evidence.summary, f'recall.{code}'))}" for code in counts
+    )
+    aucs = "; ".join(f"{code} {percent_interval(*interval_of(evidence.summary, f'auc.{code}'))}" for code in counts)
+    tables = {name: evidence.table}
+    if compared and compared.baseline != name:
+        base = find_experiment(compared.baseline, evidence.folder.path.parent)
+        tables = {compared.baseline: base.predictions("predictions"), **tables}
+    curves = {method: _roc_curves(evidence, table) for method, table in tables.items()}
+    bins = {"as trained": reliability_bins(*evidence.scored(evidence.table))}
+    if evidence.fold_models:
+        bins["calibrated"] = reliability_bins(*evidence.scored(evidence.calibrated))
+    return Figures(
+        recall=picture(
+            figures.recall_figure(summaries, counts, ""),
+            "recall",
+            f"Recall of each class in percent with 95 % intervals for {methods}. {name}: {recalls}.",
+            "Recall of each class with its 95 % interval, the most frequent class at the top.",
+        ),
+        roc=picture(
+            figures.roc_figure(curves, evidence.summary, name, counts),
+            "roc",
+            f"ROC curves of each class against the rest. AUC of {name} in percent: {aucs}.",
+            "Each class against the rest. Curves are averaged over folds, because models of different folds need not "
+            f"share a scale. AUC in percent with its 95 % interval, of {name}.",
+        ),
+        reliability=picture(
+            figures.reliability_figure(bins, ""),
+            "reliability",
+            f"Share of right answers against confidence, {' and '.join(bins)}; the numbers are in the table beside.",
+            "Reliability: on the diagonal, 80 % of the answers given with a confidence of 80 % are right. Below, the "
+            "number of images in each bin.",
+        ),
+        coverage=picture(
+            figures.coverage_figure(coverage_curves(evidence, novelty)),
+            "coverage",
+            "Share of right answers against the share of images answered; the numbers are in the table below.",
+            "What is gained by leaving the least sure images to a person. Dotted: all images answered. Shares below "
+            "5 % rest on too few images to be drawn.",
+        ),
+        gain=picture(
+            figures.gain_figure(compared.gains, compared.baseline, counts),
+            "gain",
+            f"Gains over {compared.baseline} with 95 % intervals; the numbers are in the table below.",
+            f"Gain over {compared.baseline} on the same images. An interval that holds zero does not tell which is "
+            "better.",
+        )
+        if compared
+        else None,
+        map=_map(evidence, seen[0]) if seen else None,
+    )
+
+
+def _roc_curves(evidence: Evidence, table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    labels, probabilities = evidence.scored(table)
+    models = table.groupby(["fold", "seed"]).ngroup().to_numpy()
+    return {
+        name: roc_curve(labels == index, probabilities[:, index], models) for index, name in enumerate(evidence.classes)
+    }
+
+
+def _map(evidence: Evidence, seen: SeenFold) -> Picture:
+    """One fold's test images, because the axes of different models have nothing to do with one another."""
+    from sklearn.decomposition import PCA
+
+    # Linear: centers fall where the same map puts them, distances shrink but never grow, and there is nothing to tune.
+    # t-SNE would draw tighter clusters, whose sizes and distances mean nothing, and has no place for centers.
+    embedding = seen.embedding
+    if not seen.centers_are_places:  # a linear head tells classes by the angle; lengths would fill the map with fans
+        embedding = embedding / np.maximum(np.linalg.norm(embedding, axis=1, keepdims=True), 1e-12)
+    plane = PCA(n_components=2, svd_solver="full").fit(embedding)
+    if seen.centers_are_places:
+        centers, meaning = seen.centers, "large markers are the centers that the head learned"
+    else:
+        means = [embedding[seen.labels == label].mean(axis=0) for label in range(len(evidence.classes))]
+        centers = np.stack(means)[:, None]
+        meaning = (
+            "large markers are the means of the classes, and all lengths are one, because the class vectors of a "
+            "linear head are directions, not places"
+        )
+    flat = plane.transform(centers.reshape(-1, centers.shape[-1]))
+    figure = figures.embedding_figure(
+        plane.transform(embedding),
+        seen.labels,
+        seen.predicted == seen.labels,
+        flat.reshape(*centers.shape[:2], 2),
+        evidence.classes,
+        plane.explained_variance_ratio_.tolist(),
+    )
+    share = 100 * plane.explained_variance_ratio_.sum()
+    return picture(
+        figure,
+        "map",
+        f"Map of the {len(seen.labels)} test images of fold {seen.fold} by class; {meaning}.",
+        f"The {len(seen.labels)} test images of fold {seen.fold} as its model sees them: filled where it is right, "
+        f"hollow where it is wrong; {meaning}. The plane holds {share:.0f} % of the variance of a "
+        f"{seen.embedding.shape[1]}-dimensional embedding, so what overlaps here may be apart in truth.",
+    )

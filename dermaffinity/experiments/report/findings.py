@@ -1,0 +1,287 @@
+"""The tables of a report that are not in an experiment's own: sets, coverage, subgroups, cases."""
+
+import numpy as np
+import pandas as pd
+
+from dermaffinity.data.images import decode_image
+from dermaffinity.data.library import ImageLibrary
+from dermaffinity.data.manifest import COLUMNS
+from dermaffinity.experiments.report.evidence import Evidence, interval_of
+from dermaffinity.experiments.report.revisit import SeenFold
+from dermaffinity.metrics.classification import MINORITY_BELOW
+from dermaffinity.metrics.conformal import in_set, p_values, promised_coverage
+from dermaffinity.metrics.curves import coverage_curve
+from dermaffinity.metrics.statistics import share_interval
+from dermaffinity.metrics.summary import per_fold
+from dermaffinity.report.html.render import (
+    Case,
+    CaseGroup,
+    Table,
+    thumbnail,
+)
+from dermaffinity.report.tables import percent_interval
+
+_CASES = 12
+_COVERAGE = 0.9  # of the prediction sets
+_AGES = {"under 40": 0, "40 to 59": 40, "60 to 79": 60, "80 and older": 80}  # years, from
+_MOST_VALUES = 20  # of a column that splits the results; more would be names
+
+
+def class_table(evidence: Evidence) -> Table:
+    """Images, groups and folds of each class."""
+    rows = evidence.first_seed(evidence.table)
+    in_fold = pd.crosstab(rows["label"], rows["fold"])
+    groups = rows.groupby("label")["group"].nunique()
+    external = None
+    if evidence.manifest is not None and len(evidence.manifest.external()):
+        external = evidence.manifest.external()["label"].value_counts()
+    table = []
+    for name in evidence.classes:
+        kind = [
+            word for word, among in (("malignant", evidence.malignant), ("rare", evidence.minority)) if name in among
+        ]
+        cells = [name, ", ".join(kind) or "–", f"{evidence.counts[name]:,}", f"{groups.get(name, 0):,}"]
+        cells += (
+            [f"{count:,}" for count in in_fold.loc[name]] if name in in_fold.index else ["0"] * len(in_fold.columns)
+        )
+        table.append([*cells, *([] if external is None else [f"{external.get(name, 0):,}"])])
+    columns = ["Class", "Kind", "Images", "Groups", *(f"Fold {fold}" for fold in in_fold.columns)]
+    return Table(
+        f"Images of each class; groups are patients or lesions, rare is below {MINORITY_BELOW} images",
+        [*columns, *([] if external is None else ["Set aside"])],
+        table,
+    )
+
+
+def fold_table(evidence: Evidence) -> Table:
+    """The main measures of each fold and seed by itself."""
+    measured = per_fold(evidence.table, evidence.classes, minority=evidence.minority, malignant=evidence.malignant)
+    wanted = {"balanced_accuracy": "Balanced accuracy", "minority_recall": "Minority recall", "accuracy": "Accuracy"}
+    present = {metric: title for metric, title in wanted.items() if metric in measured}
+    rows = [
+        [f"{fold}", f"{seed}", *(f"{100 * value:.1f}" for value in values)]
+        for fold, seed, *values in measured[["fold", "seed", *present]].itertuples(index=False)
+    ]
+    return Table("Each fold and seed by itself: percent", ["Test fold", "Seed", *present.values()], rows)
+
+
+def calibration_table(evidence: Evidence) -> Table:
+    """Calibration error and Brier score, as trained and calibrated."""
+    kinds = {"as trained": "", "calibrated": ".calibrated"}
+    present = {name: end for name, end in kinds.items() if f"ece{end}" in evidence.summary.index}
+    ece = [percent_interval(*interval_of(evidence.summary, f"ece{end}")) for end in present.values()]
+    brier = [_plain_interval(*interval_of(evidence.summary, f"brier{end}")) for end in present.values()]
+    return Table(
+        "Calibration with 95 % intervals; temperatures are fitted on inner validation images",
+        ["Measure", *present],
+        [["Calibration error (ECE), percent", *ece], ["Brier score, 0 best, 2 worst", *brier]],
+    )
+
+
+def coverage_curves(evidence: Evidence, novelty: pd.Series | None) -> dict[str, pd.DataFrame]:
+    """Accuracy against coverage, by confidence and, where it is known, by novelty."""
+    right, unsureness = _right_and_unsureness(evidence, novelty)
+    return {name: coverage_curve(right, values) for name, values in unsureness.items()}
+
+
+def _right_and_unsureness(evidence: Evidence, novelty: pd.Series | None) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Which answers of the first seed are right (N,), and how unsure each is (N,), by the way to tell."""
+    rows = evidence.first_seed(evidence.calibrated)
+    labels, probabilities = evidence.scored(rows)
+    unsureness = {"surest by confidence": 1 - probabilities.max(axis=1)}
+    if novelty is not None:
+        unsureness["least novel"] = novelty.loc[rows["image"]].to_numpy()
+    return probabilities.argmax(axis=1) == labels, unsureness
+
+
+def coverage_table(evidence: Evidence, novelty: pd.Series | None) -> Table:
+    """Accuracy at some shares of images answered."""
+    right, unsureness = _right_and_unsureness(evidence, novelty)
+    groups = evidence.first_seed(evidence.calibrated)["group"].to_numpy()
+    rows = []
+    for asked in (1.0, 0.9, 0.8, 0.7, 0.5):
+        cells = [f"{100 * asked:.0f} %"]
+        for values in unsureness.values():
+            # Images of equal unsureness are answered together.
+            answered = values <= np.quantile(values, asked, method="inverted_cdf")
+            cells.append(_share_interval_text(right[answered], groups[answered]))
+        rows.append(cells)
+    return Table(
+        "Right among the images answered, when the least sure are left out: percent [95 % interval]",
+        ["Images answered", *(name[0].upper() + name[1:] for name in unsureness)],
+        rows,
+    )
+
+
+def novelties(seen: list[SeenFold] | None) -> pd.Series | None:
+    """Novelty by image."""
+    if not seen:
+        return None
+    return pd.concat([pd.Series(fold.novelty, index=fold.images) for fold in seen])
+
+
+def novelty_sentence(evidence: Evidence, seen: list[SeenFold] | None) -> str:
+    """What novelty is, and how often the answers above its limit are wrong."""
+    if not seen:
+        return "Novelty, the distance from every class center, needs the images and is not shown here."
+    above = np.concatenate([fold.novelty > fold.novelty_threshold for fold in seen])
+    wrong = np.concatenate([fold.predicted != fold.labels for fold in seen])
+    parts = [
+        f"{_share_text(wrong[chosen])} of the {int(chosen.sum()):,} images {where} the limit are misclassified"
+        for where, chosen in (("above", above), ("below", ~above))
+        if chosen.any()
+    ]
+    return (
+        "Novelty is the distance to the nearest class center, in standard deviations from the mean of inner validation "
+        "images; the limit is what 95 % of those stay below. It is meant for images unlike all training images, not "
+        f"for telling two similar classes apart. Here {_share_text(above)} of the test images are above the limit: "
+        f"{'; '.join(parts)}."
+    )
+
+
+def prediction_sets(evidence: Evidence) -> tuple[Table | None, str]:
+    """How often prediction sets hold the true class, for each class on its own, against the promise."""
+    if not evidence.fold_models:
+        return None, "Prediction sets need the models' calibration scores, which are gone."
+    rows = evidence.first_seed(evidence.calibrated)
+    inside = np.zeros((len(rows), len(evidence.classes)), dtype=bool)
+    fold_models = {fold: evidence.fold_models[fold, evidence.seeds[0]] for fold in sorted(rows["fold"].unique())}
+    for fold, fold_model in fold_models.items():
+        here = (rows["fold"] == fold).to_numpy()
+        scores = [np.asarray(fold_model.calibration.scores[name]) for name in evidence.classes]
+        inside[here] = in_set(p_values(scores, evidence.scored(rows[here])[1]), _COVERAGE)
+    labels, sizes, groups = evidence.scored(rows)[0], inside.sum(axis=1), rows["group"].to_numpy()
+    held = inside[np.arange(len(labels)), labels]
+    table = []
+    for index, name in enumerate(evidence.classes):
+        own = labels == index
+        known = [len(fold_model.calibration.scores[name]) for fold_model in fold_models.values()]
+        promised = min(promised_coverage(_COVERAGE, [count]) for count in known)
+        table.append([
+            name, f"{own.sum():,}", "–".join(map(str, sorted({min(known), max(known)}))), f"{100 * promised:.0f} %",
+            _share_interval_text(held[own], groups[own]) if own.any() else "–",
+            f"{sizes[own].mean():.1f}" if own.any() else "–",
+        ])  # fmt: skip
+    table.append(["all", f"{len(held):,}", "", "", _share_interval_text(held, groups), f"{sizes.mean():.1f}"])
+    columns = [
+        "Class",
+        "Test images",
+        "Calibration images",
+        "Promised at least",
+        "Sets that hold it",
+        "Classes in a set",
+    ]
+    caption = f"Prediction sets asked to hold the true class of {100 * _COVERAGE:.0f} % of each class's images"
+    note = (
+        "Each fold's model makes sets from its own inner validation images (conformal prediction, for each class on "
+        "its own). The promise is an average over choices of those images: with few of them the share seen here may "
+        f"well lie some way off. {_share_text(sizes == 1)} of the sets name a single class, {_share_text(sizes == 0)} "
+        "are empty."
+    )
+    return Table(caption, columns, table, frozenset({len(evidence.classes)})), note
+
+
+def subgroups(evidence: Evidence) -> dict[str, Table]:
+    """Results by what the manifest knows of patients."""
+    if evidence.manifest is None:
+        return {}
+    facts = evidence.manifest.development().set_index("image")
+    rows = evidence.first_seed(evidence.table)
+    tables = {}
+    for column in (name for name in facts.columns if name not in COLUMNS):
+        values = _subgroup_values(facts[column], column)
+        if values is not None:
+            tables[column] = _subgroup_table(evidence, rows, values.loc[rows["image"]].to_numpy(), column)
+    return tables
+
+
+def _subgroup_values(column: pd.Series, name: str) -> pd.Series | None:
+    """Which subgroup each image is in; None for a column that makes no subgroups."""
+    if pd.api.types.is_numeric_dtype(column):
+        if name.lower() != "age":
+            return None
+        bins = [*_AGES.values(), np.inf]
+        column = pd.cut(column.astype(float), bins, right=False, labels=list(_AGES)).astype(object)
+    if not 1 < column.nunique() <= _MOST_VALUES:
+        return None
+    return column.where(column.notna(), "not recorded").replace("unknown", "not recorded")
+
+
+def _subgroup_table(evidence: Evidence, rows: pd.DataFrame, values: np.ndarray, column: str) -> Table:
+    labels, probabilities = evidence.scored(rows)
+    predicted, groups = probabilities.argmax(axis=1), rows["group"].to_numpy()
+    right = predicted == labels
+    own = [labels == index for index in range(len(evidence.classes))]
+    recall = np.array([right[chosen].mean() if chosen.any() else np.nan for chosen in own])
+    is_malignant = np.isin(evidence.classes, evidence.malignant)
+    order = [name for name in _AGES if column.lower() == "age" and name in values]
+    order += [name for name in pd.Series(values).value_counts().index if name not in (*_AGES, "not recorded")]
+    table = []
+    for value in [*order, *(["not recorded"] if "not recorded" in values else [])]:
+        here = values == value
+        cells = [str(value), f"{here.sum():,} ({100 * here.mean():.0f} %)"]
+        cells.append(_share_interval_text(right[here], groups[here]))
+        cells.append(f"{100 * recall[labels[here]].mean():.1f}")
+        if is_malignant.any():
+            ill = here & is_malignant[labels]
+            found = is_malignant[predicted[ill]]
+            cells.append(f"{_share_interval_text(found, groups[ill])}, n = {ill.sum()}" if ill.any() else "–")
+        table.append(cells)
+    columns = [column.capitalize(), "Images", "Recognized, %", "Expected, %"]
+    return Table(
+        f"Results by {column}: percent [95 % interval]",
+        [*columns, *(["Malignant called malignant, %"] if is_malignant.any() else [])],
+        table,
+    )
+
+
+def case_groups(evidence: Evidence, novelty: pd.Series | None, pictures: bool) -> list[CaseGroup]:
+    """Images that a person should look at: sure errors, unsure answers, strange images."""
+    rows = evidence.first_seed(evidence.calibrated)
+    labels, probabilities = evidence.scored(rows)
+    confidence, predicted = probabilities.max(axis=1), probabilities.argmax(axis=1)
+    own = probabilities[np.arange(len(labels)), labels]
+    wrong = np.flatnonzero(predicted != labels)
+    surest = wrong[np.argsort(-confidence[wrong], kind="stable")][:_CASES]
+    unsure = np.argsort(confidence, kind="stable")[:_CASES]
+    library = (
+        ImageLibrary(evidence.manifest.root) if pictures and evidence.manifest and evidence.manifest.root else None
+    )
+    novelties = None if novelty is None else novelty.loc[rows["image"]].to_numpy()
+
+    def cases(chosen: np.ndarray) -> list[Case]:
+        found = []
+        for index in chosen:
+            image = rows["image"].iloc[index]
+            facts = [f"confidence {100 * confidence[index]:.0f} %"]
+            if predicted[index] != labels[index]:
+                facts.append(f"true class {100 * own[index]:.0f} %")
+            if novelties is not None:
+                facts.append(f"novelty {novelties[index]:z.1f}".replace("-", "−"))
+            shown = None if library is None else thumbnail(decode_image(library.read(image), image))
+            found.append(Case(image, evidence.classes[labels[index]], evidence.classes[predicted[index]], facts, shown))
+        return found
+
+    groups = [
+        CaseGroup("Most confident errors", "Wrong, and sure of it: look for uncertain labels, hair, rulers, "
+                  "cropping, or lesions that a person would call the same.", cases(surest)),
+        CaseGroup("Least confident answers", "The highest probability is the lowest here; right or wrong is close to "
+                  "chance.", cases(unsure)),
+    ]  # fmt: skip
+    if novelties is not None:
+        strangest = np.argsort(-novelties, kind="stable")[:_CASES]
+        lead = "Farthest from every class center: images unlike those of the training."
+        groups.append(CaseGroup("Most novel images", lead, cases(strangest)))
+    return groups
+
+
+def _plain_interval(value: float, low: float, high: float) -> str:
+    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _share_interval_text(chosen: np.ndarray, groups: np.ndarray) -> str:
+    return percent_interval(chosen.mean(), *share_interval(chosen, groups))
+
+
+def _share_text(chosen: np.ndarray) -> str:
+    return f"{100 * chosen.mean():.1f} %"

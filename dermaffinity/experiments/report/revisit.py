@@ -1,0 +1,121 @@
+"""The models of a finished experiment look once more at the images they were tested on.
+
+The out-of-fold table keeps probabilities only. Where the images are still at hand, this gives what else the models
+saw: each image's place in the embedding, and its distance from every class, which is its novelty.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from dermaffinity.data.dataset import ManifestDataset, RowImages
+from dermaffinity.data.library import ImageLibrary
+from dermaffinity.data.manifest import Manifest
+from dermaffinity.data.transforms import EvaluationStage, FixedStage
+from dermaffinity.errors import DataError
+from dermaffinity.experiments.record import ExperimentFolder, class_indices
+from dermaffinity.heads import HeadOutput, Predictions
+from dermaffinity.heads.base import ScoreKind
+from dermaffinity.inference.model_folder import Description, load_networks, read_description
+from dermaffinity.inference.predict import predict
+
+# Two machines, or two sizes of batches, round differently; another model or another image differs by far more.
+_SAME = 0.02
+
+
+@dataclass(frozen=True, eq=False)
+class SeenFold:
+    """What one fold's model says about its test images, for N images, C classes, M centers, D dimensions."""
+
+    fold: int
+    images: np.ndarray  # (N,), names
+    labels: np.ndarray  # (N,), class indices
+    predicted: np.ndarray  # (N,), class indices
+    embedding: np.ndarray  # (N, D)
+    centers: np.ndarray  # (C, M, D)
+    centers_are_places: bool  # a linear head's class vectors are directions, not places among the embeddings
+    novelty: np.ndarray  # (N,), in standard deviations of the inner validation images
+    novelty_threshold: float
+    difference: float  # largest one between its probabilities now and in the out-of-fold table
+
+
+def revisit(
+    folder: ExperimentFolder,
+    manifest: Manifest,
+    table: pd.DataFrame,
+    *,
+    seed: int,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[SeenFold]:
+    """Runs every fold's model of one seed over its test images.
+
+    Args:
+        folder: A finished experiment.
+        manifest: The one it was run on, with a root.
+        table: Its out-of-fold table.
+        seed: Which models.
+        on_progress: Called with the number of images done and of all.
+
+    Raises:
+        DataError: When a model or an image cannot be read, or the models no longer say what the table says.
+    """
+    assert manifest.root is not None
+    library, total, done = ImageLibrary(manifest.root), len(manifest.development()), 0
+
+    def count(images: int) -> None:
+        nonlocal done
+        done += images
+        on_progress(done, total)
+
+    return [
+        _revisit_fold(folder, manifest, table[(table["seed"] == seed) & (table["fold"] == fold)], library, count)
+        for fold in range(manifest.folds)
+    ]
+
+
+def _revisit_fold(
+    folder: ExperimentFolder,
+    manifest: Manifest,
+    known: pd.DataFrame,
+    library: ImageLibrary,
+    on_images: Callable[[int], None],
+) -> SeenFold:
+    import torch
+
+    fold, seed = int(known["fold"].iloc[0]), int(known["seed"].iloc[0])
+    path = folder.job(fold, seed).path
+    description = read_description(path)
+    (network,) = load_networks(path, description)
+    rows = manifest.development().set_index("image").loc[known["image"]].reset_index()
+    preprocessing = description.preprocessing
+    images = RowImages(library, rows, FixedStage(preprocessing.image_size, preprocessing.lesion_crop))
+    labels = class_indices(rows["label"], description.classes)
+    dataset = ManifestDataset(images, labels, EvaluationStage(preprocessing.image_size))
+    seen = predict(network, dataset, device=torch.device("cpu"), on_images=on_images)
+    calibration = description.fold_models[0].calibration
+    distance = network.head.center_distance(HeadOutput(seen.scores, seen.embedding, seen.centers)).amin(dim=1)
+    return SeenFold(
+        fold,
+        known["image"].to_numpy(dtype=object),
+        labels,
+        seen.probabilities.argmax(dim=1).numpy(),
+        seen.embedding.numpy(),
+        seen.centers.numpy(),
+        network.head.score_kind is ScoreKind.SIMILARITY,
+        (distance.numpy().astype(float) - calibration.distance_mean) / calibration.distance_sd,
+        calibration.novelty_threshold,
+        _difference(seen, known, description),
+    )
+
+
+def _difference(seen: Predictions, known: pd.DataFrame, description: Description) -> float:
+    before = known[[f"p.{name}" for name in description.classes]].to_numpy()
+    difference = float(np.abs(seen.probabilities.numpy() - before).max())
+    if difference > _SAME:
+        raise DataError(
+            f"{description.name}: the model of fold {description.fold_models[0].fold} no longer says what its table "
+            f"says (probabilities differ by up to {difference:.2f}); the images or the model were changed since"
+        )
+    return difference

@@ -1,0 +1,1 @@
+"""Using trained classifiers: loading, predicting, explaining, serving. Nothing here trains or tracks."""

@@ -1,0 +1,573 @@
+"""LesionClassifier: what a prototype imports. Heavy libraries are imported when a model is loaded, not before."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from dermaffinity.errors import DataError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from torch import Tensor, device
+
+    from dermaffinity.inference.explain import Explanation
+    from dermaffinity.inference.model_folder import Description
+    from dermaffinity.models import LesionNetwork
+
+
+_ACCEPTED = (
+    "an image is a path, bytes, a file opened in binary mode, a Pillow image or a NumPy array (height, width, 3), and "
+    "several are a list of these"
+)
+
+
+class Assessment(NamedTuple):
+    """All that a classifier says about N images, for C classes and K fold models; see `LesionClassifier`."""
+
+    probabilities: "np.ndarray"  # (N, C), calibrated
+    novelty: "np.ndarray"  # (N,)
+    p_values: "np.ndarray"  # (N, C), how usual each image would be among the images of each class
+    disagreement: "np.ndarray"  # (N,), share of the fold models that name another class, in [0, 1)
+    embedding: "np.ndarray"  # (N, K·D), the fold models' side by side
+
+
+class LesionClassifier:
+    """A trained classifier in scikit-learn's words: fitted, frozen, one model or the mean of several.
+
+    .. code-block:: python
+
+        classifier = LesionClassifier.load("runs/hamfit7_affinity")
+        classifier.predict("lesion.jpg")
+        classifier.predict_proba([image, "other.jpg"])
+
+    **Images** are a path, the bytes of a file, a file opened in binary mode (or a BytesIO), a Pillow image, a NumPy
+    array (height, width, 3), or any iterable of these, one of which is read at a time; every size and color mode is
+    converted as in training. Gray and alpha are accepted; arrays are uint8, uint16, or floats in [0, 1]. One image
+    counts as a list of one. Anything else is a TypeError.
+
+    **Several fold models**, the networks of several folds, are averaged: their probabilities, which are then
+    calibrated, their novelty and their p-values.
+
+    **Cropping**: a classifier that was trained on crops around the lesion's mask gets no mask here, takes every image
+    whole, and warns when it is loaded. Hand it images cut around the lesion.
+
+    **Views** (test-time augmentation): a skin image has no up and no left, so that a classifier may look at each one
+    turned and mirrored as well. Each fold model's probabilities are averaged over the views before anything else is
+    done, its novelty and its p-values as well; the embedding is that of the untouched image. The calibration was fitted
+    on single views: a mean is less sure than its parts, so that probabilities come out somewhat too low for the
+    likeliest class, and `set_guarantees` states what a mean of p-values promises. The time is that many times longer.
+
+    Every method raises DataError, naming the image, for one that cannot be used, and ValueError for no images at all.
+    Methods may be called from several threads. Use `load` instead of the constructor.
+
+    Attributes:
+        classes_: (C,), class codes in the order of all results.
+        description: Everything in ``classifier.json``: data, license, split, versions, intended use, fold models.
+    """
+
+    def __init__(
+        self,
+        description: "Description",
+        networks: "Sequence[LesionNetwork]",
+        folder: Path,
+        *,
+        views: int = 1,
+        device: "device | str" = "cpu",
+    ) -> None:
+        import numpy as np
+        import torch
+
+        from dermaffinity.data.transforms import EvaluationStage, FixedStage
+
+        self.description = description
+        # Images come in this layout; weights in another one would be reordered for every image.
+        self.networks = [network.to(device).to(memory_format=torch.channels_last) for network in networks]
+        self.folder = folder
+        self.views = views
+        self.device = device
+        self.classes_ = np.array(description.classes)
+        preprocessing = description.preprocessing
+        self._fixed_stage = FixedStage(preprocessing.image_size, preprocessing.lesion_crop)
+        self._evaluation_stage = EvaluationStage(preprocessing.image_size)
+
+    @classmethod
+    def load(
+        cls,
+        source: str | Path,
+        *,
+        views: Literal[1, 2, 4, 8] = 1,
+        device: Literal["cpu", "cuda", "auto"] = "cpu",
+        plugins: Sequence[str] = (),
+    ) -> "LesionClassifier":
+        """Reads a classifier; no code of the source is run.
+
+        Args:
+            source: An experiment's folder (all its folds), a job's folder (one fold), a model folder, or an MLflow URI
+                such as ``models:/dermofit10@champion``, whose store is the one MLflow is set to.
+            views: In how many ways to look at each image, see the class: as it is, 2 with its mirror image, 4 with both
+                mirrored by 180 degrees, or 8, all symmetries of the square. A result is then the same for an image and
+                the turned and mirrored ones among its views.
+            device: Where the networks run; ``"auto"`` is a GPU where there is one. Results are NumPy arrays anyway.
+            plugins: Modules outside dermaffinity that parts of the network come from; they are imported.
+
+        Raises:
+            DataError: When there is none, or it is damaged, changed, of a newer format, or contradicts itself; or when
+                there is no such device.
+            ValueError: For other views or devices.
+        """
+        from dermaffinity.inference.model_folder import load_networks, read_description
+        from dermaffinity.models import VIEWS
+
+        if views not in VIEWS:
+            raise ValueError(f"views must be one of {', '.join(map(str, VIEWS))}, got {views!r}")
+        found = _device(device)
+        folder = _find(source)
+        description = read_description(folder)
+        classifier = cls(description, load_networks(folder, description, plugins), folder, views=views, device=found)
+        if description.preprocessing.lesion_crop is not None:
+            import warnings
+
+            warnings.warn(
+                f"{description.name} was trained on squares around the lesion, with a margin of "
+                f"{description.preprocessing.lesion_crop:g} lesion sizes, and gets no masks here: cut your images so",
+                stacklevel=2,
+            )
+        return classifier
+
+    def of_fold(self, fold: int) -> "LesionClassifier":
+        """The classifier of one fold's network alone, with its own calibration.
+
+        It is the one that may be asked about that fold's test images: the other fold models learned from them.
+
+        Args:
+            fold: The test fold, which that network never saw.
+
+        Raises:
+            ValueError: When no fold model is of that fold.
+        """
+        for network, fold_model in zip(self.networks, self.description.fold_models, strict=True):
+            if fold_model.fold == fold:
+                alone = {"fold_models": (fold_model,), "temperature": fold_model.calibration.temperature}
+                description = self.description.model_copy(update=alone)
+                return LesionClassifier(description, [network], self.folder, views=self.views, device=self.device)
+        known = ", ".join(str(fold_model.fold) for fold_model in self.description.fold_models)
+        raise ValueError(f"there is no fold model of fold {fold}; there are fold models of the folds {known}")
+
+    def predict(self, images: Any, *, abstain: bool = False) -> "np.ndarray":
+        """The likeliest class of each image: (N,) class codes.
+
+        Args:
+            images: See the class.
+            abstain: Answer None where the novelty is above `novelty_threshold`.
+        """
+        assessed = self.assess(images)
+        predicted = self.classes_[assessed.probabilities.argmax(axis=1)]
+        if abstain:
+            predicted = predicted.astype(object)
+            predicted[assessed.novelty > self.novelty_threshold] = None
+        return predicted
+
+    def predict_proba(self, images: Any, *, calibrated: bool = True) -> "np.ndarray":
+        """Probabilities (N, C), rows sum to 1.
+
+        Args:
+            images: See the class.
+            calibrated: Whether at the temperature of ``classifier.json``; without it one fold gives the numbers of the
+                out-of-fold table.
+        """
+        return self._assess(images, calibrated).probabilities
+
+    def transform(self, images: Any) -> "np.ndarray":
+        """Embeddings (N, K·D): those of the fold models side by side, because each has axes of its own.
+
+        For a map with one meaning per axis load the folder of one fold.
+        """
+        return self.assess(images).embedding
+
+    def novelty(self, images: Any) -> "np.ndarray":
+        """Distance of each image from every class, (N,); above `novelty_threshold` it looks like no training image.
+
+        The distance to the nearest class center, in standard deviations from the mean of inner validation images; the
+        mean over fold models. It tells of unknown things, not of two classes that look alike: see `predict_sets` for
+        that.
+        """
+        return self.assess(images).novelty
+
+    @property
+    def novelty_threshold(self) -> float:
+        """The novelty that 95 % of each fold model's inner validation images stay below, mean over fold models.
+
+        Fewer than 5 % of new images like those are above it when fold models are averaged, which evens out their
+        novelties.
+        """
+        limits = [fold_model.calibration.novelty_threshold for fold_model in self.description.fold_models]
+        return sum(limits) / len(limits)
+
+    def predict_sets(self, images: Any, *, coverage: float = 0.9) -> list[tuple[str, ...]]:
+        """The classes that each image may well belong to, the likeliest first.
+
+        A set holds the true class with the probability that `set_guarantees` states, for each class on its own. It may
+        be empty, for an image unlike all classes. A class with too few inner validation images is in every set.
+
+        Args:
+            images: See the class.
+            coverage: The share of images whose set shall hold their class, in (0, 1).
+        """
+        _check_coverage(coverage)
+        return self.sets(self.assess(images), coverage)
+
+    def set_guarantees(self, coverage: float = 0.9) -> "pd.DataFrame":
+        """What `predict_sets` promises for each class.
+
+        The promise is for images that are exchangeable with the inner validation images of their class: the same
+        clinic, camera and choice of lesions, and, with several views, no habit of which side is up. With several
+        fold models or views the mean of their p-values promises twice the error, and as a rule errs no more than asked
+        for.
+
+        Args:
+            coverage: As for `predict_sets`.
+
+        Returns:
+            Index `class`; columns `images`, the inner validation images of all fold models, `coverage`, the promised
+            share, and `always`, whether the class is in every set for want of images.
+        """
+        import pandas as pd
+
+        from dermaffinity.metrics.conformal import promised_coverage
+
+        _check_coverage(coverage)
+        rows = {}
+        for name in self.description.classes:
+            images = [len(fold_model.calibration.scores[name]) for fold_model in self.description.fold_models]
+            promised = promised_coverage(coverage, images * self.views)
+            rows[name] = (sum(images), promised, promised == 1)
+        return pd.DataFrame.from_dict(rows, orient="index", columns=["images", "coverage", "always"]).rename_axis(
+            "class"
+        )
+
+    def assess(self, images: Any) -> Assessment:
+        """Everything at once, for the cost of one prediction."""
+        return self._assess(images, calibrated=True)
+
+    def prepare(self, image: Any, name: str = "the image") -> "Tensor":
+        """The normalized tensor (3, S, S) that the networks see, by the very steps of training.
+
+        Args:
+            image: One image, see the class.
+            name: What errors call it.
+        """
+        return self._evaluation_stage.normalize(self._seen(image, name))
+
+    def assess_prepared(self, tensors: "Sequence[Tensor]", *, calibrated: bool = True) -> Assessment:
+        """What `assess` says about images that `prepare` made ready, all in one pass; at least one."""
+        import numpy as np
+        import torch
+
+        from dermaffinity.inference.predict import predict_batch
+        from dermaffinity.metrics.conformal import p_values
+        from dermaffinity.metrics.reliability import with_temperature
+        from dermaffinity.models import views_of
+
+        images = torch.stack(list(tensors)).to(self.device)
+        probabilities, novelty, usual, embeddings = [], [], [], []
+        for network, fold_model in zip(self.networks, self.description.fold_models, strict=True):
+            known = fold_model.calibration
+            scores = [np.asarray(known.scores[name]) for name in self.description.classes]
+            outputs = [predict_batch(network, view) for view in views_of(images, self.views)]
+            raw = np.stack([of_view.numpy() for _, of_view in outputs])  # (V, N, C)
+            distance = np.stack([network.head.center_distance(output).amin(dim=1).numpy() for output, _ in outputs])
+            own = with_temperature(raw.reshape(-1, raw.shape[2]), known.temperature)
+            probabilities.append(raw.mean(axis=0))
+            novelty.append(((distance.astype(float) - known.distance_mean) / known.distance_sd).mean(axis=0))
+            usual.append(p_values(scores, own).reshape(raw.shape).mean(axis=0))
+            embeddings.append(outputs[0][0].embedding.numpy())
+        mean = np.mean(probabilities, axis=0)
+        others = np.argmax(probabilities, axis=2) != mean.argmax(axis=1)  # (K, N)
+        if calibrated:
+            mean = with_temperature(mean, self.description.temperature)
+        return Assessment(
+            mean,
+            np.mean(novelty, axis=0),
+            np.mean(usual, axis=0),
+            others.mean(axis=0),
+            np.concatenate(embeddings, axis=1),
+        )
+
+    def sets(self, assessment: Assessment, coverage: float = 0.9) -> list[tuple[str, ...]]:
+        """The sets of `predict_sets` for images that were assessed before."""
+        from dermaffinity.metrics.conformal import in_set
+
+        inside = in_set(assessment.p_values, coverage)
+        order = (-assessment.probabilities).argsort(axis=1, kind="stable")
+        return [tuple(str(self.classes_[c]) for c in row if own[c]) for row, own in zip(order, inside, strict=True)]
+
+    def explain(self, image: Any, *, coverage: float = 0.9) -> "Explanation":
+        """Why this classifier says what it says about one image; takes about a hundred predictions' time.
+
+        Args:
+            image: One image, see the class.
+            coverage: Of the prediction set, as for `predict_sets`.
+
+        Raises:
+            DataError: As for every method, or when the training examples of the model cannot be read.
+        """
+        from dermaffinity.inference.explain import Explanation, nearest_centers, nearest_examples, occlusion_map
+        from dermaffinity.inference.model_folder import load_examples
+        from dermaffinity.inference.predict import predict_batch
+
+        _check_coverage(coverage)
+        named = list(islice(_named(image), 2))
+        if len(named) != 1:
+            raise ValueError(f"explain takes one image at a time, got {'several' if named else 'none'}")
+        seen = self._seen(*named[0])
+        tensor = self._evaluation_stage.normalize(seen)
+        assessed = self.assess_prepared([tensor])
+        batch = tensor[None].to(self.device)
+        outputs = [predict_batch(network, batch)[0] for network in self.networks]
+        heads = [network.head for network in self.networks]
+        examples = [
+            load_examples(self.folder, self.description, fold_model) for fold_model in self.description.fold_models
+        ]
+        return Explanation(
+            name=self.description.name,
+            intended_use=self.description.intended_use,
+            classes=self.description.classes,
+            image=seen,
+            probabilities=assessed.probabilities[0],
+            prediction_set=self.sets(assessed, coverage)[0],
+            coverage=coverage,
+            novelty=float(assessed.novelty[0]),
+            novelty_threshold=self.novelty_threshold,
+            disagreement=float(assessed.disagreement[0]),
+            centers=nearest_centers(heads, outputs, self.description),
+            examples=nearest_examples(heads, outputs, examples),
+            saliency=occlusion_map(self._single_view, tensor, int(assessed.probabilities[0].argmax())),
+        )
+
+    def score(self, images: Any, labels: Any, sample_weight: Any = None) -> float:
+        """Accuracy, as of every classifier of scikit-learn.
+
+        Args:
+            images: See the class.
+            labels: (N,) true class codes.
+            sample_weight: (N,) how much each image counts; equally by default.
+
+        Raises:
+            ValueError: When no label is one of the classes.
+        """
+        import numpy as np
+        from sklearn.metrics import accuracy_score
+
+        labels = np.asarray(labels)
+        if not np.isin(given := np.unique(labels.astype(str)), self.classes_).any():
+            found = ", ".join(given[:5]) or "none"
+            raise ValueError(f"labels are class codes, {', '.join(self.description.classes)}; got {found}")
+        return float(accuracy_score(labels, self.predict(images), sample_weight=sample_weight))
+
+    def fit(self, images: Any, labels: Any = None) -> "LesionClassifier":
+        """Does nothing, so that a Pipeline can be fitted around this classifier, which is fitted already."""
+        return self
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """No parameters: nothing of a trained classifier can be set."""
+        return {}
+
+    def set_params(self, **params: Any) -> "LesionClassifier":
+        """Refuses every parameter."""
+        if params:
+            raise ValueError(f"a LesionClassifier is trained and has no parameters to set, got {', '.join(params)}")
+        return self
+
+    def __sklearn_clone__(self) -> "LesionClassifier":
+        return self
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return True
+
+    def __sklearn_tags__(self) -> Any:
+        from sklearn.utils import ClassifierTags, InputTags, Tags, TargetTags, TransformerTags
+
+        return Tags(
+            estimator_type="classifier",
+            target_tags=TargetTags(required=False),
+            transformer_tags=TransformerTags(),
+            classifier_tags=ClassifierTags(),
+            input_tags=InputTags(two_d_array=False, three_d_array=True),
+            requires_fit=False,
+        )
+
+    def __repr__(self) -> str:
+        fold_models = len(self.networks)
+        return (
+            f"<LesionClassifier {self.description.name}: {', '.join(self.description.classes)}; "
+            f"{fold_models} fold model{'s' if fold_models > 1 else ''}>"
+        )
+
+    def _seen(self, image: Any, name: str) -> "np.ndarray":
+        """The pixels (S, S, 3) uint8 that the networks see."""
+        return self._evaluation_stage.square(self._fixed_stage((_pixels(image, name), None)))
+
+    def _single_view(self, images: "Tensor") -> "Tensor":
+        """Calibrated probabilities (N, C) of normalized images (N, 3, S, S) as they are."""
+        import numpy as np
+        import torch
+
+        from dermaffinity.inference.predict import predict_batch
+        from dermaffinity.metrics.reliability import with_temperature
+
+        images = images.to(self.device)
+        mean = np.mean([predict_batch(network, images)[1].numpy() for network in self.networks], axis=0)
+        return torch.from_numpy(with_temperature(mean, self.description.temperature))
+
+    def _assess(self, images: Any, calibrated: bool) -> Assessment:
+        import numpy as np
+
+        from dermaffinity.inference.predict import BATCH_SIZE
+
+        prepared = (self.prepare(image, name) for image, name in _named(images))
+        parts = []
+        while batch := list(islice(prepared, BATCH_SIZE)):
+            parts.append(self.assess_prepared(batch, calibrated=calibrated))
+        if not parts:
+            raise ValueError("there are no images to predict: the list is empty")
+        return Assessment(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def _device(word: str) -> "device":
+    import torch
+
+    if word not in ("cpu", "cuda", "auto"):
+        raise ValueError(f"device must be 'cpu', 'cuda' or 'auto', got {word!r}")
+    if word == "cuda" and not torch.cuda.is_available():
+        raise DataError("device 'cuda': torch finds no GPU that it can use on this machine; use 'cpu' or 'auto'")
+    return torch.device("cuda" if word != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _find(source: str | Path) -> Path:
+    """The model folder that a source stands for."""
+    if str(source).startswith("models:"):
+        return _download(str(source))
+    path = Path(source)
+    # An experiment keeps its classifier in a folder of its own; MLflow keeps a model's files in artifacts/.
+    for folder in (path, path / "classifier", path / "artifacts" / "classifier"):
+        if (folder / "classifier.json").is_file():
+            return folder
+    if _fits_an_estimator(path):
+        raise DataError(
+            f"{path}: fits an estimator, whose results are tables and no classifier; load an experiment that trains a "
+            "network"
+        )
+    if (path / "experiment.json").is_file():
+        raise DataError(
+            f"{path}: has no classifier yet, which is written when every fold is finished; go on with dermaffinity "
+            "crossval --resume, or load the folder of one finished fold"
+        )
+    found = "nothing is there" if not path.exists() else "no classifier.json is there" if path.is_dir() else "a file"
+    raise DataError(f"{path}: expected the folder of a trained classifier or experiment, but found: {found}")
+
+
+def _fits_an_estimator(path: Path) -> bool:
+    """Whether this is an experiment, or a job of one, whose config has no network."""
+    import json
+
+    for file in (path / "experiment.json", path.parent / "experiment.json"):
+        if file.is_file():
+            facts = json.loads(file.read_text(encoding="utf-8"))
+            return "estimator" in facts.get("identity", {}).get("config", {})
+    return False
+
+
+def _download(uri: str) -> Path:
+    import os
+
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    import mlflow
+    from mlflow.artifacts import download_artifacts
+    from mlflow.exceptions import MlflowException
+
+    # MLflow would make an empty store here, and then find nothing in it.
+    if not mlflow.is_tracking_uri_set() and not Path("mlflow.db").exists():
+        raise DataError(
+            f"{uri}: this folder has no MLflow store, mlflow.db. Go to the folder that dermaffinity crossval ran in, "
+            "or name its store: export MLFLOW_TRACKING_URI=sqlite:////FOLDER/mlflow.db"
+        )
+    try:
+        return _find(download_artifacts(artifact_uri=uri))
+    except (MlflowException, OSError) as error:
+        raise DataError(f"{uri}: cannot be read from the MLflow store ({error})") from error
+
+
+def _named(images: Any) -> Iterator[tuple[Any, str]]:
+    """Single images and what errors call them."""
+    import numpy as np
+    from PIL import Image
+
+    is_single_array = isinstance(images, np.ndarray) and 0 < images.ndim < 4 and images.dtype.kind not in "OSU"
+    is_scalar = isinstance(images, np.ndarray) and images.ndim == 0
+    is_single = is_single_array or isinstance(images, str | Path | bytes | bytearray | Image.Image)
+    if is_single or hasattr(images, "read"):
+        images = [images]
+        names = ["the image"]
+    # Tables and mappings are iterable as well: over the names of their columns and over their keys.
+    elif hasattr(images, "columns"):
+        raise TypeError(f"{_ACCEPTED}, got {type(images).__name__}; give one column of it, of paths for example")
+    elif is_scalar or isinstance(images, Mapping) or not isinstance(images, Iterable):
+        found = "an array without dimensions" if is_scalar else type(images).__name__
+        raise TypeError(f"{_ACCEPTED}, got {found}")
+    else:
+        names = []
+    for index, image in enumerate(images):
+        is_path = isinstance(image, str | Path)
+        yield image, str(image) if is_path else names[index] if names else f"images[{index}]"
+
+
+def _pixels(image: Any, name: str) -> "np.ndarray":
+    """(H, W, 3) uint8 of one image."""
+    import numpy as np
+    from PIL import Image
+
+    from dermaffinity.data.images import convert_array, convert_image, decode_image
+
+    if isinstance(image, str | Path):
+        return decode_image(_read(Path(image)), name)
+    if isinstance(image, bytes | bytearray):
+        return decode_image(bytes(image), name)
+    if isinstance(image, Image.Image):
+        return convert_image(image, name)
+    if isinstance(image, np.ndarray) and image.ndim > 0:
+        return convert_array(image, name)
+    if hasattr(image, "read"):
+        return decode_image(_read_opened(image, name), name)
+    raise TypeError(f"{name}: {_ACCEPTED}, got {type(image).__name__}")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise DataError(f"{path}: there is no such file") from None
+    except IsADirectoryError:
+        raise DataError(f"{path}: is a folder; give the images in it, or use dermaffinity predict") from None
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
+        raise DataError(f"{path}: cannot be read ({error})") from error
+
+
+def _read_opened(file: Any, name: str) -> bytes:
+    """The whole content of an open file, as Pillow reads it: from its beginning where it can be rewound."""
+    try:
+        if hasattr(file, "seekable") and file.seekable():
+            file.seek(0)
+        content = file.read()
+    except (OSError, ValueError) as error:  # ValueError: a closed file, or bytes that are no text
+        raise DataError(f"{name}: cannot be read ({error}); open the file in binary mode, 'rb'") from error
+    if not isinstance(content, bytes):
+        raise TypeError(f"{name}: an open file gives bytes, got {type(content).__name__}; open it with mode 'rb'")
+    return content
+
+
+def _check_coverage(coverage: float) -> None:
+    if not 0 < coverage < 1:
+        raise ValueError(f"coverage must be in (0, 1), got {coverage}")

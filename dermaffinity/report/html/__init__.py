@@ -1,0 +1,1 @@
+"""A report as one HTML file: its parts, its template, its checklists."""

@@ -1,1 +1,0 @@
-"""Figures and tables of measures. Functions return them; the caller saves or prints."""

@@ -1,0 +1,194 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dermaffinity.errors import ComparisonError
+from dermaffinity.experiments.compare import compare_experiments, meant
+from dermaffinity.experiments.record import EXPERIMENT_FORMAT, prediction_table, write_table
+from dermaffinity.tracking.base import NullTracker
+
+CLASSES = ["AK", "ML"]
+LABELS = ["AK"] * 6 + ["ML"] * 24
+
+
+class Recorder:
+    """A tracker and a run that keep what they are told."""
+
+    def __init__(self):
+        self.metrics, self.tables, self.opened, self.status = {}, [], [], None
+
+    def parent(self, experiment, name, *, run_id, tags, description):
+        self.opened.append((experiment, name, run_id, tags))
+        return self
+
+    def log_metrics(self, metrics, step=0):
+        self.metrics |= metrics
+
+    def log_table(self, table, path):
+        self.tables.append(path)
+
+    def finish(self, status):
+        self.status = status
+
+
+def write_experiment(runs, name: str, wrong: set[int], *, split: str = "a" * 64, scored: str = "test", folds=3) -> None:
+    """An experiment that errs on the images ``wrong``."""
+    description = {
+        "format": EXPERIMENT_FORMAT,
+        "identity": {"split_hash": split, "scored": scored},
+        "run_id": f"run-{name}",
+        "description": f"{name} in words",
+        "name": name,
+        "dataset": "trial",
+        "folds": folds,
+        "validation_fraction": 0.15,
+        "classes": CLASSES,
+        "malignant": ["AK"],
+        "class_counts": {"AK": 6, "ML": 24},
+    }
+    (runs / name).mkdir(parents=True)
+    (runs / name / "experiment.json").write_text(json.dumps(description))
+    rows = pd.DataFrame({"image": [f"{i:02}.png" for i in range(30)], "group": [f"g{i}" for i in range(30)]})
+    rows["label"] = LABELS
+    predicted = np.array([(label == "ML") ^ (i in wrong) for i, label in enumerate(LABELS)]).astype(int)
+    probabilities = np.where(np.eye(2)[predicted] == 1, 0.8, 0.2)
+    for fold in range(folds):
+        here = np.arange(30) % 3 == fold
+        folder = runs / name / f"fold-{fold}_seed-0"
+        write_table(
+            prediction_table(rows[here], probabilities[here], CLASSES, fold=fold, seed=0), folder / "predictions.csv"
+        )
+        (folder / "metrics.json").write_text("{}")
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """The baseline misses 3 of 6 AK and 2 of 24 ML; the affinity misses 1 AK and 5 ML."""
+    write_experiment(tmp_path, "trial_cosen", {0, 1, 2, 10, 11})
+    write_experiment(tmp_path, "trial_affinity", {0, 10, 12, 13, 14, 15})
+    return tmp_path
+
+
+def compare(runs, *sources, baseline="cosen", tracker=None):
+    return compare_experiments(sources, baseline=baseline, runs=runs, tracker=tracker or NullTracker())
+
+
+def test_gains_of_a_worked_example_are_recorded_and_tracked(runs):
+    recorder = Recorder()
+    compared = compare(runs, "trial_cosen", "trial_affinity", tracker=recorder)
+    value = compared.gains["trial_affinity"]["value"]
+    assert compared.baseline == "trial_cosen"
+    assert value["gain.AK"] == pytest.approx(2 / 6)
+    assert value["gain.ML"] == pytest.approx(-3 / 24)
+    assert value["gain.balanced_accuracy"] == pytest.approx((2 / 6 - 3 / 24) / 2)
+    # Both classes have fewer than 100 images, so that both are minority classes.
+    assert value["gain.minority_recall"] == value["gain.balanced_accuracy"]
+    assert compared.summaries["trial_cosen"].loc["recall.AK", "value"] == pytest.approx(0.5)
+    # Only the affinity gets right: 1, 2, 11; only the baseline: 12 to 15.
+    assert (compared.comparisons["trial_affinity"].gained, compared.comparisons["trial_affinity"].lost) == (3, 4)
+    assert recorder.opened == [("trial", "trial_affinity", "run-trial_affinity", {"baseline": "trial_cosen"})]
+    assert recorder.metrics["gain.AK"] == pytest.approx(2 / 6)
+    assert recorder.metrics["interval/gain.AK.low"] <= 2 / 6 <= recorder.metrics["interval/gain.AK.high"]
+    assert (recorder.tables, recorder.status) == (["tests_against_trial_cosen.csv"], "FINISHED")
+
+
+def test_an_experiment_against_its_double_gains_nothing(runs):
+    write_experiment(runs, "trial_double", {0, 1, 2, 10, 11})
+    compared = compare(runs, "trial_double", "trial_cosen")
+    assert (compared.gains["trial_double"] == 0).all(axis=None)
+    p = compared.tests["trial_double"]["p"].dropna()
+    assert (p > 0.99).all()
+
+
+def test_everything_is_written_and_reads_back(runs, tmp_path):
+    write_experiment(runs, "trial_softmax", set(range(6)))
+    compared = compare(runs, "trial_softmax", "trial_cosen", "trial_affinity")
+    files = compared.write(tmp_path / "compare")
+    assert sorted(files) == sorted((tmp_path / "compare").iterdir())
+    assert all(path.stat().st_size > 0 for path in files)
+    gains = pd.read_csv(tmp_path / "compare" / "gains.csv").set_index(["method", "metric"])
+    assert gains.loc[("trial_affinity", "gain.AK"), "value"] == pytest.approx(2 / 6)
+    assert gains.loc[("trial_softmax", "gain.AK"), "value"] == pytest.approx(-3 / 6)
+    assert set(pd.read_csv(tmp_path / "compare" / "measures.csv")["method"]) == {
+        "trial_softmax",
+        "trial_cosen",
+        "trial_affinity",
+    }
+    tests = pd.read_csv(tmp_path / "compare" / "tests.csv")
+    assert list(tests.columns) == ["method", "test", "metric", "p", "p_holm"]
+    config = (tmp_path / "compare" / "comparison.md").read_text()
+    assert "## Gain over trial_cosen: percentage points" in config
+    assert "+33.3" in config
+
+
+def test_different_splits_are_not_compared(runs):
+    write_experiment(runs, "other", set(), split="b" * 64)
+    with pytest.raises(ComparisonError, match="different splits, so their numbers cannot be paired") as caught:
+        compare(runs, "trial_cosen", "other")
+    assert caught.value.problems == (
+        "trial_cosen: trial, split aaaaaaaaaaaa",
+        "other: trial, split bbbbbbbbbbbb",
+    )
+
+
+def test_test_folds_are_not_compared_with_inner_validation_images(runs):
+    write_experiment(runs, "other", set(), scored="inner")
+    with pytest.raises(ComparisonError, match="some of these experiments scored the test folds and some the inner"):
+        compare(runs, "trial_cosen", "other")
+
+
+def test_experiments_with_different_folds_are_not_compared(runs):
+    write_experiment(runs, "partial", set(), folds=2)
+    with pytest.raises(ComparisonError, match=r"these experiments cannot be compared: .*partial"):
+        compare(runs, "trial_cosen", "partial")
+
+
+@pytest.mark.parametrize(
+    ("sources", "baseline", "message"),
+    [
+        (("trial_cosen", "trial_affinity"), "softmax", "--baseline softmax: none of trial_cosen, trial_affinity fits"),
+        (("trial_cosen", "trial_affinity"), "trial", "--baseline trial: 2 of .* fits; give the full name of one"),
+        (("trial_cosen",), "cosen", "nothing to compare trial_cosen with; name at least two experiments"),
+        (("trial_cosen",), "trial_cosen", "nothing to compare trial_cosen with; name at least two experiments"),
+        (("trial_cosen", "trial_cosen"), "cosen", "nothing to compare trial_cosen with"),
+        (("trial_cosen", "trial_focal"), "cosen", "trial_focal: no experiment of that name"),
+    ],
+)
+def test_a_request_that_means_nothing_is_refused(runs, sources, baseline, message):
+    with pytest.raises(ComparisonError, match=message):
+        compare(runs, *sources, baseline=baseline)
+
+
+def test_a_full_name_is_the_baseline_even_where_it_is_part_of_another(runs):
+    write_experiment(runs, "trial_cosen_slow", {0})
+    assert compare(runs, "trial_cosen_slow", "trial_cosen", baseline="trial_cosen").baseline == "trial_cosen"
+
+
+def test_a_methods_own_name_means_it_and_not_its_variants():
+    names = ["hamfit7_cosen_plus", "hamfit7_cosen", "hamfit7_cosen_as_printed", "hamfit7_softmax"]
+    assert meant("cosen", names) == ["hamfit7_cosen"]
+    assert meant("hamfit7_cosen", names) == ["hamfit7_cosen"]
+    assert meant("printed", names) == ["hamfit7_cosen_as_printed"]
+    assert meant("hamfit7", names) == names
+
+
+def test_experiments_on_one_test_set_are_compared_without_a_claim_about_other_folds(tmp_path):
+    write_experiment(tmp_path, "base", {0, 1, 2}, folds=1)
+    write_experiment(tmp_path, "better", {0}, folds=1)
+    compared = compare_experiments(["base", "better"], baseline="base", runs=tmp_path, tracker=NullTracker())
+    assert compared.images == "test images"
+    assert compared.class_counts == {"AK": 2, "ML": 8}  # of the images tested, not of those trained on
+    tests = compared.tests["better"].set_index("test")["p"].groupby(level=0).apply(list)
+    assert np.isnan(tests["corrected_t"]).all()
+    assert not np.isnan(tests["mcnemar"]).any()
+
+
+def test_models_that_share_inner_validation_images_are_compared_without_a_claim_about_other_folds(tmp_path):
+    write_experiment(tmp_path, "base", {0, 1, 2, 12, 16}, scored="inner")
+    write_experiment(tmp_path, "better", {0, 10}, scored="inner")
+    compared = compare_experiments(["base", "better"], baseline="base", runs=tmp_path, tracker=NullTracker())
+    tests = compared.tests["better"].set_index("test")["p"]
+    assert tests["corrected_t"].isna().all()
+    assert tests["sign_flip"].notna().all()

@@ -1,0 +1,166 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dermaffinity.errors import ComparisonError, DataError
+from dermaffinity.experiments.record import (
+    EXPERIMENT_FORMAT,
+    ExperimentFolder,
+    average_models,
+    class_indices,
+    find_experiment,
+    prediction_table,
+    read_table,
+    with_bounds,
+    write_table,
+)
+
+CLASSES = ("AK", "NA")
+
+
+def rows_of(*labels: str) -> pd.DataFrame:
+    names = [f"a.zip/{number}.png" for number in range(len(labels))]
+    return pd.DataFrame({"image": names, "group": [f"g{n}" for n in range(len(labels))], "label": labels})
+
+
+def experiment(path, name: str) -> ExperimentFolder:
+    folder = path / name
+    folder.mkdir(parents=True)
+    (folder / "experiment.json").write_text(json.dumps({"format": EXPERIMENT_FORMAT, "name": name}))
+    return ExperimentFolder(folder)
+
+
+def test_a_prediction_table_has_one_row_an_image_with_the_likeliest_class():
+    rows = rows_of("AK", "NA").set_index(pd.Index([7, 3]))  # manifest rows keep their index
+    table = prediction_table(rows, np.array([[0.7, 0.3], [0.6, 0.4]]), CLASSES, fold=1, seed=5)
+    assert table.to_dict("list") == {
+        "image": ["a.zip/0.png", "a.zip/1.png"],
+        "group": ["g0", "g1"],
+        "label": ["AK", "NA"],
+        "fold": [1, 1],
+        "seed": [5, 5],
+        "predicted": ["AK", "AK"],
+        "p.AK": [0.7, 0.6],
+        "p.NA": [0.3, 0.4],
+    }
+
+
+def test_class_indices_follow_the_order_of_the_classes():
+    assert class_indices(pd.Series(["b", "a", "b"]), ("b", "a")).tolist() == [0, 1, 0]
+
+
+@given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=8))
+@settings(deadline=None, max_examples=30)
+def test_every_probability_survives_the_file_exactly(tmp_path_factory, values):
+    path = tmp_path_factory.mktemp("tables") / "table.csv"
+    probabilities = np.array([[value, 1 - value] for value in values], dtype=np.float32)
+    table = prediction_table(rows_of(*["AK"] * len(values)), probabilities, CLASSES, fold=0, seed=0)
+    write_table(table, path)
+    read = read_table(path)
+    assert np.array_equal(read[["p.AK", "p.NA"]].to_numpy().astype(np.float32), probabilities)
+
+
+def test_texts_that_look_like_something_else_stay_texts(tmp_path):
+    rows = pd.DataFrame({"image": ["1.png", "null"], "group": ["007", "NA"], "label": ["NA", "AK"]})
+    table = prediction_table(rows, np.array([[0.2, 0.8], [0.9, 0.1]]), CLASSES, fold=0, seed=0)
+    write_table(table, tmp_path / "table.csv")
+    pd.testing.assert_frame_equal(read_table(tmp_path / "table.csv"), table)
+
+
+def test_the_ensemble_averages_the_folds_models_for_each_seed_and_image():
+    rows = rows_of("AK", "NA")
+    parts = {
+        (0, 0): [[0.9, 0.1], [0.6, 0.4]],
+        (1, 0): [[0.2, 0.8], [0.2, 0.8]],
+        (0, 1): [[0.1, 0.9], [0.5, 0.5]],
+        (1, 1): [[0.3, 0.7], [0.7, 0.3]],
+    }
+    tables = [prediction_table(rows, np.array(p), CLASSES, fold=f, seed=s) for (f, s), p in parts.items()]
+    ensemble = average_models(pd.concat(tables), CLASSES)
+    assert list(ensemble.columns) == list(tables[0].columns)
+    assert ensemble["seed"].tolist() == [0, 0, 1, 1]
+    assert ensemble["image"].tolist() == ["a.zip/0.png", "a.zip/1.png"] * 2
+    assert ensemble["p.AK"].tolist() == pytest.approx([0.55, 0.4, 0.2, 0.6])
+    assert ensemble["predicted"].tolist() == ["AK", "NA", "NA", "AK"]
+    assert ensemble["label"].tolist() == ["AK", "NA"] * 2
+    assert set(ensemble["fold"]) == {0}
+
+
+def test_bounds_become_metrics_of_their_own():
+    table = pd.DataFrame(
+        [[0.5, 0.4, 0.6], [0.1, -0.1, 0.2]], index=["recall.AK", "gain.AK"], columns=["value", "low", "high"]
+    )
+    assert with_bounds(table) == {
+        "recall.AK": 0.5,
+        "interval/recall.AK.low": 0.4,
+        "interval/recall.AK.high": 0.6,
+        "gain.AK": 0.1,
+        "interval/gain.AK.low": -0.1,
+        "interval/gain.AK.high": 0.2,
+    }
+
+
+def test_a_job_is_finished_when_its_metrics_are_there_and_its_checkpoint_is_gone(tmp_path):
+    job = experiment(tmp_path, "trial").job(2, 0)
+    assert job.path.name == "fold-2_seed-0"
+    job.path.mkdir()
+    assert (job.started, job.finished) == (False, False)
+    job.checkpoint.write_bytes(b"")
+    assert (job.started, job.finished) == (True, False)
+    (job.path / "metrics.json").write_text('{"accuracy": 0.5}')
+    assert (job.started, job.finished) == (True, False)
+    job.checkpoint.unlink()
+    assert (job.started, job.finished) == (False, True)
+    assert job.metrics() == {"accuracy": 0.5}
+
+
+def test_predictions_join_the_finished_jobs_only(tmp_path):
+    folder = experiment(tmp_path, "trial")
+    for fold in range(3):
+        job = folder.job(fold, 0)
+        table = prediction_table(rows_of("AK"), np.array([[0.5, 0.5]]), CLASSES, fold=fold, seed=0)
+        write_table(table, job.path / "predictions.csv")
+        if fold != 1:
+            (job.path / "metrics.json").write_text("{}")
+    assert folder.predictions("predictions")["fold"].tolist() == [0, 2]
+    assert [job.path.name for job in folder.jobs()] == ["fold-0_seed-0", "fold-1_seed-0", "fold-2_seed-0"]
+    with pytest.raises(ComparisonError, match="no finished job has a external table; run dermaffinity crossval first"):
+        folder.predictions("external")
+
+
+def test_a_folder_without_a_readable_description_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"no readable experiment\.json .* this is not an experiment's folder"):
+        ExperimentFolder(tmp_path).description()
+    (tmp_path / "experiment.json").write_text("{")
+    with pytest.raises(DataError, match=r"no readable experiment\.json"):
+        ExperimentFolder(tmp_path).description()
+    (tmp_path / "experiment.json").write_text('{"name": "of version 0.1"}')
+    with pytest.raises(
+        DataError, match="experiment format 1, this version of dermaffinity reads 2; run the experiment"
+    ):
+        ExperimentFolder(tmp_path).description()
+
+
+def test_an_experiment_is_found_by_its_folder_its_name_or_its_config(tmp_path):
+    folder = experiment(tmp_path / "runs", "trial")
+    for source in (folder.path, "trial", "configs/trial.yaml"):
+        assert find_experiment(source, tmp_path / "runs") == folder
+
+
+def test_a_name_with_a_dot_is_not_cut_to_another_experiments_name(tmp_path):
+    shorter, longer = experiment(tmp_path, "trial_m1"), experiment(tmp_path, "trial_m1.5")
+    assert find_experiment("trial_m1.5", tmp_path) == longer
+    assert find_experiment("trial_m1", tmp_path) == shorter
+
+
+def test_an_unknown_experiment_lists_those_there_are(tmp_path):
+    with pytest.raises(ComparisonError, match=r"trail: no experiment of that name under .*; there is none"):
+        find_experiment("trail", tmp_path)
+    experiment(tmp_path, "trial")
+    experiment(tmp_path, "other")
+    with pytest.raises(ComparisonError, match="there is other, trial"):
+        find_experiment("trail", tmp_path)

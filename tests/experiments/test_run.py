@@ -1,0 +1,257 @@
+"""Experiments that exist already, that others are working on, and that grow."""
+
+import json
+import shutil
+import sqlite3
+from io import StringIO
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from dermaffinity import experiments
+from dermaffinity.config import read_config
+from dermaffinity.errors import BusyError, ConfigError, TrackingError, TrainingError
+from dermaffinity.experiments import network_job
+from dermaffinity.experiments.record import ExperimentFolder, training_numbers
+from dermaffinity.experiments.run import run_experiments
+from dermaffinity.files import hold
+from dermaffinity.inference.model_folder import read_description
+from dermaffinity.losses import CrossEntropyLoss
+from dermaffinity.tracking.base import NullTracker
+from dermaffinity.tracking.mlflow_tracker import MlflowRun, MlflowTracker
+
+
+@pytest.fixture
+def runs(uninterrupted, tmp_path):
+    """The finished tiny experiment, to be changed."""
+    return shutil.copytree(uninterrupted / "runs", tmp_path / "runs")
+
+
+def run(config, runs, *overrides, tracker=None, **options):
+    console = Console(file=StringIO())
+    config = read_config(config, overrides)
+    (outcome,) = run_experiments([config], runs=runs, tracker=tracker or NullTracker(), console=console, **options)
+    return outcome, console.file.getvalue()
+
+
+@pytest.fixture
+def nothing_trains(monkeypatch):
+    def refuse(*arguments):
+        raise AssertionError("something was trained or tracked")
+
+    monkeypatch.setattr(experiments, "launch", refuse)
+    monkeypatch.setattr(NullTracker, "parent", refuse)
+
+
+def test_existing_results_are_refused_without_resume(tiny_config, runs, nothing_trains):
+    with pytest.raises(ConfigError, match=r"already holds 3 finished and 0 interrupted of these 3 jobs. Add --resume"):
+        run(tiny_config, runs)
+
+
+def test_changed_settings_under_one_name_are_refused_and_listed(tiny_config, runs, nothing_trains):
+    with pytest.raises(ConfigError, match=r"holds another experiment of this name. Give this one a name") as error:
+        run(tiny_config, runs, "training.epochs=4", "loss.cost_rate=0.5", resume=True)
+    assert error.value.problems == ("loss.cost_rate: there 0.1, now 0.5", "training.epochs: there 3, now 4")
+    with pytest.raises(ConfigError) as error:
+        run(tiny_config, runs, resume=True, scored="inner")
+    assert error.value.problems == ("scored: there 'test', now 'inner'",)
+
+
+def test_the_second_of_two_configs_is_checked_before_the_first_is_begun(tiny_config, runs, nothing_trains):
+    configs = [read_config(tiny_config, ["name=another"]), read_config(tiny_config, ["training.epochs=4"])]
+    with pytest.raises(ConfigError, match="holds another experiment"):
+        run_experiments(configs, runs=runs, tracker=NullTracker(), resume=True, console=Console(quiet=True))
+    assert not (runs / "another").exists()
+
+
+def test_a_method_that_hardly_acted_is_named(tiny_config, runs):
+    jobs = ExperimentFolder(runs / "tiny").jobs()
+    ratios = [pd.read_csv(job.path / "history.csv")["largest_cost_ratio"].iloc[-1] for job in jobs]
+    numbers = training_numbers(jobs).loc["training.largest_cost_ratio"]
+    assert numbers.tolist() == pytest.approx([sum(ratios) / 3, min(ratios), max(ratios)])
+    assert min(ratios) < 2
+    _, said = run(tiny_config, runs, resume=True)
+    assert f"Warning: tiny: largest cost ratio ended at {min(ratios):.2f} in at least one training" in said
+    written = pd.read_csv(runs / "tiny/out_of_fold_summary.csv", index_col="metric")
+    assert written.loc["training.largest_cost_ratio", "low"] == pytest.approx(min(ratios))
+    metrics = jobs[0].metrics()
+    del metrics["training.largest_cost_ratio"]  # of a training that did not report it yet
+    (jobs[0].path / "metrics.json").write_text(json.dumps(metrics))
+    assert training_numbers(jobs).loc["training.largest_cost_ratio", "low"] == pytest.approx(min(ratios[1:]))
+
+
+def test_two_configs_of_one_name_are_refused(tiny_config, runs, nothing_trains):
+    with pytest.raises(ConfigError, match="every config needs a name of its own, found tiny, tiny"):
+        run_experiments([read_config(tiny_config)] * 2, runs=runs, tracker=NullTracker(), console=Console(quiet=True))
+
+
+def test_another_place_of_the_data_and_other_workers_are_the_same_experiment(
+    tiny_config, runs, phantom_library, tmp_path
+):
+    moved = shutil.copytree(phantom_library, tmp_path / "moved")
+    outcome, shown = run(tiny_config, runs, f"data.root={moved}", "training.workers=2", resume=True)
+    assert shown.count("finished before") == 3
+    assert outcome.summary is not None
+
+
+def test_seeds_extend_an_experiment_and_finished_jobs_are_left_alone(tiny_config, runs):
+    before = {path: path.stat().st_mtime_ns for path in (runs / "tiny").glob("*seed-0/*")}
+    outcome, shown = run(tiny_config, runs, seeds=[0, 1], folds=[2], resume=True)
+    assert outcome.summary is None  # folds 0 and 1 of seed 1 are missing
+    assert shown.count("finished before") == 1
+    outcome, _ = run(tiny_config, runs, seeds=[1], folds=[0, 1])
+    assert outcome.summary is not None
+    table = pd.read_csv(runs / "tiny/out_of_fold.csv")
+    assert table.groupby("image")["seed"].apply(sorted).map(tuple).unique().tolist() == [(0, 1)]
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_a_finished_experiment_registers_its_classifier_once(tiny_config, runs, empty_store, tmp_path):
+    tracker = MlflowTracker(f"sqlite:///{shutil.copy(empty_store, tmp_path / 'mlflow.db')}")
+    for _ in range(2):
+        outcome, _ = run(tiny_config, runs, tracker=tracker, resume=True)
+    (version,) = tracker.call(lambda client: client.search_model_versions("name = 'phantom-5'"))
+    description = read_description(runs / "tiny/classifier")
+    assert tracker.call(lambda client: client.get_registered_model("phantom-5")).aliases.keys() == {"tiny"}
+    assert version.tags["digest"] == description.digest
+    assert version.tags["split_hash"] == description.data.split_hash
+    assert version.tags["config"] == "tiny"
+    assert float(version.tags["balanced_accuracy"]) == pytest.approx(
+        outcome.summary["value"]["balanced_accuracy"], abs=1e-4
+    )
+    assert version.description == description.intended_use
+
+
+def test_inner_validation_images_are_scored_instead_of_the_test_folds(tiny_config, tmp_path):
+    outcome, _ = run(tiny_config, tmp_path, "training.epochs=1", scored="inner", seeds=[0, 1])
+    assert outcome.summary is not None
+    for fold in range(3):
+        folder = outcome.folder.job(fold, 0).path
+        table = pd.read_csv(folder / "predictions.csv")
+        assert table.equals(pd.read_csv(folder / "validation.csv"))
+        rows = pd.read_csv(tiny_config.parent / "phantom-5.csv", comment="#").set_index("image")["fold"]
+        assert (rows[table["image"]] != fold).all()
+
+
+def test_a_job_that_another_process_works_on_is_left_to_it(tiny_config, tmp_path, monkeypatch):
+    monkeypatch.setattr(network_job, "PATIENCE", 0.1)
+    with (
+        hold(ExperimentFolder(tmp_path / "tiny").job(0, 0).path, 0),
+        pytest.raises(BusyError, match="fold-0_seed-0: another process is working here; wait for it or stop it"),
+    ):
+        run(tiny_config, tmp_path)
+    assert not list(tmp_path.rglob("checkpoint.pt"))
+
+
+def test_a_locked_store_gives_one_clear_error_and_is_not_waited_for_twice(
+    tiny_config, tmp_path, empty_store, monkeypatch
+):
+    store = shutil.copy(empty_store, tmp_path / "mlflow.db")
+    tracker = MlflowTracker(f"sqlite:///{store}", lock_timeout=0.3)
+    blocker = sqlite3.connect(store, isolation_level=None)
+    saved = network_job.save_model
+
+    def lock_then_save(*arguments, **options):
+        saved(*arguments, **options)
+        blocker.execute("BEGIN EXCLUSIVE")
+
+    monkeypatch.setattr(network_job, "save_model", lock_then_save)
+    with pytest.raises(TrackingError, match=r"is locked by another process \(waited 0.3 s\).*--resume"):
+        run(tiny_config, tmp_path / "runs", "training.epochs=1", tracker=tracker, folds=[0])
+    blocker.close()
+    monkeypatch.setattr(network_job, "save_model", saved)
+    _, shown = run(tiny_config, tmp_path / "runs", "training.epochs=1", tracker=tracker, folds=[0], resume=True)
+    assert "balanced accuracy" in shown
+
+
+@pytest.fixture
+def opening(tiny_config, tmp_path, empty_store):
+    """Opens the parent's run and that of fold 0 in a store of their own, and lists the store's runs by status."""
+    config = read_config(tiny_config)
+    manifest = network_job.Images(config.data).manifest
+    folder = ExperimentFolder(tmp_path / "runs/tiny")
+    tracker = MlflowTracker(f"sqlite:///{shutil.copy(empty_store, tmp_path / 'mlflow.db')}")
+
+    def parent():
+        return experiments._open(config, manifest, folder, tracker, "test", "#1f77b4")
+
+    def child(run, fold=0):
+        return network_job.open_child(network_job.Job(config, fold, 0, folder, run, tracker))
+
+    def statuses():
+        everywhere = [found.experiment_id for found in tracker.call(lambda client: client.search_experiments())]
+        runs = tracker.call(lambda client: client.search_runs(everywhere))
+        return sorted((run.data.tags["role"], run.info.status) for run in runs)
+
+    return SimpleNamespace(parent=parent, child=child, statuses=statuses)
+
+
+def failing_once(monkeypatch, name):
+    """The store fails at the end of the next call of a method."""
+    owner = MlflowRun if hasattr(MlflowRun, name) else MlflowTracker
+    method = getattr(owner, name)
+
+    def failing(*arguments, **options):
+        monkeypatch.setattr(owner, name, method)
+        method(*arguments, **options)
+        raise TrackingError("the store has gone away")
+
+    monkeypatch.setattr(owner, name, failing)
+
+
+def test_a_run_is_noted_at_once_and_found_again_when_the_store_fails_after_that(opening, monkeypatch):
+    failing_once(monkeypatch, "log_params")
+    with pytest.raises(TrackingError, match="gone away"):
+        opening.parent()
+    run = opening.parent()
+    failing_once(monkeypatch, "log_params")
+    with pytest.raises(TrackingError, match="gone away"):
+        opening.child(run)
+    opening.child(run)
+    assert opening.statuses() == [("child", "RUNNING"), ("parent", "RUNNING")]
+
+
+def test_runs_whose_ids_were_lost_are_ended_when_the_experiment_goes_on(opening, monkeypatch):
+    failing_once(monkeypatch, "_open_run")
+    with pytest.raises(TrackingError, match="gone away"):
+        opening.parent()
+    run = opening.parent()
+    assert opening.statuses() == [("parent", "KILLED"), ("parent", "RUNNING")]
+    opening.child(run, fold=1)  # whose process is still at it
+    failing_once(monkeypatch, "_open_run")
+    with pytest.raises(TrackingError, match="gone away"):
+        opening.child(run)
+    opening.child(opening.parent())
+    children = [status for role, status in opening.statuses() if role == "child"]
+    assert children == ["KILLED", "RUNNING", "RUNNING"]
+
+
+def test_a_job_that_fails_does_not_stop_the_next_and_goes_by_its_name(tiny_config, tmp_path, monkeypatch):
+    forward = CrossEntropyLoss.forward
+    calls = []
+
+    def broken_once(self, output, labels):
+        calls.append(1)
+        terms = forward(self, output, labels)
+        return {name: term * float("nan") for name, term in terms.items()} if len(calls) == 1 else terms
+
+    monkeypatch.setattr(CrossEntropyLoss, "forward", broken_once)
+    overrides = ("loss={class: dermaffinity.losses.CrossEntropyLoss}", "training.epochs=1")
+    with pytest.raises(TrainingError, match="1 of 2 jobs failed; the others are finished and kept") as error:
+        run(tiny_config, tmp_path, *overrides, folds=[0, 1])
+    (problem,) = error.value.problems
+    assert problem.startswith("tiny fold 0 seed 0: training stopped in epoch 1, step 1: cross_entropy = nan")
+    assert ExperimentFolder(tmp_path / "tiny").job(1, 0).finished
+    outcome, _ = run(tiny_config, tmp_path, *overrides, folds=[0])  # not begun, so there is nothing to resume
+    assert outcome.folder.job(0, 0).finished
+
+
+def test_an_experiment_from_before_an_optional_setting_existed_goes_on(tiny_config, runs):
+    description = runs / "tiny/experiment.json"
+    facts = json.loads(description.read_text())
+    assert facts["identity"]["config"].pop("mixing", "none") is None
+    description.write_text(json.dumps(facts))
+    outcome, _ = run(tiny_config, runs, resume=True)
+    assert outcome.summary is not None
