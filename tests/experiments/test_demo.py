@@ -4,9 +4,9 @@ import io
 
 from rich.console import Console
 
-from dermaffinity import demo
 from dermaffinity.config import read_config
 from dermaffinity.data.adapters.phantom import write_phantom
+from dermaffinity.experiments import demo
 
 
 def test_the_demo_ends_with_tables_figures_and_the_next_commands_and_can_be_repeated(tmp_path, monkeypatch):

@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from dermaffinity import experiments
 from dermaffinity.config import read_config
 from dermaffinity.errors import BusyError, ConfigError, TrackingError, TrainingError
 from dermaffinity.experiments import network_job
+from dermaffinity.experiments import run as running
 from dermaffinity.experiments.record import ExperimentFolder, training_numbers
 from dermaffinity.experiments.run import run_experiments
 from dermaffinity.files import hold
@@ -41,7 +41,7 @@ def nothing_trains(monkeypatch):
     def refuse(*arguments):
         raise AssertionError("something was trained or tracked")
 
-    monkeypatch.setattr(experiments, "launch", refuse)
+    monkeypatch.setattr(running, "launch", refuse)
     monkeypatch.setattr(NullTracker, "parent", refuse)
 
 
@@ -175,7 +175,7 @@ def opening(tiny_config, tmp_path, empty_store):
     tracker = MlflowTracker(f"sqlite:///{shutil.copy(empty_store, tmp_path / 'mlflow.db')}")
 
     def parent():
-        return experiments._open(config, manifest, folder, tracker, "test", "#1f77b4")
+        return running._open(config, manifest, folder, tracker, "test", "#1f77b4")
 
     def child(run, fold=0):
         return network_job.open_child(network_job.Job(config, fold, 0, folder, run, tracker))

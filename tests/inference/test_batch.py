@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dermaffinity import LesionClassifier, predict_files
+from dermaffinity import LesionClassifier
+from dermaffinity.inference import batch
 
 PICTURES = [np.random.default_rng(seed).integers(0, 256, (40, 50, 3), dtype=np.uint8) for seed in range(4)]
 
@@ -127,9 +128,9 @@ def test_class_names_with_separators_survive_the_column_of_sets(toy_model, tmp_p
     names = ["nevus; benign", 'wart, "common"', "Nävus"]
     classifier.classes_ = np.array(names)
     (tmp_path / "a.png").write_bytes(png(PICTURES[0]))
-    files = predict_files.find_images([tmp_path / "a.png"], pytest.fail)
+    files = batch.find_images([tmp_path / "a.png"], pytest.fail)
     options = {"coverage": 0.95, "on_problem": pytest.fail, "on_progress": lambda done, total: None}
-    assert predict_files.predict_files(classifier, files, tmp_path / "out.csv", **options) == 1
+    assert batch.predict_files(classifier, files, tmp_path / "out.csv", **options) == 1
     ((*_, members),) = table_of(tmp_path / "out.csv")[1:]
     assert sorted(json.loads(members)) == sorted(names)
 
@@ -155,7 +156,7 @@ def test_predict_refuses_what_cannot_work(commands, toy_model, tmp_path, words, 
 
 
 def test_only_a_batch_of_images_is_read_before_its_rows_are_written(toy_model, tmp_path, monkeypatch):
-    monkeypatch.setattr(predict_files, "BATCH_SIZE", 2)
+    monkeypatch.setattr(batch, "BATCH_SIZE", 2)
     for number, array in enumerate(PICTURES[:3]):
         (tmp_path / f"{number}.png").write_bytes(png(array))
     classifier = LesionClassifier.load(toy_model)
@@ -164,8 +165,8 @@ def test_only_a_batch_of_images_is_read_before_its_rows_are_written(toy_model, t
     monkeypatch.setattr(
         classifier, "assess_prepared", lambda tensors: (batches.append(len(tensors)), assess(tensors))[1]
     )
-    files = predict_files.find_images([tmp_path], pytest.fail)
-    rows = predict_files.predict_files(
+    files = batch.find_images([tmp_path], pytest.fail)
+    rows = batch.predict_files(
         classifier,
         files,
         tmp_path / "out.csv",
@@ -176,7 +177,7 @@ def test_only_a_batch_of_images_is_read_before_its_rows_are_written(toy_model, t
 
 
 def test_rows_keep_the_order_of_the_files_however_long_each_takes_to_read(toy_model, tmp_path, monkeypatch):
-    monkeypatch.setattr(predict_files, "BATCH_SIZE", 4)
+    monkeypatch.setattr(batch, "BATCH_SIZE", 4)
     pictures = [np.roll(PICTURES[n % 4], n, axis=1) for n in range(11)]
     for number, array in enumerate(pictures):
         (tmp_path / f"{number:02}.png").write_bytes(png(array) if number != 5 else b"broken")
@@ -189,10 +190,10 @@ def test_rows_keep_the_order_of_the_files_however_long_each_takes_to_read(toy_mo
 
     monkeypatch.setattr(classifier, "prepare", slowly)
     problems = []
-    files = predict_files.find_images([tmp_path], pytest.fail)
+    files = batch.find_images([tmp_path], pytest.fail)
     out = tmp_path / "out.csv"
     told = {"on_problem": lambda name, fault: problems.append(name), "on_progress": lambda *counts: None}
-    predict_files.predict_files(classifier, files, out, **told)
+    batch.predict_files(classifier, files, out, **told)
     kept = [n for n in range(11) if n != 5]
     rows = table_of(out)[1:]
     assert [row[0].rpartition("/")[2] for row in rows] == [f"{n:02}.png" for n in kept]
@@ -202,7 +203,7 @@ def test_rows_keep_the_order_of_the_files_however_long_each_takes_to_read(toy_mo
 
 
 def test_no_more_than_three_batches_are_alive_however_many_images_there_are(toy_model, tmp_path, monkeypatch):
-    monkeypatch.setattr(predict_files, "BATCH_SIZE", 4)
+    monkeypatch.setattr(batch, "BATCH_SIZE", 4)
     (tmp_path / "a.png").write_bytes(png(PICTURES[0]))
     classifier = LesionClassifier.load(toy_model)
     prepare, lock = classifier.prepare, threading.Lock()
@@ -219,8 +220,8 @@ def test_no_more_than_three_batches_are_alive_however_many_images_there_are(toy_
         return tensor
 
     monkeypatch.setattr(classifier, "prepare", counted)
-    files = 25 * 4 * predict_files.find_images([tmp_path], pytest.fail)
-    rows = predict_files.predict_files(
+    files = 25 * 4 * batch.find_images([tmp_path], pytest.fail)
+    rows = batch.predict_files(
         classifier, files, tmp_path / "out.csv", on_problem=pytest.fail, on_progress=lambda *counts: None
     )
     assert rows == 100

@@ -427,9 +427,9 @@ def test_scores_of_scikit_learn_need_no_scoring(classifier):
 
 
 def test_each_image_alone_equals_the_many_and_only_a_batch_is_held(classifier, monkeypatch):
-    from dermaffinity import prediction
+    from dermaffinity.inference import predict
 
-    monkeypatch.setattr(prediction, "BATCH_SIZE", 2)
+    monkeypatch.setattr(predict, "BATCH_SIZE", 2)
     taken = []
 
     def reading():
