@@ -14,9 +14,9 @@ from lightning_fabric import Fabric
 from torch.nn import functional as F
 
 from dermaffinity.config import TrainingSettings
-from dermaffinity.data.augmentation import LesionAugmentation, training_transform
+from dermaffinity.data.augmentation import LesionAugmentation
 from dermaffinity.data.dataset import ManifestDataset
-from dermaffinity.data.transforms import EvaluationStage
+from dermaffinity.data.transforms import EvaluationStage, TrainingStage
 from dermaffinity.heads import LinearHead
 from dermaffinity.losses import CrossEntropyLoss
 from dermaffinity.models import IdentityNeck, LesionNetwork, ResNet18
@@ -47,7 +47,7 @@ def trainer_rate(pictures: list[np.ndarray], labels: np.ndarray) -> float:
     fabric.launch()
     settings = TrainingSettings(epochs=1, batch_size=BATCH, precision=PRECISION)
     trainer = Trainer(network, loss, settings, seed=0, fabric=fabric)
-    training = ManifestDataset(pictures, labels, training_transform(LesionAugmentation(SIZE)))
+    training = ManifestDataset(pictures, labels, TrainingStage(LesionAugmentation(SIZE)))
     validation = ManifestDataset(pictures[:BATCH], labels[:BATCH], EvaluationStage(SIZE))
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()

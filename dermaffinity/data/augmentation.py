@@ -1,11 +1,17 @@
-"""Random changes of training images, by albumentations, each a MONAI transform that MONAI can seed."""
+"""Random changes of training images: one warp and one color map per image, on the CPU or on a device."""
 
+import math
 import os
 from abc import ABC
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import ClassVar, NamedTuple
 
+import cv2
 import numpy as np
+import torch
 from monai.transforms import Compose, RandomizableTransform, Transform
+from torch import Tensor
+from torch.nn import functional as F
 
 from dermaffinity.data.transforms import (
     CentralSquare,
@@ -24,26 +30,156 @@ import albumentations as A
 for step in (CropToLesion, ResizeShortSide, FixedStage, CentralSquare, Normalize, EvaluationStage):
     Transform.register(step)
 
+# ITU-R BT.601: what the gray value of a color is.
+_GRAY = np.array([0.299, 0.587, 0.114])
+# Columns: gray, and two directions of color that keep the gray value (those of YIQ). Rows: red, green, blue.
+_CHROMA = np.linalg.inv(np.array([_GRAY, [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]]))
+
+MIRROR = ((1, 0, 0, 1), (-1, 0, 0, 1))
+"""An image and its mirror image, as matrices (xx, xy, yx, yy)."""
+SQUARE = (*MIRROR, (1, 0, 0, -1), (-1, 0, 0, -1), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, -1, 0), (0, -1, -1, 0))
+"""The eight symmetries of a square."""
+
+
+class Versions(NamedTuple):
+    """What is done to each of N images.
+
+    Args:
+        warp: (N, 2, 3); from a pixel (x, y, 1) of the result to a place (x, y) in the image, both counted from the
+            middle of the first pixel.
+        color: (N, 3, 6); from a pixel's red, green and blue and their means over the result to its new ones.
+    """
+
+    warp: np.ndarray
+    color: np.ndarray
+
 
 class Augmentation(RandomizableTransform, ABC):
     """Random changes of a training image: (H, W, 3) uint8, short side ``image_size``, to a square of that size.
 
-    A subclass hands its albumentations pipeline to ``__init__``; one that changes nothing says so with ``random``, so
-    that whole batches can be planned at once. Every call is seeded from MONAI's random state, so
-    that ``Compose.set_random_state`` decides the result, in whatever process it runs.
+    Each version is one affine map of places and one of colors, made from ``draws`` uniform random numbers: a random
+    square of the image, as large as the one that evaluation sees; a random part of it, stretched a little; one of the
+    symmetries; a rotation, half of the time; brightness, contrast, saturation and hue, four times out of five. The four
+    color changes commute, and places outside the image are its reflection. A subclass chooses the ranges.
+
+    As a MONAI transform it draws its numbers from MONAI's random state, so that ``Compose.set_random_state`` decides
+    the result. Training hands them in (`version`), one row for each image of an epoch, whatever process it runs in.
+
+    Args:
+        image_size: Side S of the square that is returned.
+        smallest_scale: Smallest area of the part, as a share of the square; in (0, 1].
+        aspect: Smallest and largest width to height of the part.
+        symmetries: Those one is drawn from, equally often.
+        rotation: Largest angle, in degrees.
+        color: Strength of brightness, contrast and saturation changes, in [0, 1].
+        hue: Largest turn of the hue, as a share of the circle.
+        steps: What else is done to the image before, by albumentations; on the CPU.
     """
 
     random: ClassVar[bool] = True
+    draws: ClassVar[int] = 14
 
-    def __init__(self, image_size: int, steps: list[A.BasicTransform]) -> None:
+    def __init__(
+        self,
+        image_size: int,
+        *,
+        smallest_scale: float,
+        aspect: tuple[float, float],
+        symmetries: Sequence[tuple[int, int, int, int]],
+        rotation: float,
+        color: float,
+        hue: float,
+        steps: Sequence[A.BasicTransform] = (),
+    ) -> None:
         RandomizableTransform.__init__(self, prob=1.0)
+        if not 0 < smallest_scale <= 1:
+            raise ValueError(f"smallest_scale must be in (0, 1], got {smallest_scale}")
+        if not 0 <= color <= 1:
+            raise ValueError(f"color must be in [0, 1], got {color}")
         self.image_size = image_size
-        self._pipeline = _Hidden(A.Compose(steps))
+        self.smallest_scale = smallest_scale
+        self.aspect = aspect
+        self.symmetries = np.array(symmetries, dtype=float).reshape(-1, 2, 2)
+        self.rotation = math.radians(rotation)
+        self.color = color
+        self.hue = 2 * math.pi * hue
+        self.steps = _Hidden(A.Compose(list(steps))) if steps else None
+
+    @property
+    def on_device(self) -> bool:
+        """Whether `batch` makes the same versions; other steps run on the CPU."""
+        return self.steps is None
 
     def __call__(self, data: np.ndarray) -> np.ndarray:
         """One random version (image_size, image_size, 3) uint8."""
-        self._pipeline.compose.set_random_seed(int(self.R.randint(2**31 - 1)))
-        return self._pipeline.compose(image=data)["image"]
+        return self.version(data, self.R.random_sample(self.draws))
+
+    def version(self, image: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+        """The version (S, S, 3) uint8 of an image (H, W, 3) uint8 that ``draws`` uniform numbers stand for."""
+        if self.steps is not None:
+            self.steps.compose.set_random_seed(int(numbers[-1] * 2**31))
+            image = self.steps.compose(image=image)["image"]
+        warp, color = (part[0] for part in self.versions(numbers[None], np.array([image.shape[:2]])))
+        size = (self.image_size, self.image_size)
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        warped = cv2.warpAffine(image, warp, size, flags=flags, borderMode=cv2.BORDER_REFLECT)
+        offset = color[:, 3:] @ cv2.mean(warped)[:3]
+        return cv2.transform(warped, np.column_stack([color[:, :3], offset]))
+
+    def batch(self, images: Tensor, sizes: Tensor, numbers: np.ndarray) -> Tensor:
+        """The same versions of many images at once, on their device.
+
+        Args:
+            images: (N, 3, H, W) uint8; an image lies in the upper left corner of its own.
+            sizes: (N, 2), heights and widths of the images; on the CPU.
+            numbers: (N, draws), uniform in [0, 1).
+
+        Returns:
+            (N, 3, S, S) float32, whole numbers in [0, 255].
+        """
+        size = self.image_size
+        warp, color = (
+            torch.from_numpy(part).to(images.device, torch.float32) for part in self.versions(numbers, sizes.numpy())
+        )
+        places = torch.arange(size, device=images.device, dtype=torch.float32)
+        y, x = torch.meshgrid(places, places, indexing="ij")
+        target = torch.stack([x, y, torch.ones_like(x)]).view(1, 3, -1)  # (1, 3, S·S)
+        limits = sizes.flip(1).to(images.device, torch.float32)[:, :, None]  # (N, 2, 1): widths and heights
+        # The reflection of a place outside, measured from the image's edge.
+        source = (warp @ target + 0.5).remainder(2 * limits)
+        source = torch.minimum(torch.minimum(source, 2 * limits - source).clamp_min(0.5), limits - 0.5)
+        whole = torch.tensor([images.shape[3], images.shape[2]], device=images.device, dtype=torch.float32)
+        grid = (2 * source / whole[:, None] - 1).transpose(1, 2).view(-1, size, size, 2)
+        warped = F.grid_sample(images.float(), grid, padding_mode="border", align_corners=False).round_().flatten(2)
+        offset = color[:, :, 3:] @ warped.mean(dim=2, keepdim=True)
+        colored = torch.baddbmm(offset, color[:, :, :3], warped)
+        return colored.round_().clamp_(0, 255).view(-1, 3, size, size)
+
+    def versions(self, numbers: np.ndarray, sizes: np.ndarray) -> Versions:
+        """What uniform numbers (N, ``draws``) stand for, for images of heights and widths (N, 2)."""
+        u = numbers.T
+        side = float(self.image_size)
+        room = sizes[:, ::-1] - side  # of the square within the image, as x and y
+        area = self.smallest_scale + (1 - self.smallest_scale) * u[2]
+        aspect = np.exp(_between(math.log(self.aspect[0]), math.log(self.aspect[1]), u[3]))
+        part = side * np.minimum(np.sqrt(np.stack([area * aspect, area / aspect], axis=1)), 1)  # (N, 2)
+        center = u[[0, 1]].T * room + part / 2 + u[[4, 5]].T * (side - part)
+        angle = np.where(u[7] < 0.5, _between(-self.rotation, self.rotation, u[8]), 0)
+        symmetry = self.symmetries[(u[6] * len(self.symmetries)).astype(int)]
+        linear = (part / side)[:, :, None] * symmetry @ _rotations(angle)
+        offset = center - 0.5 - (linear * (side / 2 - 0.5)).sum(axis=2)
+        return Versions(np.concatenate([linear, offset[:, :, None]], axis=2), self._colors(u[9:14]))
+
+    def _colors(self, u: np.ndarray) -> np.ndarray:
+        changed = u[0] < 0.8
+        brightness, contrast, saturation = np.where(changed, _between(1 - self.color, 1 + self.color, u[1:4]), 1)
+        angle = np.where(changed, _between(-self.hue, self.hue, u[4]), 0)
+        chroma = np.zeros((len(angle), 3, 3))  # in gray and the two directions across it
+        chroma[:, 0, 0] = 1
+        chroma[:, 1:, 1:] = saturation[:, None, None] * _rotations(angle)
+        own = (brightness * contrast)[:, None, None] * (_CHROMA @ chroma @ np.linalg.inv(_CHROMA))
+        mean = (brightness * (1 - contrast))[:, None, None] * np.tile(_GRAY, (3, 1))
+        return np.concatenate([own, mean], axis=2)
 
 
 class LesionAugmentation(Augmentation):
@@ -58,22 +194,19 @@ class LesionAugmentation(Augmentation):
     """
 
     def __init__(self, image_size: int, *, smallest_scale: float = 0.6, color: float = 0.2, holes: float = 0.0) -> None:
-        for name, value in (("smallest_scale", smallest_scale), ("color", color), ("holes", holes)):
-            if not 0 <= value <= 1 or (name == "smallest_scale" and value == 0):
-                raise ValueError(f"{name} must be in {'(0' if name == 'smallest_scale' else '[0'}, 1], got {value}")
-        steps: list[A.BasicTransform] = [
-            *_random_crop(image_size, smallest_scale, ratio=(0.85, 1.18)),
-            A.D4(p=1.0),
-            A.Affine(rotate=(-45, 45), border_mode=4, p=0.5),  # 4: reflect, so that no black corner marks a rotation
-            A.ColorJitter(brightness=color, contrast=color, saturation=color, hue=color / 10, p=0.8),
-        ]
-        if holes:
-            steps.append(
-                A.CoarseDropout(
-                    num_holes_range=(1, 1), hole_height_range=(0.1, 0.25), hole_width_range=(0.1, 0.25), p=holes
-                )
-            )
-        super().__init__(image_size, steps)
+        if not 0 <= holes <= 1:
+            raise ValueError(f"holes must be in [0, 1], got {holes}")
+        sides = {"hole_height_range": (0.1, 0.25), "hole_width_range": (0.1, 0.25)}
+        super().__init__(
+            image_size,
+            smallest_scale=smallest_scale,
+            aspect=(0.85, 1.18),
+            symmetries=SQUARE,
+            rotation=45,
+            color=color,
+            hue=color / 10,
+            steps=[A.CoarseDropout(num_holes_range=(1, 1), **sides, p=holes)] if holes else [],
+        )
 
 
 class FaceAugmentation(Augmentation):
@@ -87,17 +220,14 @@ class FaceAugmentation(Augmentation):
     """
 
     def __init__(self, image_size: int, *, smallest_scale: float = 0.7, color: float = 0.2) -> None:
-        for name, value in (("smallest_scale", smallest_scale), ("color", color)):
-            if not 0 <= value <= 1 or (name == "smallest_scale" and value == 0):
-                raise ValueError(f"{name} must be in {'(0' if name == 'smallest_scale' else '[0'}, 1], got {value}")
         super().__init__(
             image_size,
-            [
-                *_random_crop(image_size, smallest_scale, ratio=(0.9, 1.11)),
-                A.HorizontalFlip(p=0.5),
-                A.Affine(rotate=(-10, 10), border_mode=4, p=0.5),
-                A.ColorJitter(brightness=color, contrast=color, saturation=color, hue=0, p=0.8),
-            ],
+            smallest_scale=smallest_scale,
+            aspect=(0.9, 1.11),
+            symmetries=MIRROR,
+            rotation=10,
+            color=color,
+            hue=0,
         )
 
 
@@ -107,21 +237,27 @@ class NoAugmentation(Augmentation):
     random = False
 
     def __init__(self, image_size: int) -> None:
-        super().__init__(image_size, [A.CenterCrop(image_size, image_size)])
+        identity = MIRROR[:1]
+        super().__init__(image_size, smallest_scale=1, aspect=(1, 1), symmetries=identity, rotation=0, color=0, hue=0)
+
+    def version(self, image: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+        """The central square, whatever the numbers."""
+        return CentralSquare(self.image_size)(image)
 
 
 def training_transform(augmentation: Augmentation) -> Compose:
-    """What a training image goes through after the fixed stage."""
+    """A random version, normalized, of one image after the fixed stage, for a pipeline of MONAI's."""
     return Compose([augmentation, Normalize()])
 
 
-def _random_crop(image_size: int, smallest_scale: float, *, ratio: tuple[float, float]) -> list[A.BasicTransform]:
-    """A crop of a random square of the image, as large as the square that evaluation sees; ratio: width to height."""
-    # Not of the whole image: a share of a wide one that is higher than the image would be squeezed to fit.
-    return [
-        A.RandomCrop(image_size, image_size),
-        A.RandomResizedCrop((image_size, image_size), scale=(smallest_scale, 1.0), ratio=ratio),
-    ]
+def _between(low: float, high: float, share: np.ndarray) -> np.ndarray:
+    return low + (high - low) * share
+
+
+def _rotations(angle: np.ndarray) -> np.ndarray:
+    """Matrices (N, 2, 2) of rotations by N angles."""
+    cos, sin = np.cos(angle), np.sin(angle)
+    return np.stack([np.stack([cos, -sin], axis=1), np.stack([sin, cos], axis=1)], axis=1)
 
 
 class _Hidden:

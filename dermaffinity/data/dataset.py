@@ -13,14 +13,15 @@ from torch.utils.data import Dataset
 
 from dermaffinity.data.images import decode_image, decode_mask
 from dermaffinity.data.library import ImageLibrary
-from dermaffinity.data.transforms import FixedStage
+from dermaffinity.data.transforms import EvaluationStage, FixedStage, TrainingStage
 from dermaffinity.seeding import derive_seed
 
 
 class Draw(NamedTuple):
-    """One image of one epoch: what a sampler asks a dataset for."""
+    """One image of one epoch: what a sampler asks a dataset for. The position in the epoch decides its version."""
 
     epoch: int
+    position: int
     row: int
 
 
@@ -59,14 +60,13 @@ def read_all(images: RowImages, on_progress: Callable[[int, int], None] | None =
 class ManifestDataset(Dataset):
     """Normalized images (3, S, S) and class indices.
 
-    The random part of the transform is seeded from (seed, epoch, row) for each image, so that an epoch is the same
-    whatever the number of workers and wherever a run was interrupted.
+    Random versions depend on (seed, epoch, position in the epoch), so that an epoch is the same whatever the number of
+    workers, whatever the device, and wherever a run was interrupted.
 
     Args:
         images: (H, W, 3) uint8 each; a list kept in memory, or ``RowImages``.
         labels: (N,) class indices.
-        transform: What remains to be done to an image; where it is random, one that MONAI can seed. One that is not
-            random also takes several images alike, (N, H, W, 3).
+        stage: What remains to be done to an image.
         seed: Of the augmentation.
     """
 
@@ -74,28 +74,37 @@ class ManifestDataset(Dataset):
         self,
         images: Sequence[np.ndarray] | RowImages,
         labels: np.ndarray,
-        transform: Callable[[np.ndarray], Tensor],
+        stage: EvaluationStage | TrainingStage,
         seed: int = 0,
     ) -> None:
         self.images = images
         self.labels = torch.as_tensor(np.asarray(labels), dtype=torch.long)
-        self.transform = transform
+        self.stage = stage
         self.seed = seed
+        self._numbers: tuple[int, np.ndarray] | None = None
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, draw: Draw) -> tuple[Tensor, Tensor]:
-        if hasattr(self.transform, "set_random_state"):
-            self.transform.set_random_state(seed=derive_seed("augmentation", self.seed, draw.epoch, draw.row))
-        return self.transform(self.images[draw.row]), self.labels[draw.row]
+        images, labels = self.__getitems__([draw])
+        return images[0], labels[0]
 
     def __getitems__(self, draws: Sequence[Draw]) -> tuple[Tensor, Tensor]:
-        """A batch: torch's loaders ask for all its images at once. Images alike are transformed together."""
-        labels = self.labels[[draw.row for draw in draws]]
-        if hasattr(self.transform, "set_random_state"):
-            return torch.stack([self[draw][0] for draw in draws]), labels
+        """A batch (N, 3, S, S) and its labels (N,): torch's loaders ask for all its images at once."""
         images = [self.images[draw.row] for draw in draws]
+        labels = self.labels[[draw.row for draw in draws]]
+        if isinstance(self.stage, TrainingStage):
+            return self.stage(images, self.numbers(draws)), labels
         if len({image.shape for image in images}) == 1:
-            return self.transform(np.stack(images)), labels
-        return torch.stack([self.transform(image) for image in images]), labels
+            return self.stage(np.stack(images)), labels
+        return torch.stack([self.stage(image) for image in images]), labels
+
+    def numbers(self, draws: Sequence[Draw]) -> np.ndarray:
+        """The uniform numbers (N, ``draws`` of the augmentation) that the versions of these draws of one epoch are."""
+        assert isinstance(self.stage, TrainingStage)
+        epoch = draws[0].epoch
+        if self._numbers is None or self._numbers[0] != epoch:
+            generator = np.random.default_rng(derive_seed("augmentation", self.seed, epoch))
+            self._numbers = epoch, generator.random((len(self), self.stage.augmentation.draws))
+        return self._numbers[1][[draw.position for draw in draws]]

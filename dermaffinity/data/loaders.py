@@ -1,16 +1,27 @@
-"""In which order images reach the network."""
+"""In which order images reach the network, and from where: loaded one by one, or resident on the device."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from dermaffinity.data.dataset import Draw, ManifestDataset
+from dermaffinity.data.dataset import Draw, ManifestDataset, RowImages
+from dermaffinity.data.transforms import TrainingStage
 from dermaffinity.seeding import derive_seed
 
+Batches = Iterable[tuple[Tensor, Tensor]]
+"""Normalized images (N, 3, S, S) and their class indices (N,)."""
 
-class EpochSampler(Sampler[Draw]):
+# Images that are augmented in one go on a device: enough for it to be busy, few enough to fit beside a network.
+_AT_A_TIME = 1024
+# Of the device's free memory, what images may take; the network and its gradients need the rest.
+_SHARE_OF_MEMORY = 0.25
+
+
+class EpochBatches(Sampler[list[Draw]]):
     """A fresh random order every epoch, the same for the same seed and epoch; whole batches only.
 
     Args:
@@ -25,7 +36,7 @@ class EpochSampler(Sampler[Draw]):
 
     def __init__(
         self,
-        labels: torch.Tensor,
+        labels: Tensor,
         batch_size: int,
         *,
         seed: int,
@@ -39,31 +50,57 @@ class EpochSampler(Sampler[Draw]):
         self.rank = rank
         self.world_size = world_size
         share = len(labels) // world_size
-        self.length = share // batch_size * batch_size or share
+        self.batch_size = max(1, min(batch_size, share))
+        self.length = share // self.batch_size
         self.epoch = 0
 
     def __len__(self) -> int:
         return self.length
 
-    def __iter__(self) -> Iterator[Draw]:
+    def __iter__(self) -> Iterator[list[Draw]]:
         generator = torch.Generator().manual_seed(derive_seed("order", self.seed, self.epoch))
         if self.balanced:
             weights = 1 / torch.bincount(self.labels).double()[self.labels]
             order = torch.multinomial(weights, len(self.labels), replacement=True, generator=generator)
         else:
             order = torch.randperm(len(self.labels), generator=generator)
-        for row in order[self.rank :: self.world_size][: self.length].tolist():
-            yield Draw(self.epoch, row)
+        draws = [Draw(self.epoch, position, row) for position, row in enumerate(order.tolist())]
+        own = draws[self.rank :: self.world_size]
+        for start in range(0, self.length * self.batch_size, self.batch_size):
+            yield own[start : start + self.batch_size]
 
 
-def training_loader(dataset: ManifestDataset, sampler: EpochSampler, batch_size: int, workers: int) -> DataLoader:
-    """Batches in the sampler's order; set ``sampler.epoch`` before each pass."""
+def every_image(count: int, batch_size: int, rank: int = 0, world_size: int = 1) -> list[list[Draw]]:
+    """Batches of every image once, in order; process ``rank`` of ``world_size`` sees each ``world_size``-th."""
+    draws = [Draw(0, row, row) for row in range(rank, count, world_size)]
+    return [draws[start : start + batch_size] for start in range(0, len(draws), batch_size)]
+
+
+def every_image_shuffled(count: int, batch_size: int, *, seed: int) -> list[list[Draw]]:
+    """Batches of every image once, in a random order, of at most ``batch_size`` images; they differ by at most one."""
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    # No short last batch, whose statistics would be too poor to normalize by.
+    return [[Draw(0, row, row) for row in rows.tolist()] for rows in order.tensor_split(-(-count // batch_size))]
+
+
+def load(
+    dataset: ManifestDataset, batches: Sequence[list[Draw]] | EpochBatches, *, workers: int, device: torch.device
+) -> Batches:
+    """The images of batches of draws: resident on a GPU where they fit and it can make their versions, else loaded.
+
+    Args:
+        dataset: The images.
+        batches: Read anew in every pass.
+        workers: Processes that load images beside this one.
+        device: What the images are for. Those that are loaded are on the CPU.
+    """
+    if device.type == "cuda" and fits(dataset, torch.cuda.mem_get_info(device)[0]):
+        return ResidentBatches(dataset, batches, device)
     # With a generator of its own a loader leaves the global one, which dropout draws from, alone: how often it draws
     # depends on the workers and on interruptions.
     return DataLoader(
         dataset,
-        batch_size,
-        sampler=sampler,
+        batch_sampler=batches,
         num_workers=workers,
         persistent_workers=workers > 0,
         generator=torch.Generator(),
@@ -71,22 +108,68 @@ def training_loader(dataset: ManifestDataset, sampler: EpochSampler, batch_size:
     )
 
 
-def evaluation_loader(
-    dataset: ManifestDataset, batch_size: int, workers: int, rank: int = 0, world_size: int = 1
-) -> DataLoader:
-    """Every image once, in order; process ``rank`` of ``world_size`` sees each ``world_size``-th, none is repeated."""
-    draws = [Draw(0, row) for row in range(rank, len(dataset), world_size)]
-    return DataLoader(dataset, batch_size, sampler=draws, num_workers=workers, collate_fn=_as_it_is)
+def fits(dataset: ManifestDataset, free: int) -> bool:
+    """Whether the images of a dataset can be resident on a device with ``free`` bytes."""
+    if isinstance(dataset.images, RowImages):  # read when asked for, because memory cannot hold them
+        return False
+    if isinstance(dataset.stage, TrainingStage) and not dataset.stage.augmentation.on_device:
+        return False
+    height, width = (max((image.shape[axis] for image in dataset.images), default=0) for axis in (0, 1))
+    return len(dataset) * 3 * height * width <= _SHARE_OF_MEMORY * free
 
 
-def shuffled_loader(dataset: ManifestDataset, batch_size: int, workers: int, *, seed: int) -> DataLoader:
-    """Every image once, in a random order, in batches of at most ``batch_size`` that differ by at most one image."""
-    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))
-    # No short last batch, whose statistics would be too poor to normalize by.
-    batches = [[Draw(0, row) for row in rows.tolist()] for rows in order.tensor_split(-(-len(order) // batch_size))]
-    return DataLoader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=_as_it_is)
+class ResidentBatches:
+    """Batches of images that lie on a device, in uint8, and are augmented and normalized there, many at once.
+
+    The same batches as loading gives, up to half a gray value: a device computes in float32.
+
+    Args:
+        dataset: In memory.
+        batches: Read anew in every pass.
+        device: Where to.
+    """
+
+    def __init__(
+        self, dataset: ManifestDataset, batches: Sequence[list[Draw]] | EpochBatches, device: torch.device
+    ) -> None:
+        self.dataset = dataset
+        self.batches = batches
+        self.labels = dataset.labels.to(device)
+        images = [dataset.images[row] for row in range(len(dataset))]
+        if not isinstance(dataset.stage, TrainingStage):
+            images = [dataset.stage.square(image) for image in images]
+        self.sizes = torch.tensor([image.shape[:2] for image in images])
+        height, width = self.sizes.amax(dim=0).tolist()
+        pixels = np.zeros((len(images), height, width, 3), np.uint8)
+        for row, image in enumerate(images):
+            pixels[row, : image.shape[0], : image.shape[1]] = image
+        self.pixels = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2)  # (N, 3, H, W), channels last
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        waiting: list[list[Draw]] = []
+        for batch in self.batches:
+            waiting.append(batch)
+            if sum(map(len, waiting)) >= _AT_A_TIME:
+                yield from self._make(waiting)
+                waiting = []
+        if waiting:
+            yield from self._make(waiting)
+
+    def _make(self, batches: Sequence[list[Draw]]) -> Iterator[tuple[Tensor, Tensor]]:
+        draws = [draw for batch in batches for draw in batch]
+        rows = torch.tensor([draw.row for draw in draws])
+        on_device = rows.to(self.pixels.device)
+        pixels, stage = self.pixels[on_device], self.dataset.stage
+        if isinstance(stage, TrainingStage):
+            pixels = stage.augmentation.batch(pixels, self.sizes[rows], self.dataset.numbers(draws))
+        sizes = [len(batch) for batch in batches]
+        images = stage.normalize.of(pixels).contiguous(memory_format=torch.channels_last)
+        yield from zip(images.split(sizes), self.labels[on_device].split(sizes), strict=True)
 
 
-def _as_it_is(batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
+def _as_it_is(batch: Any) -> tuple[Tensor, Tensor]:
     """The dataset gives whole batches."""
     return batch

@@ -10,13 +10,14 @@ from torch import Tensor
 class MixedBatch(NamedTuple):
     """N mixed images whose objective is ``share`` · loss(``labels``) + (1 - ``share``) · loss(``other_labels``).
 
-    Losses are mixed rather than labels, so that every loss takes part, hinges as well.
+    Losses are mixed rather than labels, so that every loss takes part, hinges as well. Images that are not mixed have
+    no other labels.
     """
 
     images: Tensor  # (N, 3, H, W)
     labels: Tensor  # (N,)
-    other_labels: Tensor  # (N,)
-    share: float  # in [0, 1]
+    other_labels: Tensor | None = None  # (N,)
+    share: Tensor | None = None  # (), in [0, 1]
 
 
 class Mixing(ABC):
@@ -51,8 +52,7 @@ class Mixup(Mixing):
 
     def __call__(self, images: Tensor, labels: Tensor, class_counts: Tensor, generator: torch.Generator) -> MixedBatch:
         """See `Mixing`."""
-        share = _beta(self.alpha, generator)
-        other = torch.randperm(len(images), generator=generator).to(images.device)
+        share, other = _draw(self.alpha, images, generator)
         return MixedBatch(images.lerp(images[other], 1 - share), labels, labels[other], share)
 
 
@@ -80,8 +80,7 @@ class Remix(Mixing):
 
     def __call__(self, images: Tensor, labels: Tensor, class_counts: Tensor, generator: torch.Generator) -> MixedBatch:
         """See `Mixing`."""
-        share = _beta(self.alpha, generator)
-        other = torch.randperm(len(images), generator=generator).to(images.device)
+        share, other = _draw(self.alpha, images, generator)
         ratio = class_counts[labels] / class_counts[labels[other]]  # (N,)
         # Eq. 6. A label that is dropped is replaced by that of the other image, which then counts in full.
         only_other = (ratio >= self.imbalance) & (share < self.smallest_share)
@@ -91,8 +90,14 @@ class Remix(Mixing):
         return MixedBatch(images.lerp(images[other], 1 - share), first, second, share)
 
 
-def _beta(alpha: float, generator: torch.Generator) -> float:
-    """A draw from Beta(alpha, alpha)."""
+def _draw(alpha: float, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """A share () and a permutation (N,) of the images, both on their device."""
+    share, other = _beta(alpha, generator), torch.randperm(len(images), generator=generator)
+    return share.to(images.device, images.dtype, non_blocking=True), other.to(images.device, non_blocking=True)
+
+
+def _beta(alpha: float, generator: torch.Generator) -> Tensor:
+    """A draw () from Beta(alpha, alpha)."""
     # torch's own distribution takes no generator.
     gammas = torch._standard_gamma(torch.full((2,), alpha, dtype=torch.float64), generator=generator)
-    return float(gammas[0] / gammas.sum().clamp_min(torch.finfo(torch.float64).tiny))
+    return gammas[0] / gammas.sum().clamp_min(torch.finfo(torch.float64).tiny)

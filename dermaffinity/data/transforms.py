@@ -5,10 +5,16 @@ Two stages. The fixed one crops and resizes, and its uint8 result is what a run 
 used (`augmentation.py`); nothing here imports it, because it brings MLflow and seconds of start-up into a prototype.
 """
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from dermaffinity.data.augmentation import Augmentation
 
 # Mean and standard deviation of ImageNet's RGB channels, in [0, 1]; what torchvision's weights were trained with.
 _CHANNEL_MEAN = (0.485, 0.456, 0.406)
@@ -105,7 +111,11 @@ class Normalize:
 
     def __call__(self, data: np.ndarray) -> Tensor:
         """The tensor."""
-        return (torch.tensor(data).movedim(-1, -3) - self.mean) / self.std
+        return self.of(torch.tensor(data).movedim(-1, -3))
+
+    def of(self, images: Tensor) -> Tensor:
+        """The same of a tensor (..., 3, H, W) of pixels in [0, 255], on its device."""
+        return (images - self.mean.to(images.device)) / self.std.to(images.device)
 
 
 class EvaluationStage:
@@ -122,6 +132,23 @@ class EvaluationStage:
     def __call__(self, data: np.ndarray) -> Tensor:
         """The tensor (3, image_size, image_size) of an image (H, W, 3) uint8; with a leading N for N images alike."""
         return self.normalize(self.square(data))
+
+
+class TrainingStage:
+    """What a training image goes through after the fixed stage: a random version of it, normalized.
+
+    Args:
+        augmentation: Makes the versions.
+    """
+
+    def __init__(self, augmentation: "Augmentation") -> None:
+        self.augmentation = augmentation
+        self.normalize = Normalize()
+
+    def __call__(self, images: Sequence[np.ndarray], numbers: np.ndarray) -> Tensor:
+        """Versions (N, 3, S, S) of N images (H, W, 3) uint8 that uniform numbers (N, ``draws``) stand for."""
+        versions = [self.augmentation.version(image, row) for image, row in zip(images, numbers, strict=True)]
+        return self.normalize(np.stack(versions))
 
 
 def _central(image: np.ndarray, height: int, width: int) -> np.ndarray:

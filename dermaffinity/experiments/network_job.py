@@ -2,7 +2,6 @@
 
 import logging
 import os
-from collections.abc import Callable
 from contextlib import nullcontext
 
 import numpy as np
@@ -11,10 +10,9 @@ import torch
 from lightning_fabric import Fabric
 
 from dermaffinity.config import NetworkConfig
-from dermaffinity.data.augmentation import training_transform
 from dermaffinity.data.dataset import ManifestDataset
 from dermaffinity.data.manifest import Manifest
-from dermaffinity.data.transforms import EvaluationStage
+from dermaffinity.data.transforms import EvaluationStage, TrainingStage
 from dermaffinity.experiments.job import PATIENCE, Images, Job, ended_when_stopped, keep, open_child, parts
 from dermaffinity.experiments.progress import JobProgress
 from dermaffinity.experiments.record import prediction_table, write_table
@@ -80,10 +78,10 @@ def _train_and_score(job: Job, images: Images, fabric: Fabric, run: Run, progres
 
     fixed = EvaluationStage(config.data.image_size)
     augmentation = config.augmentation.build(config.data.image_size)
-    augmented = training_transform(augmentation) if augmentation.random else fixed
+    augmented = TrainingStage(augmentation) if augmentation.random else fixed
 
-    def dataset(which: np.ndarray, transform: Callable[[np.ndarray], torch.Tensor]) -> ManifestDataset:
-        return ManifestDataset([decoded[i] for i in which], labels[which], transform, seed=trainer.seed)
+    def dataset(which: np.ndarray, stage: EvaluationStage | TrainingStage) -> ManifestDataset:
+        return ManifestDataset([decoded[i] for i in which], labels[which], stage, seed=trainer.seed)
 
     images_per_epoch = len(fit_rows) // settings.batch_size * settings.batch_size or len(fit_rows)
     progress.start(job.label, settings.epochs * images_per_epoch)

@@ -10,8 +10,13 @@ from dermaffinity.losses import Loss
 from dermaffinity.models import LesionNetwork
 
 
-def build_optimizer(network: LesionNetwork, loss: Loss, settings: TrainingSettings) -> torch.optim.SGD:
-    """SGD with momentum; neck, head and loss learn at their own rate, and only matrices and kernels decay."""
+def build_optimizer(
+    network: LesionNetwork, loss: Loss, settings: TrainingSettings, device: torch.device
+) -> torch.optim.SGD:
+    """SGD with momentum; neck, head and loss learn at their own rate, and only matrices and kernels decay.
+
+    On a GPU the rates are tensors and a step is one kernel, so that steps can be captured.
+    """
     groups = []
     parts: list[tuple[nn.Module, float]] = [(network.backbone, 1.0)]
     parts += [(part, settings.head_rate_factor) for part in (network.neck, network.head, loss)]
@@ -22,7 +27,16 @@ def build_optimizer(network: LesionNetwork, loss: Loss, settings: TrainingSettin
                 rate = settings.learning_rate * factor
                 decay = settings.weight_decay if decays else 0.0
                 groups.append({"params": parameters, "lr": rate, "initial_lr": rate, "weight_decay": decay})
-    return torch.optim.SGD(groups, momentum=settings.momentum)
+    optimizer = torch.optim.SGD(groups, momentum=settings.momentum, fused=device.type == "cuda" or None)
+    rates_to(optimizer, device)
+    return optimizer
+
+
+def rates_to(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+    """Makes the learning rates tensors on a GPU, which a captured step reads anew; on the CPU they stay numbers."""
+    if device.type == "cuda":
+        for group in optimizer.param_groups:
+            group["lr"] = torch.as_tensor(group["lr"], dtype=torch.float32, device=device)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, progress: float, settings: TrainingSettings) -> float:
@@ -42,7 +56,11 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, progress: float, setting
     else:
         factor = 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (settings.epochs - warmup)))
     for group in optimizer.param_groups:
-        group["lr"] = group["initial_lr"] * factor
+        rate = group["initial_lr"] * factor
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
     return factor
 
 

@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dermaffinity.config import TrainingSettings
 from dermaffinity.data.dataset import ManifestDataset
-from dermaffinity.data.loaders import EpochSampler, shuffled_loader, training_loader
+from dermaffinity.data.loaders import Batches, EpochBatches, every_image_shuffled, load
 from dermaffinity.data.mixing import MixedBatch, Mixing
 from dermaffinity.errors import TrainingError
 from dermaffinity.heads import Predictions
@@ -22,8 +22,8 @@ from dermaffinity.losses import Loss
 from dermaffinity.models import LesionNetwork
 from dermaffinity.seeding import derive_seed
 from dermaffinity.training.checkpoint import load_checkpoint, save_checkpoint
-from dermaffinity.training.optim import build_optimizer, set_learning_rate
-from dermaffinity.training.sharpness import unchanged_statistics, uphill
+from dermaffinity.training.optim import build_optimizer, rates_to, set_learning_rate
+from dermaffinity.training.step import Step
 
 
 class Trainer:
@@ -55,8 +55,9 @@ class Trainer:
         self.fabric = fabric
         self.mixing = mixing
         network.to(memory_format=torch.channels_last)
-        optimizer = build_optimizer(network, loss, settings)
+        optimizer = build_optimizer(network, loss, settings, fabric.device)
         self.objective, self.optimizer = fabric.setup(_Objective(network, loss), optimizer)
+        self.step = Step(self.objective, self.optimizer, fabric, network, settings.sam_radius)
         # Buffers as well, so that the statistics of batch normalization fit the averaged weights.
         self.average = (
             None
@@ -93,7 +94,7 @@ class Trainer:
             self._start_head(training)
         on_epoch(self.history)
         settings, fabric = self.settings, self.fabric
-        sampler = EpochSampler(
+        batches = EpochBatches(
             training.labels,
             settings.batch_size,
             seed=self.seed,
@@ -101,17 +102,15 @@ class Trainer:
             rank=fabric.global_rank,
             world_size=fabric.world_size,
         )
-        loader = fabric.setup_dataloaders(
-            training_loader(training, sampler, settings.batch_size, settings.workers), use_distributed_sampler=False
-        )
+        loader = load(training, batches, workers=settings.workers, device=fabric.device)
         for epoch in range(len(self.history), settings.epochs):
             if self._should_stop(epoch):
                 break
             # Whatever draws random numbers inside the network then draws the same ones after an interruption.
             torch.manual_seed(derive_seed("epoch", self.seed, epoch))
-            sampler.epoch = epoch
+            batches.epoch = epoch
             self.loss.on_epoch_start(epoch, settings.epochs)
-            row = {"epoch": float(epoch), **self._train_epoch(loader, epoch, on_images)}
+            row = {"epoch": float(epoch), **self._train_epoch(loader, len(batches), epoch, on_images)}
             self._share_buffers()
             predictions = self.predict(validation)
             try:
@@ -156,38 +155,35 @@ class Trainer:
         # class would take away what tells that class from the others.
         # Every process sees all images and draws the same, because all are seeded alike.
         self.network.train()
-        loader = shuffled_loader(training, BATCH_SIZE, self.settings.workers, seed=derive_seed("start", self.seed))
+        batches = every_image_shuffled(len(training), BATCH_SIZE, seed=derive_seed("start", self.seed))
+        loader = load(training, batches, workers=self.settings.workers, device=self.fabric.device)
         seen = [(self.network(images.to(self.fabric.device)).embedding, labels) for images, labels in loader]
         embedding, labels = (torch.cat(column) for column in zip(*seen, strict=True))
         self.network.head.start_from(embedding, labels.to(embedding.device))
         if self.average is not None:
             self.average.module.load_state_dict(self.network.state_dict())
 
-    def _train_epoch(self, loader: Any, epoch: int, on_images: Callable[[int], None]) -> dict[str, float]:
+    def _train_epoch(
+        self, loader: Batches, steps: int, epoch: int, on_images: Callable[[int], None]
+    ) -> dict[str, float]:
         self.objective.train()
-        sums: dict[str, float] = {}
+        terms: list[Tensor] = []  # on the device until the epoch ends, so that no step waits for the one before
         started = time.perf_counter()
         seen = 0
         generator = torch.Generator().manual_seed(
             derive_seed("mixing", self.seed, epoch, self.fabric.global_rank)  # every process mixes its own batch
         )
         for step, (images, labels) in enumerate(loader):
-            factor = set_learning_rate(self.optimizer, epoch + step / len(loader), self.settings)
-            batch = self._batch(images, labels, generator)
-            values = self._backward(batch)
-            _check_finite(values, epoch, step)
-            if self.settings.sam_radius is not None:
-                parameters = list(self.objective.parameters())
-                with uphill(parameters, self.settings.sam_radius), unchanged_statistics(self.network):
-                    self._backward(batch)
-            self.optimizer.step()
+            factor = set_learning_rate(self.optimizer, epoch + step / steps, self.settings)
+            batch = self._batch(images.to(self.fabric.device), labels.to(self.fabric.device), generator)
+            terms.append(self.step(batch))
             if self.average is not None:
                 self.average.update_parameters(self.network)
             seen += len(labels)
-            for name, value in values.items():
-                sums[name] = sums.get(name, 0.0) + value * len(labels)
             on_images(len(labels) * self.fabric.world_size)
-        means = {name: value / seen for name, value in sums.items()}
+        values = torch.stack(terms).double().cpu()  # (steps, T); batches are equally large
+        _check_finite(values, self.step.names, epoch)
+        means = dict(zip(self.step.names, values.mean(dim=0).tolist(), strict=True))
         return {
             "loss": sum(means.values()),
             **means,
@@ -197,18 +193,10 @@ class Trainer:
 
     def _batch(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> MixedBatch:
         """The batch as it is trained on."""
-        if self.mixing is None:
-            batch = MixedBatch(images, labels, labels, 1.0)
-        else:
+        batch = MixedBatch(images, labels)
+        if self.mixing is not None:
             batch = self.mixing(images, labels, self.loss.class_counts, generator)
         return batch._replace(images=batch.images.contiguous(memory_format=torch.channels_last))
-
-    def _backward(self, batch: MixedBatch) -> dict[str, float]:
-        """Puts the objective's gradient at the parameters; returns its terms."""
-        terms: dict[str, Tensor] = self.objective(*batch)
-        self.optimizer.zero_grad(set_to_none=True)
-        self.fabric.backward(torch.stack(list(terms.values())).sum())
-        return {name: term.item() for name, term in terms.items()}
 
     def _share_buffers(self) -> None:
         # Every process has normalized its own images; the statistics of the first are the ones that are saved.
@@ -240,6 +228,7 @@ class Trainer:
         self.network.load_state_dict(state["network"])
         self.loss.load_state_dict(state["loss"])
         self.optimizer.load_state_dict(state["optimizer"])
+        rates_to(self.optimizer, self.fabric.device)
         self.history = copy.deepcopy(state["history"])
         self.best = state["best"]
         if self.average is not None:
@@ -254,23 +243,28 @@ class _Objective(nn.Module):
         self.network = network
         self.loss = loss
 
-    def forward(self, images: Tensor, labels: Tensor, other_labels: Tensor, share: float) -> dict[str, Tensor]:
+    def forward(
+        self, images: Tensor, labels: Tensor, other_labels: Tensor | None, share: Tensor | None
+    ) -> dict[str, Tensor]:
         output = self.network(images)
         with torch.autocast(device_type=images.device.type, enabled=False):
             terms = self.loss(output, labels)
-            if share == 1:
+            if other_labels is None or share is None:
                 return terms
             others = self.loss(output, other_labels)
             return {name: share * term + (1 - share) * others[name] for name, term in terms.items()}
 
 
-def _check_finite(values: dict[str, float], epoch: int, step: int) -> None:
-    broken = [f"{name} = {value}" for name, value in values.items() if value != value or abs(value) == float("inf")]
-    if broken:
-        raise TrainingError(
-            f"training stopped in epoch {epoch + 1}, step {step + 1}: {', '.join(broken)} is not finite. Lower "
-            "training.learning_rate, or use training.precision=32-true"
-        )
+def _check_finite(values: Tensor, names: tuple[str, ...], epoch: int) -> None:
+    if values.isfinite().all():
+        return
+    step = int((~values.isfinite()).any(dim=1).nonzero()[0])
+    found = [f"{name} = {value}" for name, value in zip(names, values[step].tolist(), strict=True)]
+    broken = ", ".join(term for term, finite in zip(found, values[step].isfinite(), strict=True) if not finite)
+    raise TrainingError(
+        f"training stopped in epoch {epoch + 1}, step {step + 1}: {broken} is not finite. Lower "
+        "training.learning_rate, or use training.precision=32-true"
+    )
 
 
 def _balanced_accuracy(predictions: Predictions) -> float:

@@ -6,10 +6,10 @@ import pytest
 import torch
 from PIL import Image
 
-from dermaffinity.data.augmentation import LesionAugmentation, training_transform
+from dermaffinity.data.augmentation import LesionAugmentation
 from dermaffinity.data.dataset import Draw, ManifestDataset, RowImages, read_all
 from dermaffinity.data.library import ImageLibrary
-from dermaffinity.data.transforms import EvaluationStage, FixedStage
+from dermaffinity.data.transforms import EvaluationStage, FixedStage, TrainingStage
 from dermaffinity.errors import DataError
 
 
@@ -18,7 +18,7 @@ def pictures(count: int) -> list[np.ndarray]:
 
 
 def augmented(images: list[np.ndarray], seed: int = 0) -> ManifestDataset:
-    return ManifestDataset(images, np.arange(len(images)) % 3, training_transform(LesionAugmentation(16)), seed=seed)
+    return ManifestDataset(images, np.arange(len(images)) % 3, TrainingStage(LesionAugmentation(16)), seed=seed)
 
 
 @pytest.fixture
@@ -68,32 +68,32 @@ def test_a_missing_image_stops_the_reading_and_is_named(library):
 def test_an_item_is_the_transformed_image_and_its_label():
     images = pictures(4)
     dataset = ManifestDataset(images, np.array([2, 0, 1, 2]), EvaluationStage(16))
-    tensor, label = dataset[Draw(0, 3)]
+    tensor, label = dataset[Draw(0, 3, 3)]
     assert len(dataset) == 4
     assert label.item() == 2
     assert label.dtype == torch.long
     assert torch.equal(tensor, EvaluationStage(16)(images[3]))
 
 
-def test_an_augmented_image_depends_on_seed_epoch_and_row_and_on_nothing_else():
+def test_an_augmented_image_depends_on_seed_epoch_and_position_and_on_nothing_else():
     images = pictures(1) * 3  # equal content, so that only the random part differs
     dataset = augmented(images)
-    first = dataset[Draw(0, 1)][0]
-    assert not torch.equal(first, dataset[Draw(1, 1)][0])
-    assert not torch.equal(first, dataset[Draw(0, 2)][0])
-    assert not torch.equal(first, augmented(images, seed=1)[Draw(0, 1)][0])
-    assert torch.equal(first, dataset[Draw(0, 1)][0])  # after other draws, in whatever order
-    assert torch.equal(first, augmented(images)[Draw(0, 1)][0])
+    first = dataset[Draw(0, 1, 1)][0]
+    assert not torch.equal(first, dataset[Draw(1, 1, 1)][0])
+    assert not torch.equal(first, dataset[Draw(0, 2, 1)][0])
+    assert not torch.equal(first, augmented(images, seed=1)[Draw(0, 1, 1)][0])
+    assert torch.equal(first, dataset[Draw(0, 1, 2)][0])  # after other draws, in any order
+    assert torch.equal(first, augmented(images)[Draw(0, 1, 1)][0])
 
 
-@pytest.mark.parametrize("transform", [EvaluationStage(16), None], ids=["fixed", "random"])
+@pytest.mark.parametrize("stage", [EvaluationStage(16), TrainingStage(LesionAugmentation(16))], ids=["fixed", "random"])
 @pytest.mark.parametrize("alike", [True, False])
-def test_a_batch_is_its_images_one_by_one(transform, alike):
+def test_a_batch_is_its_images_one_by_one(stage, alike):
     images = pictures(5)
     images = images if alike else [*images[:4], images[4][:, :20]]
     labels = np.array([2, 0, 1, 2, 1])
-    dataset = ManifestDataset(images, labels, transform or training_transform(LesionAugmentation(16)), seed=3)
-    draws = [Draw(1, row) for row in (4, 0, 2, 2)]
+    dataset = ManifestDataset(images, labels, stage, seed=3)
+    draws = [Draw(1, position, row) for position, row in enumerate((4, 0, 2, 2))]
     batch, targets = dataset.__getitems__(draws)
     assert batch.dtype == torch.float32
     assert torch.equal(batch, torch.stack([dataset[draw][0] for draw in draws]))

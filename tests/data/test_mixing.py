@@ -17,7 +17,7 @@ def batch(number: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
 
 def with_share(monkeypatch, share: float, order: list[int] | None = None) -> None:
     """The draws of a test: the share, and which image each one is mixed with."""
-    monkeypatch.setattr(module, "_beta", lambda alpha, generator: share)
+    monkeypatch.setattr(module, "_beta", lambda alpha, generator: torch.tensor(share))
     if order is not None:
         monkeypatch.setattr(torch, "randperm", lambda number, generator: torch.tensor(order))
 

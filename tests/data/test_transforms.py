@@ -1,11 +1,22 @@
+import math
+
+import cv2
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from scipy.ndimage import map_coordinates
+from torchvision.transforms import functional as F
 
-from dermaffinity.data.augmentation import FaceAugmentation, LesionAugmentation, NoAugmentation, training_transform
+from dermaffinity.data.augmentation import (
+    SQUARE,
+    FaceAugmentation,
+    LesionAugmentation,
+    NoAugmentation,
+    training_transform,
+)
 from dermaffinity.data.transforms import (
     CentralSquare,
     CropToLesion,
@@ -235,6 +246,80 @@ def test_no_black_corner_marks_a_rotation():
 def test_impossible_hyper_parameters_are_refused(hyper_parameters, message):
     with pytest.raises(ValueError, match=message):
         LesionAugmentation(32, **hyper_parameters)
+
+
+def places(warp: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Where in an image points (N, 2) of the result come from."""
+    return points @ warp[:, :2].T + warp[:, 2]
+
+
+def test_a_version_is_its_single_steps_one_after_the_other():
+    size, height, width = 40, 40, 53
+    augmentation = LesionAugmentation(size, smallest_scale=0.5)
+    random = np.random.default_rng(0)
+    points = random.uniform(0, size - 1, (50, 2))
+    for u in random.random((40, augmentation.draws)):
+        warp = augmentation.versions(u[None], np.array([[height, width]])).warp[0]
+        # Backwards from the result, in pixels from the middle of the square.
+        at = points + 0.5 - size / 2
+        if u[7] < 0.5:
+            angle = math.radians(-45 + 90 * u[8])
+            at = at @ np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]).T
+        at = at @ np.array(SQUARE[int(8 * u[6])]).reshape(2, 2).T
+        area, aspect = 0.5 + 0.5 * u[2], math.exp(math.log(0.85) + math.log(1.18 / 0.85) * u[3])
+        part = size * np.minimum([math.sqrt(area * aspect), math.sqrt(area / aspect)], 1)
+        at = at * part / size + part / 2 + (size - part) * u[4:6]
+        at += np.array([u[0] * (width - size), u[1] * (height - size)]) - 0.5
+        np.testing.assert_allclose(places(warp, points), at, atol=1e-9)
+
+
+def test_colors_are_changed_as_by_torchvision_one_step_after_the_other():
+    augmentation = LesionAugmentation(16, color=0.3)
+    augmentation.hue = 0.0  # torchvision turns it in another color space
+    pixels = np.random.default_rng(0).uniform(90, 140, (3, 16, 16))  # nothing is cut at 0 or 255
+    gray = np.array([0.299, 0.587, 0.114])
+    for u in np.random.default_rng(1).random((20, augmentation.draws)):
+        color = augmentation.versions(u[None], np.array([[16, 16]])).color[0]
+        found = np.tensordot(color[:, :3], pixels, 1) + (color[:, 3:] @ pixels.mean(axis=(1, 2)))[:, None, None]
+        expected = torch.from_numpy(pixels) / 255
+        if u[9] < 0.8:
+            brightness, contrast, saturation = (0.7 + 0.6 * number for number in u[10:13])
+            expected = F.adjust_brightness(expected, brightness)
+            expected = F.adjust_contrast(expected, contrast)
+            expected = F.adjust_saturation(expected, saturation)
+        np.testing.assert_allclose(found, 255 * expected.numpy(), atol=0.2)  # torchvision's weights have four digits
+        assert np.allclose(gray.sum(), 1)
+
+
+def test_a_hue_is_turned_without_a_change_of_the_gray_value():
+    augmentation = LesionAugmentation(16, color=0.0)
+    augmentation.hue = 1.0
+    u = np.full(augmentation.draws, 0.5)
+    u[13] = 1.0
+    color = augmentation.versions(u[None], np.array([[16, 16]])).color[0, :, :3]
+    gray = np.array([0.299, 0.587, 0.114])
+    np.testing.assert_allclose(color @ np.full(3, 77.0), 77, atol=1e-9)
+    reddish = np.array([200.0, 120.0, 90.0])
+    assert gray @ color @ reddish == pytest.approx(gray @ reddish)
+    assert np.abs(color @ reddish - reddish).max() > 20
+
+
+def test_places_outside_the_image_are_its_reflection():
+    augmentation = LesionAugmentation(16, color=0.0)
+    image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    image = cv2.resize(image[:5, :5], (16, 16), interpolation=cv2.INTER_CUBIC)
+    u = np.random.default_rng(2).random((30, augmentation.draws))
+    u[:, 7] = 0.0  # always turned
+    for row in u:
+        warp = augmentation.versions(row[None], np.array([[16, 16]])).warp[0]
+        y, x = np.mgrid[:16, :16].reshape(2, -1)
+        at = places(warp, np.stack([x, y], axis=1))
+        # scipy calls a reflection about the edge of the last pixel "reflect".
+        expected = [
+            map_coordinates(image[..., c].astype(float), at[:, ::-1].T, order=1, mode="reflect") for c in range(3)
+        ]
+        found = augmentation.version(image, row).reshape(-1, 3).T
+        assert np.abs(found - expected).mean() < 1.5
 
 
 def test_a_face_is_moved_and_mirrored_but_never_turned_upside_down():

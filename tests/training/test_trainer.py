@@ -12,10 +12,10 @@ from torch import nn
 
 from dermaffinity import files
 from dermaffinity.config import TrainingSettings
-from dermaffinity.data.augmentation import LesionAugmentation, training_transform
+from dermaffinity.data.augmentation import LesionAugmentation
 from dermaffinity.data.dataset import ManifestDataset
 from dermaffinity.data.mixing import MixedBatch, Mixing, Mixup, Remix
-from dermaffinity.data.transforms import EvaluationStage
+from dermaffinity.data.transforms import EvaluationStage, TrainingStage
 from dermaffinity.errors import DataError, TrainingError
 from dermaffinity.heads import AffinityHead, LinearHead
 from dermaffinity.losses import AffinityLoss, CoSenLoss, CrossEntropyLoss
@@ -55,7 +55,7 @@ def dataset(number, transform, seed=0):
 
 
 def training_images():
-    return dataset(25, training_transform(LesionAugmentation(16)))
+    return dataset(25, TrainingStage(LesionAugmentation(16)))
 
 
 def validation_images():
@@ -274,7 +274,7 @@ def test_a_mixed_objective_is_the_mean_of_both_labels_objectives(tmp_path):
     class Fixed(Mixing):
         def __call__(self, images, labels, class_counts, generator):
             assert class_counts.tolist() == [9, 8, 8]
-            return MixedBatch(images, labels, labels.flip(0), 0.25)
+            return MixedBatch(images, labels, labels.flip(0), torch.tensor(0.25))
 
     terms = []
 

@@ -1,0 +1,94 @@
+"""One step of training: eager, or captured once and replayed as a CUDA graph."""
+
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from dermaffinity.data.mixing import MixedBatch
+from dermaffinity.training.sharpness import unchanged_statistics, uphill
+
+# Steps before the capture, in which the libraries choose their kernels and the optimizer makes its buffers.
+_WARM_UP = 3
+
+
+class Step:
+    """Moves the parameters once along the objective's gradient.
+
+    On one GPU the kernels of a step are captured after a few steps and replayed from then on: a small network's steps
+    are otherwise spent on starting them. Whatever changes between steps is a tensor that is changed in place: the
+    batch, the learning rates, and what a loss adapts.
+
+    Args:
+        objective: Network and loss, set up by Fabric; gives named scalar terms.
+        optimizer: Set up by Fabric.
+        fabric: Runs the backward pass.
+        network: The part of the objective whose normalization a second pass must not change.
+        sam_radius: Of sharpness-aware minimization, or None. Never captured.
+    """
+
+    def __init__(
+        self, objective: nn.Module, optimizer: Any, fabric: Fabric, network: nn.Module, sam_radius: float | None
+    ) -> None:
+        self.objective = objective
+        self.optimizer = optimizer
+        self.fabric = fabric
+        self.network = network
+        self.sam_radius = sam_radius
+        self.names: tuple[str, ...] = ()
+        capturable = fabric.device.type == "cuda" and fabric.world_size == 1 and sam_radius is None
+        self._until_capture = _WARM_UP if capturable else -1
+        self._stream = torch.cuda.Stream() if capturable else None
+        self._graph: Any = None
+        self._inputs: MixedBatch | None = None
+        self._terms = torch.empty(0)
+
+    def __call__(self, batch: MixedBatch) -> Tensor:
+        """One step; the terms (T,) of the objective before it, named ``names``, on the device."""
+        if self._until_capture < 0:
+            return self._run(batch)
+        if self._until_capture > 0:
+            self._until_capture -= 1
+            return self._aside(batch)
+        if self._graph is None:
+            self._capture(batch)
+        assert self._inputs is not None
+        for own, new in zip(self._inputs, batch, strict=True):
+            if own is not None and new is not None:
+                own.copy_(new)
+        self._graph.replay()
+        return self._terms.clone()
+
+    def _run(self, batch: MixedBatch) -> Tensor:
+        terms = self._backward(batch)
+        if self.sam_radius is not None:
+            with uphill(list(self.objective.parameters()), self.sam_radius), unchanged_statistics(self.network):
+                self._backward(batch)
+        self.optimizer.step()
+        return terms
+
+    def _backward(self, batch: MixedBatch) -> Tensor:
+        """Puts the objective's gradient at the parameters."""
+        terms: dict[str, Tensor] = self.objective(*batch)
+        self.names = tuple(terms)
+        values = torch.stack(list(terms.values()))
+        self.optimizer.zero_grad(set_to_none=True)
+        self.fabric.backward(values.sum())
+        return values.detach()
+
+    def _aside(self, batch: MixedBatch) -> Tensor:
+        """A step on the stream of the capture, where the buffers of gradients then belong."""
+        assert self._stream is not None
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            terms = self._run(batch)
+        torch.cuda.current_stream().wait_stream(self._stream)
+        return terms
+
+    def _capture(self, batch: MixedBatch) -> None:
+        self._inputs = MixedBatch._make(None if part is None else part.clone() for part in batch)
+        self.optimizer.zero_grad(set_to_none=True)  # so that the gradients are made within the graph
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph, stream=self._stream):
+            self._terms = self._run(self._inputs)
