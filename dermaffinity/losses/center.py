@@ -55,5 +55,5 @@ class CenterLoss(Loss):
 
     def _follow(self, difference: Tensor, labels: Tensor) -> None:
         pull = torch.zeros_like(self.centers).index_add_(0, labels, difference)  # (C, D)
-        number = torch.bincount(labels, minlength=len(self.centers))  # (C,)
+        number = torch.zeros_like(self.class_counts).index_add_(0, labels, torch.ones_like(labels, dtype=torch.float32))
         self.centers += self.center_rate * pull / (1 + number)[:, None]

@@ -51,8 +51,9 @@ class Step:
         if self._until_capture > 0:
             self._until_capture -= 1
             return self._aside(batch)
-        if self._graph is None:
-            self._capture(batch)
+        if self._graph is None and not self._capture(batch):
+            self._until_capture = -1
+            return self._run(batch)
         assert self._inputs is not None
         for own, new in zip(self._inputs, batch, strict=True):
             if own is not None and new is not None:
@@ -86,9 +87,16 @@ class Step:
         torch.cuda.current_stream().wait_stream(self._stream)
         return terms
 
-    def _capture(self, batch: MixedBatch) -> None:
+    def _capture(self, batch: MixedBatch) -> bool:
+        """Whether a step can be captured; one cannot that asks the device for a number."""
         self._inputs = MixedBatch._make(None if part is None else part.clone() for part in batch)
         self.optimizer.zero_grad(set_to_none=True)  # so that the gradients are made within the graph
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, stream=self._stream):
-            self._terms = self._run(self._inputs)
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph, stream=self._stream):
+                self._terms = self._run(self._inputs)
+        except RuntimeError:
+            torch.cuda.synchronize()
+            return False
+        self._graph = graph
+        return True

@@ -45,7 +45,7 @@ def test_a_failing_job_does_not_stop_the_others_and_all_give_the_same_numbers_as
 
 def test_a_job_whose_process_is_killed_is_listed(commands, fresh_folder, tiny_config):
     folder = fresh_folder("out_of_memory")
-    moment = ("dermaffinity.training.trainer._check_finite", 1, "before", int(signal.SIGKILL))
+    moment = ("dermaffinity.training.trainer.set_learning_rate", 1, "before", int(signal.SIGKILL))
     failed = commands.run("crossval", str(tiny_config), *LOCAL, folder=folder, signals=[moment])
     assert failed.code == 1
     assert "dermaffinity: 3 of 3 jobs failed\n" in failed.stderr
@@ -56,7 +56,7 @@ def test_a_job_whose_process_is_killed_is_listed(commands, fresh_folder, tiny_co
 
 def test_ctrl_c_ends_the_jobs_processes_and_their_tracking_runs(commands, fresh_folder, tiny_config):
     folder = fresh_folder("stopped_local")
-    moment = ("dermaffinity.training.trainer._check_finite", 4, "before", -int(signal.SIGINT))
+    moment = ("dermaffinity.training.trainer.set_learning_rate", 4, "before", -int(signal.SIGINT))
     stopped = commands.run("crossval", str(tiny_config), *LOCAL, folder=folder, signals=[moment])
     assert stopped.code == 130, stopped.stderr
     assert stopped.stderr.splitlines()[-1].startswith("dermaffinity: Interrupted. Finished jobs are kept")

@@ -116,7 +116,7 @@ def test_a_run_killed_at_eight_moments_is_tracked_as_if_never_killed(uninterrupt
 
 def test_ctrl_c_in_mid_epoch_gives_one_line_and_is_gone_on_with(commands, fresh_folder, uninterrupted, tiny_config):
     folder = fresh_folder("stopped")
-    moment = ("dermaffinity.training.trainer._check_finite", 4, "before", CTRL_C)
+    moment = ("dermaffinity.training.trainer.set_learning_rate", 4, "before", CTRL_C)
     stopped = commands.run("crossval", str(tiny_config), folder=folder, signals=[moment])
     assert stopped.code == 130
     assert stopped.stderr.splitlines()[-1] == (

@@ -10,6 +10,8 @@ from dermaffinity.losses import AffinityLoss, CrossEntropyLoss
 from dermaffinity.models import LesionNetwork, SmallConvNet, UnitNeck
 from dermaffinity.training.optim import build_optimizer, set_learning_rate
 
+CPU = torch.device("cpu")
+
 
 class LossWithCenters(CrossEntropyLoss):
     """A loss that learns centers of its own."""
@@ -27,7 +29,9 @@ def network_of(head_class: type) -> LesionNetwork:
 
 def facts_by_name(network, loss, settings) -> dict[str, dict]:
     """The optimizer's group of every parameter, by the parameter's name."""
-    groups = {id(p): group for group in build_optimizer(network, loss, settings).param_groups for p in group["params"]}
+    groups = {
+        id(p): group for group in build_optimizer(network, loss, settings, CPU).param_groups for p in group["params"]
+    }
     named = [*network.named_parameters(), *((f"loss.{name}", p) for name, p in loss.named_parameters())]
     assert len(groups) == len(named)
     return {name: groups[id(p)] for name, p in named}
@@ -46,7 +50,7 @@ def test_matrices_and_kernels_decay_but_norms_biases_and_centers_do_not():
 
 def test_decay_leaves_centers_where_they_are_and_shrinks_kernels():
     network = network_of(AffinityHead)
-    optimizer = build_optimizer(network, AffinityLoss(torch.ones(3), 8), TrainingSettings(weight_decay=0.1))
+    optimizer = build_optimizer(network, AffinityLoss(torch.ones(3), 8), TrainingSettings(weight_decay=0.1), CPU)
     before = {name: p.detach().clone() for name, p in network.named_parameters()}
     for parameter in network.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -68,7 +72,7 @@ def test_neck_head_and_loss_learn_at_a_multiple_of_the_backbones_rate():
 def test_frozen_parameters_are_left_out():
     network = network_of(LinearHead)
     network.backbone.requires_grad_(False)
-    optimizer = build_optimizer(network, CrossEntropyLoss(torch.ones(3), 8), TrainingSettings())
+    optimizer = build_optimizer(network, CrossEntropyLoss(torch.ones(3), 8), TrainingSettings(), CPU)
     assert sum(len(group["params"]) for group in optimizer.param_groups) == 3  # projection, weight, bias
 
 
