@@ -55,6 +55,8 @@ def run(argv: list[str], folder: str, environment: dict[str, str], signals: list
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for target, call, when, number in signals:
         send_at(target, call, when, number)
+    # Every epoch is saved, so that one that is interrupted is found.
+    importlib.import_module("dermaffinity.training.trainer").CHECKPOINT_SECONDS = 0.0
     # Spawned jobs would import everything anew.
     launchers = importlib.import_module("dermaffinity.experiments.launchers")
     context = launchers.multiprocessing.get_context("fork")

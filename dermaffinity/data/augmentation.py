@@ -166,9 +166,14 @@ class Augmentation(RandomizableTransform, ABC):
         center = u[[0, 1]].T * room + part / 2 + u[[4, 5]].T * (side - part)
         angle = np.where(u[7] < 0.5, _between(-self.rotation, self.rotation, u[8]), 0)
         symmetry = self.symmetries[(u[6] * len(self.symmetries)).astype(int)]
-        linear = (part / side)[:, :, None] * symmetry @ _rotations(angle)
-        offset = center - 0.5 - (linear * (side / 2 - 0.5)).sum(axis=2)
-        return Versions(np.concatenate([linear, offset[:, :, None]], axis=2), self._colors(u[9:14]))
+        return Versions(
+            self._warp(center, (part / side)[:, :, None] * symmetry @ _rotations(angle)), self._colors(u[9:14])
+        )
+
+    def _warp(self, center: np.ndarray, linear: np.ndarray) -> np.ndarray:
+        """Maps (N, 2, 3) that put the middle of the result on centers (N, 2), measured from the image's edge."""
+        offset = center - 0.5 - (linear * (self.image_size / 2 - 0.5)).sum(axis=2)
+        return np.concatenate([linear, offset[:, :, None]], axis=2)
 
     def _colors(self, u: np.ndarray) -> np.ndarray:
         changed = u[0] < 0.8
@@ -229,6 +234,37 @@ class FaceAugmentation(Augmentation):
             color=color,
             hue=0,
         )
+
+
+class DigitAugmentation(Augmentation):
+    """What a written digit on a black ground may vary in: place, size, a slight tilt.
+
+    Args:
+        image_size: Side of the square that is returned.
+        shift: Largest shift in either direction, in pixels; at least 0.
+        rotation: Largest rotation in either direction, in degrees; at least 0.
+        scale: Largest change of size, as a share of it; in [0, 1).
+    """
+
+    def __init__(self, image_size: int, *, shift: float = 2.0, rotation: float = 10.0, scale: float = 0.1) -> None:
+        for name, value in (("shift", shift), ("rotation", rotation)):
+            if not value >= 0:
+                raise ValueError(f"{name} must be at least 0, got {value}")
+        if not 0 <= scale < 1:
+            raise ValueError(f"scale must be in [0, 1), got {scale}")
+        super().__init__(
+            image_size, smallest_scale=1, aspect=(1, 1), symmetries=MIRROR[:1], rotation=rotation, color=0, hue=0
+        )
+        self.shift = shift
+        self.scale = scale
+
+    def versions(self, numbers: np.ndarray, sizes: np.ndarray) -> Versions:
+        """What uniform numbers (N, ``draws``) stand for, for images of heights and widths (N, 2)."""
+        u = numbers.T
+        center = sizes[:, ::-1] / 2 + _between(-self.shift, self.shift, u[[0, 1]]).T
+        size = _between(1 - self.scale, 1 + self.scale, u[2])
+        linear = _rotations(_between(-self.rotation, self.rotation, u[8])) / size[:, None, None]
+        return Versions(self._warp(center, linear), self._colors(u[9:14]))
 
 
 class NoAugmentation(Augmentation):

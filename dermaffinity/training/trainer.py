@@ -25,9 +25,12 @@ from dermaffinity.training.checkpoint import load_checkpoint, save_checkpoint
 from dermaffinity.training.optim import build_optimizer, rates_to, set_learning_rate
 from dermaffinity.training.step import Step
 
+CHECKPOINT_SECONDS = 30.0
+"""How much training an interruption may cost: on a GPU, saving after every epoch would take longer than training."""
+
 
 class Trainer:
-    """Fits one network with one loss, epoch by epoch, resumable after each.
+    """Fits one network with one loss, epoch by epoch, resumable.
 
     Args:
         network: With freshly built or pretrained weights.
@@ -81,7 +84,8 @@ class Trainer:
         Args:
             training: Images to learn from.
             validation: Inner validation images, for the loss's own adaptation and for early stopping.
-            checkpoint: Written after every epoch; where it exists, training goes on from it.
+            checkpoint: Written after an epoch when `CHECKPOINT_SECONDS` have passed; where it exists, training goes on
+                from it.
             on_images: Told the number of images after each step.
             on_epoch: Told the history so far, one dict an epoch, after each epoch and once at the start.
 
@@ -103,6 +107,7 @@ class Trainer:
             world_size=fabric.world_size,
         )
         loader = load(training, batches, workers=settings.workers, device=fabric.device)
+        saved = time.monotonic()
         for epoch in range(len(self.history), settings.epochs):
             if self._should_stop(epoch):
                 break
@@ -120,8 +125,9 @@ class Trainer:
             row["validation_balanced_accuracy"] = _balanced_accuracy(predictions)
             self.history.append(row)
             self._keep_best(row["validation_balanced_accuracy"], epoch)
-            if fabric.is_global_zero:
+            if fabric.is_global_zero and time.monotonic() - saved >= CHECKPOINT_SECONDS:
                 save_checkpoint(checkpoint, self._state())
+                saved = time.monotonic()
             fabric.barrier()
             on_epoch(self.history)
         self.network.load_state_dict(

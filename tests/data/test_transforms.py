@@ -12,6 +12,7 @@ from torchvision.transforms import functional as F
 
 from dermaffinity.data.augmentation import (
     SQUARE,
+    DigitAugmentation,
     FaceAugmentation,
     LesionAugmentation,
     NoAugmentation,
@@ -342,3 +343,34 @@ def test_a_face_augmentation_refuses_impossible_strengths():
         FaceAugmentation(32, smallest_scale=0)
     with pytest.raises(ValueError, match=r"color must be in \[0, 1\], got 2"):
         FaceAugmentation(32, color=2)
+
+
+def test_a_digit_is_moved_resized_and_tilted_as_asked():
+    image = np.zeros((28, 28, 3), np.uint8)
+    image[8:20, 12:16] = 255  # a one
+    augmentation = DigitAugmentation(28, shift=2, rotation=0, scale=0.25)
+    u = np.full(augmentation.draws, 0.5)
+    assert np.array_equal(augmentation.version(image, u), image)
+    u[:3] = 1.0, 0.0, 0.0  # 2 pixels to one side, 2 to the other, three quarters of the size
+    rows, columns = np.nonzero(augmentation.version(image, u)[..., 0] > 127)
+    assert (np.ptp(rows) + 1, np.ptp(columns) + 1) == (9, 3)
+    middle = (rows.mean(), columns.mean())
+    assert middle == pytest.approx((13.5 + 2 * 0.75, 13.5 - 2 * 0.75), abs=0.6)
+    tilted = DigitAugmentation(28, shift=0, rotation=10, scale=0)
+    u[8] = 1.0
+    y, x = np.nonzero(tilted.version(image, u)[..., 0] > 127)
+    slope = np.polyfit(y - 13.5, x - 13.5, 1)[0]
+    assert abs(math.degrees(math.atan(slope))) == pytest.approx(10, abs=2.5)
+
+
+@pytest.mark.parametrize(
+    ("hyper_parameters", "message"),
+    [
+        ({"shift": -1}, "shift must be at least 0, got -1"),
+        ({"rotation": -1}, "rotation must be at least 0, got -1"),
+        ({"scale": 1.0}, r"scale must be in \[0, 1\), got 1.0"),
+    ],
+)
+def test_a_digit_augmentation_refuses_impossible_ranges(hyper_parameters, message):
+    with pytest.raises(ValueError, match=message):
+        DigitAugmentation(28, **hyper_parameters)

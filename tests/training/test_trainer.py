@@ -62,6 +62,11 @@ def validation_images():
     return dataset(10, EvaluationStage(16), seed=1)
 
 
+@pytest.fixture(autouse=True)
+def every_epoch_is_saved(monkeypatch):
+    monkeypatch.setattr("dermaffinity.training.trainer.CHECKPOINT_SECONDS", 0.0)
+
+
 def make_trainer(loss=CoSenLoss, mixing=None, head=None, **settings):
     torch.manual_seed(0)
     network = LesionNetwork(NoisyBackbone(), IdentityNeck(4), head or LinearHead(4, CLASSES))
@@ -292,3 +297,14 @@ def test_a_mixed_objective_is_the_mean_of_both_labels_objectives(tmp_path):
 def test_statistics_of_normalization_count_each_batch_once_with_sharpness(tmp_path):
     state = fit(make_trainer(sam_radius=0.05), tmp_path / "checkpoint.pt")
     assert state["backbone.layers.1.num_batches_tracked"] == 4 * (25 // 8)
+
+
+def test_a_checkpoint_is_written_only_when_enough_would_be_lost(tmp_path, monkeypatch):
+    now = iter(range(0, 1000, 10))  # asked at the start, after each epoch, and after each saving
+    monkeypatch.setattr("dermaffinity.training.trainer.time.monotonic", lambda: next(now))
+    monkeypatch.setattr("dermaffinity.training.trainer.CHECKPOINT_SECONDS", 20.0)
+    epochs = []
+    save = lambda path, state: epochs.append(len(state["history"]))  # noqa: E731
+    monkeypatch.setattr("dermaffinity.training.trainer.save_checkpoint", save)
+    fit(make_trainer(epochs=6), tmp_path / "checkpoint.pt")
+    assert epochs == [2, 4, 6]
