@@ -11,10 +11,12 @@ best are shaded.
 """
 
 import argparse
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -67,7 +69,7 @@ PAPER_TABLE1 = {
 PAPER_TABLE4 = {"l1, Gaussian": "99.3", "l2, Gaussian": "99.3", "l1, inverse": "fails", "l2, inverse": "99.1"}
 """As the table has it; the paper's text says that l1 with the Gaussian fails instead."""
 
-NOISE = (0.0, 0.1, 0.3, 0.5)
+NOISE = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 RETAINED = (0.025, 0.05, 0.1, 0.25, 1.0)
 SIGMAS = (0.1, 0.5, 1.0, 5.0, 10.0, 20.0, 50.0)
 CENTERS = (1, 2, 3, 5, 10, 15, 20)
@@ -75,7 +77,12 @@ PAPER_METHODS = ("softmax", "cosen", "affinity")
 METHODS = (*PAPER_METHODS, "affinity_plus")
 METHODS_2D = ("softmax", "center", "affinity", "affinity_relative")
 SHORT = ("training.epochs=4",)
-"""Half the epochs, for the two sweeps over training images, which have most trainings."""
+"""Few epochs, for the two sweeps over training images, which have most trainings."""
+
+AUGMENTED = ("augmentation.class=dermaffinity.data.augmentation.DigitAugmentation",)
+"""Small shifts, rotations and changes of size of the training images, which the paper does not mention."""
+
+Value = TypeVar("Value")
 
 
 class Trial(NamedTuple):
@@ -116,15 +123,19 @@ class Study:
             ``balanced_accuracy``, ``rare_recall`` and ``worst_class_recall``, missing where training failed; and
             ``failure``, why.
         """
-        manifests = {
-            what: self.manifest(*what) for what in dict.fromkeys((t.experiment, t.label_noise) for t in trials)
-        }
-        configs = {trial: self.config(trial, manifests[trial.experiment, trial.label_noise]) for trial in trials}
+        configs = self.configs(trials)
         failures: dict[str, str] = {}
-        for manifest in manifests.values():
+        for manifest in dict.fromkeys(config.data.manifest for config in configs.values()):
             here = {config.name: config for config in configs.values() if config.data.manifest == manifest}
             failures |= self.train(list(here.values()))
         return pd.DataFrame([row for trial in trials for row in self.rows(trial, configs[trial], failures)])
+
+    def configs(self, trials: Sequence[Trial]) -> dict[Trial, Config]:
+        """The config of every trial, several of which may share one; writes the manifests that the configs name."""
+        manifests = {
+            what: self.manifest(*what) for what in dict.fromkeys((t.experiment, t.label_noise) for t in trials)
+        }
+        return {trial: self.config(trial, manifests[trial.experiment, trial.label_noise]) for trial in trials}
 
     def manifest(self, experiment: str, label_noise: float) -> Path:
         """Writes the manifest of an experiment; the same one every time."""
@@ -147,7 +158,8 @@ class Study:
         asked = [data, *trial.defaults, *quick, *self.overrides, *trial.changes]
         if read_config(trial.config, [*asked, f"name={name}"]).resolved() == plain.resolved():
             return plain
-        words = "_".join(change.partition(".")[2] for change in (*trial.defaults, *trial.changes)).replace("=", "-")
+        changes = [re.sub(r"^\w+\.|class=.*\.", "", change) for change in (*trial.defaults, *trial.changes)]
+        words = "_".join(changes).replace("=", "-")
         return read_config(trial.config, [*asked, f"name={name}_{words}"])
 
     def train(self, configs: list[Config]) -> dict[str, str]:
@@ -210,7 +222,7 @@ class Study:
         methods = list(dict.fromkeys(measured["method"]))
         rows = list(dict.fromkeys(measured["row"]))
         index = pd.MultiIndex.from_tuples([(self.item, str(row)) for row in rows], names=["part", "row"])
-        table = pd.DataFrame({"paper": [paper[str(row)] for row in rows]} if paper else {}, index=index)
+        table = pd.DataFrame({"paper": [paper.get(str(row), "–") for row in rows]} if paper else {}, index=index)
         for method in methods:
             own = measured[measured["method"] == method]
             table[f"{method}, here"] = [spoken(own.loc[own["row"] == row, "accuracy"]) for row in rows]
@@ -221,19 +233,17 @@ class Study:
         return self.runs / "reproduction" / f"{self.item}{'-quick' if self.quick else ''}.{ending}"
 
 
+class Item(NamedTuple):
+    """A table or figure of the paper: what is trained for it, all of it or a quick run's part, and how it is shown."""
+
+    trials: Callable[[bool], list[Trial]]
+    show: Callable[[Study, pd.DataFrame], None]
+
+
 def main() -> None:
     """Reads the command line and reproduces one item."""
-    items: dict[str, Callable[[Study], None]] = {
-        "table1": table1,
-        "figure2": figure2,
-        "figure5": figure5,
-        "figure6": figure6,
-        "figure7": figure7,
-        "figure8": figure8,
-        "table4": table4,
-    }
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("item", choices=items)
+    parser.add_argument("item", choices=ITEMS)
     parser.add_argument("source", type=Path, help="the folder that torchvision downloads MNIST into")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--set", dest="overrides", nargs="*", default=[], metavar="KEY=VALUE")
@@ -243,31 +253,42 @@ def main() -> None:
     study = Study(
         tracker=MlflowTracker(), progress=Console(stderr=True), results=Console(highlight=False), **vars(arguments)
     )
-    items[study.item](study)
+    item = ITEMS[study.item]
+    item.show(study, study.measure(item.trials(study.quick)))
 
 
-def table1(study: Study) -> None:
-    """Five mixtures of rare and common digits, every method."""
-    rows = dict(list(TABLE1.items())[:2]) if study.quick else TABLE1
-    trials = [Trial(row, experiment, f"mnist_{method}") for experiment, row in rows.items() for method in METHODS]
-    measured = study.measure(trials)
-    figure = rows_figure(
-        {method: ranges(own).set_index("x") for method, own in measured.groupby("method", sort=False)},
-        x_label="accuracy on the test set, % (all seeds)",
-        title="Table 1: rare digits",
-    )
-    study.report(measured, figure, PAPER_TABLE1)
-    for experiment, own in measured.groupby("experiment", sort=False):
+def table1_trials(quick: bool) -> list[Trial]:
+    """Five mixtures of rare and common digits, as they are and augmented, every method."""
+    rows = [
+        (f"{row}{label}", experiment, changes)
+        for label, changes in (("", ()), (", augmented", AUGMENTED))
+        for experiment, row in TABLE1.items()
+    ]
+    return [
+        Trial(row, experiment, f"mnist_{method}", changes)
+        for row, experiment, changes in chosen(rows, quick)
+        for method in METHODS
+    ]
+
+
+def show_table1(study: Study, measured: pd.DataFrame) -> None:
+    """The table, and the methods against CoSen in every row."""
+    study.report(measured, by_row(measured, "Table 1: rare digits"), PAPER_TABLE1)
+    for (experiment, row), own in measured.groupby(["experiment", "row"], sort=False):
         if (own["failure"] == "").all():
             names = list(dict.fromkeys(own["name"]))
             compared = compare_experiments(names, baseline="cosen", runs=study.runs, tracker=study.tracker)
-            compared.write(study.path("csv").parent / f"compare-{experiment}")
+            label = "" if row in TABLE1.values() else "-augmented"
+            compared.write(study.path("csv").parent / f"compare-{experiment}{label}")
 
 
-def figure2(study: Study) -> None:
-    """Two-dimensional embeddings of rare and common digits, and how far they are spread."""
-    trials = [Trial(RARE, RARE, f"mnist2d_{method}") for method in METHODS_2D]
-    measured = study.measure(trials)
+def figure2_trials(quick: bool) -> list[Trial]:
+    """Two-dimensional embeddings."""
+    return [Trial(RARE, RARE, f"mnist2d_{method}") for method in METHODS_2D]
+
+
+def show_figure2(study: Study, measured: pd.DataFrame) -> None:
+    """Embeddings of rare and common digits, and how far they are spread."""
     rare = [DIGITS.index(digit) for digit in RARE_DIGITS[RARE.partition("-")[0]]]
     drawn, spreads = {}, []
     for row in measured[measured["failure"] == ""].itertuples():
@@ -295,62 +316,53 @@ def figure2(study: Study) -> None:
         file.write(f"\n{title}\n\n{markdown_table(means)}")
 
 
-def figure5(study: Study) -> None:
+def figure5_trials(quick: bool) -> list[Trial]:
     """Wrong labels in training, stopped early on a held-out part that has them as well."""
-    sweep(
-        study,
-        [
-            Trial(noise, "standard", f"mnist_{method}", ("training.patience=2",), noise, SHORT)
-            for noise in chosen(NOISE, study)
-            for method in ("softmax", "affinity")
-        ],
-        x_label="share of wrong labels in training",
-        title="Figure 5: wrong labels",
-    )
+    return [
+        Trial(noise, "standard", f"mnist_{method}", ("training.patience=2",), noise, SHORT)
+        for noise in chosen(NOISE, quick)
+        for method in ("softmax", "affinity")
+    ]
 
 
-def figure6(study: Study) -> None:
+def figure6_trials(quick: bool) -> list[Trial]:
     """Ever fewer training images of digits 0 to 4."""
-    sweep(
-        study,
-        [
-            Trial(share, f"first-{100 * share:g}" if share < 1 else "standard", f"mnist_{method}", defaults=SHORT)
-            for share in chosen(RETAINED, study)
-            for method in PAPER_METHODS
-        ],
-        x_label="share of the training images of digits 0 to 4 that is kept",
-        title="Figure 6: rarer digits",
-    )
+    return [
+        Trial(share, f"first-{100 * share:g}" if share < 1 else "standard", f"mnist_{method}", defaults=SHORT)
+        for share in chosen(RETAINED, quick)
+        for method in PAPER_METHODS
+    ]
 
 
-def figure7(study: Study) -> None:
+def figure7_trials(quick: bool) -> list[Trial]:
     """The width of the similarity."""
-    trials = [Trial(sigma, RARE, "mnist_affinity", (f"head.sigma={sigma}",)) for sigma in chosen(SIGMAS, study)]
-    sweep(study, trials, x_label="sigma", title="Figure 7: width of the similarity", published=(5, 20))
+    return [Trial(sigma, RARE, "mnist_affinity", (f"head.sigma={sigma}",)) for sigma in chosen(SIGMAS, quick)]
 
 
-def figure8(study: Study) -> None:
+def figure8_trials(quick: bool) -> list[Trial]:
     """The number of centers."""
-    trials = [Trial(m, RARE, "mnist_affinity", (f"head.centers_per_class={m}",)) for m in chosen(CENTERS, study)]
-    sweep(study, trials, x_label="centers per class", title="Figure 8: number of centers", published=(5, 20))
+    return [Trial(m, RARE, "mnist_affinity", (f"head.centers_per_class={m}",)) for m in chosen(CENTERS, quick)]
 
 
-def table4(study: Study) -> None:
+def table4_trials(quick: bool) -> list[Trial]:
     """Two distances, two similarities."""
-    measured = study.measure([Trial(row, RARE, "mnist_affinity", changes) for row, changes in TABLE4.items()])
-    figure = rows_figure(
-        {"affinity": ranges(measured).set_index("x")},
-        x_label="accuracy on the test set, % (all seeds)",
-        title="Table 4: distance and similarity",
-    )
-    study.report(measured, figure, PAPER_TABLE4)
+    return [Trial(row, RARE, "mnist_affinity", changes) for row, changes in TABLE4.items()]
 
 
-def sweep(
-    study: Study, trials: list[Trial], *, x_label: str, title: str, published: tuple[float, float] | None = None
+def show_table4(study: Study, measured: pd.DataFrame) -> None:
+    """The table."""
+    study.report(measured, by_row(measured, "Table 4: distance and similarity"), PAPER_TABLE4)
+
+
+def show_curve(
+    study: Study,
+    measured: pd.DataFrame,
+    *,
+    x_label: str,
+    title: str,
+    published: tuple[float, float] | None = None,
 ) -> None:
-    """Measures trials along an axis and draws a curve a method."""
-    measured = study.measure(trials)
+    """A curve a method."""
     figure = curve_figure(
         {method: ranges(own) for method, own in measured.groupby("method", sort=False)},
         x_label=x_label,
@@ -361,9 +373,45 @@ def sweep(
     study.report(measured, figure)
 
 
-def chosen(values: Sequence[float], study: Study) -> Sequence[float]:
-    """All values; of a quick run the smallest and the largest."""
-    return (values[0], values[-1]) if study.quick else values
+ITEMS = {
+    "table1": Item(table1_trials, show_table1),
+    "figure2": Item(figure2_trials, show_figure2),
+    "figure5": Item(
+        figure5_trials,
+        partial(show_curve, x_label="share of wrong labels in training", title="Figure 5: wrong labels"),
+    ),
+    "figure6": Item(
+        figure6_trials,
+        partial(
+            show_curve,
+            x_label="share of the training images of digits 0 to 4 that is kept",
+            title="Figure 6: rarer digits",
+        ),
+    ),
+    "figure7": Item(
+        figure7_trials,
+        partial(show_curve, x_label="sigma", title="Figure 7: width of the similarity", published=(5, 20)),
+    ),
+    "figure8": Item(
+        figure8_trials,
+        partial(show_curve, x_label="centers per class", title="Figure 8: number of centers", published=(5, 20)),
+    ),
+    "table4": Item(table4_trials, show_table4),
+}
+
+
+def chosen(values: Sequence[Value], quick: bool) -> Sequence[Value]:
+    """All values; of a quick run the first and the last."""
+    return (values[0], values[-1]) if quick else values
+
+
+def by_row(measured: pd.DataFrame, title: str) -> Figure:
+    """The methods side by side in each row of a table."""
+    return rows_figure(
+        {method: ranges(own).set_index("x") for method, own in measured.groupby("method", sort=False)},
+        x_label="accuracy on the test set, % (all seeds)",
+        title=title,
+    )
 
 
 def ranges(measured: pd.DataFrame) -> pd.DataFrame:

@@ -8,6 +8,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
+
+from dermaffinity.tracking.base import NullTracker
 
 ROOT = Path(__file__).resolve().parents[2]
 REAL = ROOT.parent / "shared" / "data" / "mnist"
@@ -49,6 +52,13 @@ def run(recipe, monkeypatch, capsys, folder: Path, *words: str) -> str:
     return capsys.readouterr().out
 
 
+def configs_of(recipe, digits: Path, item: str, *overrides: str) -> dict:
+    """What the item would train, by trial."""
+    quiet = Console(quiet=True)
+    study = recipe.Study(item, digits, (0,), overrides, Path("runs"), False, NullTracker(), quiet, quiet)
+    return study.configs(recipe.ITEMS[item].trials(False))
+
+
 @pytest.mark.slow
 def test_table_1_has_every_row_method_and_seed_and_a_second_call_trains_nothing(
     recipe, digits, fresh_folder, monkeypatch, capsys
@@ -57,19 +67,23 @@ def test_table_1_has_every_row_method_and_seed_and_a_second_call_trains_nothing(
     shown = run(recipe, monkeypatch, capsys, folder, "table1", str(digits), "--seeds", "0", "1")
     table = pd.read_csv(folder / "runs/reproduction/table1-quick.csv")
     assert len(table) == 2 * 4 * 2
-    assert set(table["experiment"]) == {"standard", "odd-10"}
+    assert table["row"].unique().tolist() == ["all training images", "25 % of even digits, augmented"]
     assert table["accuracy"].notna().all()
     assert table.loc[table["experiment"] == "standard", "accuracy"].min() > 0.8  # drawn digits are easy
-    metrics = pd.read_json(folder / "runs/mnist-odd-10-quick_affinity/fold-0_seed-1/metrics.json", typ="series")
-    row = table.query("experiment == 'odd-10' and method == 'affinity' and seed == 1").iloc[0]
+    augmented = folder / "runs/mnist-even-25-quick_affinity_DigitAugmentation"
+    assert "class: dermaffinity.data.augmentation.DigitAugmentation" in (augmented / "config.yaml").read_text()
+    metrics = pd.read_json(augmented / "fold-0_seed-1/metrics.json", typ="series")
+    row = table.query("experiment == 'even-25' and method == 'affinity' and seed == 1").iloc[0]
     assert row["accuracy"] == pytest.approx(metrics["accuracy"])
-    assert row["rare_recall"] == pytest.approx(np.mean([metrics[f"recall.{digit}"] for digit in "13579"]))
-    mean = 100 * table.query("experiment == 'odd-10' and method == 'softmax'")["accuracy"]
+    assert row["rare_recall"] == pytest.approx(np.mean([metrics[f"recall.{digit}"] for digit in "02468"]))
+    mean = 100 * table.query("experiment == 'even-25' and method == 'softmax'")["accuracy"]
     written = (folder / "runs/reproduction/table1-quick.md").read_text()  # which no console's width breaks
     assert f"{mean.mean():.2f} ± {mean.std():.2f}" in written
-    assert "| 10 % of odd digits | CoSen 98.6, affinity 99.3 |" in written  # the paper's
+    assert "| all training images | CoSen 99.3, affinity 99.6 |" in written  # the paper's
+    assert "| 25 % of even digits, augmented | – |" in written  # it augments nothing
     assert (folder / "runs/reproduction/table1-quick.png").stat().st_size > 10_000
-    assert (folder / "runs/reproduction/compare-odd-10/gains.csv").exists()
+    assert (folder / "runs/reproduction/compare-standard/gains.csv").exists()
+    assert (folder / "runs/reproduction/compare-even-25-augmented/gains.csv").exists()
 
     trained = {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/fold-*/fold-?_seed-?.safetensors")}
     assert len(trained) == 16
@@ -118,32 +132,31 @@ def test_a_sweep_tells_what_failed_and_keeps_what_did_not(recipe, digits, fresh_
 
 
 def test_every_trial_of_every_item_is_a_sound_config(recipe, digits, monkeypatch, tmp_path):
-    asked = []
-
-    def note(study, trials):
-        manifests = {(t.experiment, t.label_noise): study.manifest(t.experiment, t.label_noise) for t in trials}
-        configs = [study.config(t, manifests[t.experiment, t.label_noise]) for t in trials]
-        asked.extend((study.item, config.name) for config in configs)
-        raise StopIteration
-
-    monkeypatch.setattr(recipe.Study, "measure", note)
     monkeypatch.chdir(tmp_path)
-    for item in ("table1", "figure2", "figure5", "figure6", "figure7", "figure8", "table4"):
-        monkeypatch.setattr(sys, "argv", ["imbalanced_mnist.py", item, str(digits)])
-        with pytest.raises(StopIteration):
-            recipe.main()
-    numbers = pd.Series([item for item, _ in asked]).value_counts()
-    assert numbers.to_dict() == {
-        "table1": 20,
+    configs = {item: configs_of(recipe, digits, item) for item in recipe.ITEMS}
+    assert {item: len(own) for item, own in configs.items()} == {
+        "table1": 40,
         "figure2": 4,
-        "figure5": 8,
+        "figure5": 12,
         "figure6": 15,
         "figure7": 7,
         "figure8": 7,
         "table4": 4,
     }
-    shared = pd.Series([name for _, name in asked]).value_counts()
+    shared = pd.Series([config.name for own in configs.values() for config in own.values()]).value_counts()
     assert shared["mnist-first-10_affinity"] == 3  # figures 7 and 8, and Table 4
+
+
+def test_table_1_augments_every_method_alike_and_changes_nothing_else(recipe, digits, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    configs = configs_of(recipe, digits, "table1")
+    assert len({config.name for config in configs.values()}) == 40  # no training stands for two
+    for trial, config in configs.items():
+        augmented = trial.row.endswith(", augmented")
+        plain = configs[trial._replace(row=trial.row.removesuffix(", augmented"), changes=())]
+        kind = "DigitAugmentation" if augmented else "NoAugmentation"
+        assert config.augmentation.class_path == f"dermaffinity.data.augmentation.{kind}"
+        assert config.model_copy(update={"name": plain.name, "augmentation": plain.augmentation}) == plain
 
 
 @pytest.mark.slow
@@ -156,19 +169,13 @@ def test_a_quick_run_on_real_digits_learns_something(recipe, fresh_folder, monke
 
 
 def test_what_the_command_line_sets_is_not_set_back_by_a_sweep(recipe, digits, monkeypatch, tmp_path):
-    asked = {}
-
-    def note(study, trials):
-        trial = trials[0]
-        config = study.config(trial, study.manifest(trial.experiment, trial.label_noise))
-        asked[len(asked)] = (config.training.epochs, config.name)
-        raise StopIteration
-
-    monkeypatch.setattr(recipe.Study, "measure", note)
     monkeypatch.chdir(tmp_path)
-    for words in ([], ["--set", "training.epochs=6"]):
-        monkeypatch.setattr(sys, "argv", ["imbalanced_mnist.py", "figure6", str(digits), *words])
-        with pytest.raises(StopIteration):
-            recipe.main()
+    firsts = [
+        next(iter(configs_of(recipe, digits, "figure6", *overrides).values()))
+        for overrides in ((), ("training.epochs=6",))
+    ]
     # Where nothing else is changed, the training has the name of the config's own and is shared with other items.
-    assert asked == {0: (4, "mnist-first-2.5_softmax_epochs-4"), 1: (6, "mnist-first-2.5_softmax")}
+    assert [(config.training.epochs, config.name) for config in firsts] == [
+        (4, "mnist-first-2.5_softmax_epochs-4"),
+        (6, "mnist-first-2.5_softmax"),
+    ]
