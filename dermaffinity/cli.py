@@ -12,10 +12,13 @@ from rich.console import Console
 from typer.core import TyperCommand
 
 from dermaffinity.data.adapter_options import adapter_options
-from dermaffinity.errors import ConfigError, DataError, DermaffinityError, summed
+from dermaffinity.errors import ComparisonError, ConfigError, DataError, DermaffinityError, summed
 
 if TYPE_CHECKING:
-    from dermaffinity.experiments.run import Outcome
+    from pandas import DataFrame
+
+    from dermaffinity.experiments.experiment import Experiment
+    from dermaffinity.experiments.run import How
 
 app = typer.Typer(
     help="Train, compare and use skin-lesion classifiers on small, strongly imbalanced image libraries.",
@@ -117,40 +120,26 @@ def prepare(
 
     Example: dermaffinity prepare dermofit /data/dermofit --experiment 5-class
     """
-    from dermaffinity.config import parse_arguments
-    from dermaffinity.data.adapters.base import adapter_class
-    from dermaffinity.data.manifest import write_manifest
+    from dermaffinity.experiments import prepare
 
     if protocol not in (None, "group", "image", "presplit"):
         raise ConfigError(f"--protocol {protocol}: allowed are group, image and presplit")
-    found = adapter_class(adapter)
-    arguments = dict(_setting(option) for option in options or ())
-    if experiment is not None:
-        arguments["experiment"] = experiment
-    if partial:
-        arguments["partial"] = "true"
-    checked, problems = parse_arguments(found, arguments)
-    if problems:
-        raise ConfigError(
-            f"{adapter}: these options cannot be used; `dermaffinity prepare --help` lists those of every adapter",
-            problems,
-        )
-    try:
-        reader = found(source, **checked)
-    except ValueError as error:
-        raise ConfigError(f"{adapter}: {error}") from error
     with _counting("hashing images", quiet) as on_progress:
-        manifest = reader.prepare(
-            folds=folds,
+        manifest = prepare.prepare(
+            adapter,
+            source,
+            experiment=experiment,
             protocol=protocol,  # type: ignore[arg-type]
+            folds=folds,
             seed=seed,
+            out=out,
+            partial=partial,
             exact_ids=exact_ids,
+            on_note=print,
             on_progress=on_progress,
+            **dict(_setting(option) for option in options or ()),
         )
-    path = out or Path("data_manifests") / f"{manifest.name}.csv"
-    write_manifest(manifest, path)
-    for note in reader.notes:
-        print(note)
+    path = manifest.path
     counts = ", ".join(f"{name} {count}" for name, count in manifest.class_counts().items())
     development, trained = manifest.development(), len(manifest.trained_on())
     parts = (
@@ -173,21 +162,17 @@ def verify(
 
     Example: dermaffinity verify data_manifests/dermofit-5.csv
     """
-    from dermaffinity.data.manifest import read_manifest
-    from dermaffinity.data.verify import verify_manifest
+    from dermaffinity.data import verify
 
-    read = read_manifest(manifest, root)
-    if read.root is None:
-        raise ConfigError(f"{manifest}: the folder of its images is not known here. Say where it is with --root FOLDER")
     with _counting("checking images", quiet) as on_progress:
-        verification = verify_manifest(read, on_progress=on_progress)
+        verification = verify.verify(manifest, root=root, on_progress=on_progress)
     print("\n".join([*verification.lines(), verification.statement()]))
     if not verification.ok():
         raise typer.Exit(1)
     settings = {"data.manifest": str(manifest)} | ({"data.root": str(root)} if root else {})
     words = [word for key, text in settings.items() for word in ("--set", f"{key}={_as_yaml(text)}")]
     configs = ("library_cosen", "library_softmax", "library_affinity_plus")
-    print(f"Next: {_command('crossval', *configs, *words, '--runs', f'runs/{read.name}')}")
+    print(f"Next: {_command('crossval', *configs, *words, '--runs', f'runs/{verification.manifest.name}')}")
 
 
 @app.command()
@@ -216,34 +201,26 @@ def crossval(
 
     Example: dermaffinity crossval configs/dermofit5_*.yaml --seeds 0,1,2
     """
-    from dermaffinity.config import read_config
-    from dermaffinity.experiments.run import run_experiments
-    from dermaffinity.tracking.mlflow_tracker import MlflowTracker
+    from dermaffinity.experiments import run
 
-    _check_launcher(launcher)
-    read = [read_config(config, overrides or ()) for config in configs]
-    outcomes = run_experiments(
-        read,
-        runs=runs,
-        tracker=MlflowTracker(tracking_uri),
-        folds=None if folds is None else _numbers("--folds", folds),
-        seeds=_numbers("--seeds", seeds),
+    experiments = run.crossval(
+        configs,
+        overrides=overrides or (),
         resume=resume,
         external=external,
-        scored="inner" if inner else "test",
-        launcher=launcher,  # type: ignore[arg-type]
-        console=Console(stderr=True, quiet=quiet),
+        inner=inner,
+        **_how(folds, seeds, launcher, runs, tracking_uri, quiet),
     )
-    if not outcomes:  # torchrun has started this process to help another
+    if not experiments:  # torchrun has started this process to help another
         return
-    comparable = _comparable(outcomes, baseline)
-    _show(outcomes, already={name for names in comparable.values() for name in names})
+    comparable = _comparable(experiments, baseline)
+    _show(experiments, already={name for names in comparable.values() for name in names})
     for base, names in comparable.items():
         compare(names, base, runs, tracking_uri, out=runs / f"compare-with-{base}")
     if not comparable:
         print("Next: dermaffinity compare EXPERIMENT... --baseline NAME, or dermaffinity ui")
-        if outcomes[0].summary is not None and not inner:
-            print(f"Write a report to share: {_command('report', str(outcomes[0].folder.path))}")
+        if experiments[0].complete and not inner:
+            print(f"Write a report to share: {_command('report', str(experiments[0].path))}")
 
 
 @app.command()
@@ -260,28 +237,21 @@ def compare(
 
     Example: dermaffinity compare demo_affinity demo_softmax demo_cosen --baseline demo_cosen
     """
-    from dermaffinity.experiments.compare import compare_experiments
-    from dermaffinity.experiments.record import find_experiment
-    from dermaffinity.report.tables import console_table
-    from dermaffinity.tracking.mlflow_tracker import MlflowTracker
+    from dermaffinity.experiments import compare
 
-    compared = compare_experiments(sources, baseline=baseline, runs=runs, tracker=MlflowTracker(tracking_uri))
-    console = Console(highlight=False)
-    for title, table in compared.tables().items():
-        console.print(console_table(table, title, console.width))
+    compared = compare.compare(sources, baseline=baseline, runs=runs, tracking_uri=tracking_uri)
+    _print_tables(compared.tables())
     for path in compared.write(out or runs / "compare"):
         print(path)
-    candidate = next(
-        find_experiment(s, runs) for s in sources if find_experiment(s, runs).path.name != compared.baseline
-    )
-    if candidate.description()["identity"]["scored"] == "test":
+    _, candidate, *_ = compared.experiments.values()
+    if candidate.record.scored == "test":
         command = _command("report", str(candidate.path), "--baseline", compared.baseline)
         print(f"Write a report to share: {command}")
     print("Next: dermaffinity ui, to sort and chart the runs by recall.<CLASS> and gain.<CLASS>")
 
 
-@app.command(name="tune")
-def tune_config(
+@app.command()
+def tune(
     config: Annotated[str, typer.Argument(help="A YAML config, or the name of a shipped one.")],
     grid: Annotated[
         list[str] | None,
@@ -301,28 +271,19 @@ def tune_config(
 
     Example: dermaffinity tune hamfit7_affinity --grid training.learning_rate=0.004,0.01 --grid loss.margin=0.5,0.75
     """
-    from dermaffinity.experiments.tune import tune
+    from dermaffinity.experiments import tune
     from dermaffinity.report.method_tables import tuning_table
-    from dermaffinity.report.tables import console_table
-    from dermaffinity.tracking.mlflow_tracker import MlflowTracker
 
-    _check_launcher(launcher)
-    tuning = tune(
+    tuning = tune.tune(
         config,
         grid=dict(_grid(text) for text in grid or ()),
         overrides=overrides or (),
-        runs=runs,
-        tracker=MlflowTracker(tracking_uri),
-        folds=None if folds is None else _numbers("--folds", folds),
-        seeds=_numbers("--seeds", seeds),
-        launcher=launcher,  # type: ignore[arg-type]
-        console=Console(stderr=True, quiet=quiet),
+        **_how(folds, seeds, launcher, runs, tracking_uri, quiet),
     )
     if tuning is None:  # torchrun has started this process to help another
         return
-    console = Console(highlight=False)
     title = "Inner validation images (for choosing, not for reporting): percent [95 % interval]"
-    console.print(console_table(tuning_table(tuning.table), title, console.width))
+    _print_tables({title: tuning_table(tuning.table)})
     for name in ("tuning.csv", "chosen.yaml"):
         print(tuning.folder / name)
     print(f"Next: {_with_chosen(config, overrides or (), tuning.chosen)}")
@@ -354,32 +315,22 @@ def benchmark(
 
     Example: dermaffinity benchmark hamfit7_cosen hamfit7_softmax hamfit7_affinity --seeds 0,1,2 --tuned
     """
-    from dermaffinity.experiments.benchmark import run_benchmark
-    from dermaffinity.report.tables import console_table
-    from dermaffinity.tracking.mlflow_tracker import MlflowTracker
+    from dermaffinity.experiments import benchmark
 
-    _check_launcher(launcher)
-    found = run_benchmark(
+    found = benchmark.benchmark(
         configs,
-        baseline=baseline,
         overrides=overrides or (),
-        runs=runs,
-        tracker=MlflowTracker(tracking_uri),
-        folds=None if folds is None else _numbers("--folds", folds),
-        seeds=_numbers("--seeds", seeds),
         tuned=tuned,
         budget=budget,
+        baseline=baseline,
         external=external,
         train=train,
-        launcher=launcher,  # type: ignore[arg-type]
         quick=quick,
-        console=Console(stderr=True, quiet=quiet),
+        **_how(folds, seeds, launcher, runs, tracking_uri, quiet),
     )
     if found is None:  # torchrun has started this process to help another
         return
-    console = Console(highlight=False)
-    for title, table in found.tables().items():
-        console.print(console_table(table, title, console.width))
+    _print_tables(found.tables())
     print("\n".join(found.notes()))
     for path in found.write(out or runs / ("benchmark.quick" if quick else "benchmark")):
         print(path)
@@ -454,10 +405,9 @@ def explain(
 
     Example: dermaffinity explain runs/hamfit7_affinity lesion.jpg --out sheet.png --library HAM10000/
     """
-    from dermaffinity.inference.classifier import LesionClassifier
+    from dermaffinity.inference import classifier
 
-    classifier = LesionClassifier.load(model, views=int(views), device=device)  # type: ignore[arg-type]
-    explanation = classifier.explain(image)
+    explanation = classifier.explain(model, image, views=int(views), device=device)  # type: ignore[arg-type]
     explanation.save(out, library)
     print(f"{out}: {explanation.predicted} with {100 * explanation.probabilities.max():.1f} %")
     print(f"{100 * explanation.coverage:g} % set: {', '.join(explanation.prediction_set) or 'empty'}")
@@ -491,17 +441,11 @@ def report(
 
     Example: dermaffinity report hamfit7_affinity --baseline cosen --no-images
     """
-    from dermaffinity.experiments.report.write import write_report
+    from dermaffinity.experiments.report import write
 
     with _counting("looking at test images", quiet) as on_progress:
-        written = write_report(
-            sources,
-            runs=runs,
-            baseline=baseline,
-            out=out,
-            pictures=images,
-            manifest=manifest,
-            on_progress=on_progress,
+        written = write.report(
+            sources, baseline=baseline, out=out, images=images, manifest=manifest, runs=runs, on_progress=on_progress
         )
     print(f"{written.path}: one file, needs no network; open it in a browser, print it to PDF from there")
     for note in written.notes:
@@ -527,26 +471,17 @@ def export(
 
     Example: dermaffinity export runs/hamfit7_affinity --format onnx --out exported
     """
-    if kind not in ("onnx", "bundle"):
-        raise ConfigError(f"--format {kind}: allowed are onnx and bundle")
-    from dermaffinity.inference.classifier import LesionClassifier
+    from dermaffinity import export
 
-    classifier = LesionClassifier.load(model)
+    first, *others = export.export(model, out, format=kind)  # type: ignore[arg-type]
+    for path in (first, *others):
+        print(path)
     if kind == "onnx":
-        from dermaffinity.export.onnx import export_onnx
-
-        for path in export_onnx(classifier, out):
-            print(path)
-        command = shlex.join(["python", str(out / "preprocess_and_run.py")])
-        print(f"Next: {command} IMAGE...; {classifier.description.intended_use}")
+        print(f"Next: {shlex.join(['python', str(out / 'preprocess_and_run.py')])} IMAGE...; for research only")
     else:
-        from dermaffinity.export.bundle import export_bundle
-
-        bundle = export_bundle(classifier, out)
-        print(bundle)
         print(
-            f"Next, in {shlex.quote(str(bundle))}: python -m monai.bundle run --config_file configs/inference.json "
-            f"--dataset_dir FOLDER; {classifier.description.intended_use}"
+            f"Next, in {shlex.quote(str(first))}: python -m monai.bundle run --config_file configs/inference.json "
+            "--dataset_dir FOLDER; for research only"
         )
 
 
@@ -579,54 +514,66 @@ def ui(
     serve_ui(tracking_uri, port=port)
 
 
-def _comparable(outcomes: "list[Outcome]", baseline: str) -> dict[str, list[str]]:
+def _comparable(experiments: "list[Experiment]", baseline: str) -> dict[str, list[str]]:
     """The finished experiments on one split, by the one of them that is the baseline; without splits that have none."""
-    from dermaffinity.experiments.compare import meant
+    from dermaffinity.experiments.compare import find_baseline
 
     by_split: dict[str, list[str]] = {}
-    for outcome in outcomes:
-        if outcome.summary is not None:
-            split = outcome.folder.description()["identity"]["split_hash"]
-            by_split.setdefault(split, []).append(outcome.folder.path.name)
+    for experiment in experiments:
+        if experiment.complete:
+            by_split.setdefault(experiment.record.split_hash, []).append(experiment.name)
     comparable = {}
     for names in by_split.values():
-        fitting = meant(baseline, names)
-        if len(fitting) == 1 and len(names) > 1:
-            comparable[fitting[0]] = names
+        if len(names) > 1:
+            try:
+                comparable[find_baseline(baseline, names)] = names
+            except ComparisonError as error:
+                print(f"Not compared: {error}")
     return comparable
 
 
-def _show(outcomes: "list[Outcome]", already: set[str]) -> None:
+def _show(experiments: "list[Experiment]", already: set[str]) -> None:
     """Prints the measures of experiments, those on one dataset side by side, and where the rest lies.
 
     ``already`` names those whose out-of-fold measures a comparison is about to print.
     """
-    from dermaffinity.report.tables import console_table, results_table
+    from dermaffinity.report.tables import results_table
+
+    finished = [experiment for experiment in experiments if experiment.complete]
+    for dataset in dict.fromkeys(experiment.record.dataset for experiment in finished):
+        here = [experiment for experiment in finished if experiment.record.dataset == dataset]
+        results = {one.name: one.out_of_fold for one in here if one.name not in already}
+        external = {one.name: one.external for one in here if one.external is not None}
+        for title, shown in (
+            (here[0].record.images, results),
+            ("external images, mean of the fold models", external),
+        ):
+            if shown:
+                counts = next(iter(shown.values())).counts
+                table = results_table({name: one.summary for name, one in shown.items()}, counts)
+                _print_tables({f"{dataset}, {title}: percent [95 % interval]": table})
+    for experiment in experiments:
+        kept = "figures, tables and models" if experiment.joint_temperatures else "figures and tables"
+        print(f"{experiment.path}: {kept if experiment.complete else 'some folds are still to be run'}")
+
+
+def _print_tables(tables: "dict[str, DataFrame]") -> None:
+    from dermaffinity.report.tables import console_table
 
     console = Console(highlight=False)
-    facts = {outcome.folder.path.name: outcome.folder.description() for outcome in outcomes}
-    for dataset in dict.fromkeys(fact["dataset"] for fact in facts.values()):
-        here = {o.folder.path.name: o for o in outcomes if facts[o.folder.path.name]["dataset"] == dataset}
-        measured = {name: o.summary for name, o in here.items() if o.summary is not None and name not in already}
-        if measured:
-            first = here[next(iter(measured))].folder
-            table = results_table(measured, first.scored_counts())
-            title = f"{dataset}, {first.scored_images()}: percent [95 % interval]"
-            console.print(console_table(table, title, console.width))
-        external = {name: outcome.external for name, outcome in here.items() if outcome.external is not None}
-        if external:
-            table = results_table(external, here[next(iter(external))].external_counts)
-            title = f"{dataset}, external images, mean of the folds' models: percent [95 % interval]"
-            console.print(console_table(table, title, console.width))
-    for outcome in outcomes:
-        kept = "figures, tables and models" if outcome.folder.classifier.exists() else "figures and tables"
-        state = kept if outcome.summary is not None else "some folds are still to be run"
-        print(f"{outcome.folder.path}: {state}")
+    for title, table in tables.items():
+        console.print(console_table(table, title, console.width))
 
 
-def _check_launcher(launcher: str) -> None:
-    if launcher not in ("inline", "local"):
-        raise ConfigError(f"--launcher {launcher}: allowed are inline and local")
+def _how(folds: str | None, seeds: str, launcher: str, runs: Path, tracking_uri: str | None, quiet: bool) -> "How":
+    return {
+        "folds": None if folds is None else _numbers("--folds", folds),
+        "seeds": _numbers("--seeds", seeds),
+        "launcher": launcher,  # type: ignore[typeddict-item]
+        "runs": runs,
+        "tracking_uri": tracking_uri,
+        "quiet": quiet,
+    }
 
 
 def _grid(text: str) -> tuple[str, list[Any]]:

@@ -19,7 +19,7 @@ from dermaffinity.cli import guarded
 from dermaffinity.config import Config, read_config
 from dermaffinity.errors import ConfigError, TrainingError
 from dermaffinity.experiments.compare import ComparedExperiments, compare_experiments
-from dermaffinity.experiments.run import run_experiments
+from dermaffinity.experiments.run import Plan, run_experiments
 from dermaffinity.files import atomic_write
 from dermaffinity.report.figures import rows_figure, save_figure
 from dermaffinity.report.tables import console_table, markdown_table, p_value, percent_interval
@@ -82,8 +82,7 @@ def main() -> None:
     weights = [] if arguments.weights is None else [f"backbone.weights={arguments.weights}"]
     configs = variants(arguments.config, [*weights, *arguments.overrides], arguments.only)
     tracker, results = MlflowTracker(), Console(highlight=False)
-    outcomes = run_experiments(
-        list(configs.values()),
+    plan = Plan(
         runs=arguments.runs,
         tracker=tracker,
         folds=arguments.folds,
@@ -91,13 +90,14 @@ def main() -> None:
         resume=True,
         scored="inner",
         keep_going=True,
-        console=Console(stderr=True),
     )
-    failures = {name: outcome.failures for name, outcome in zip(configs, outcomes, strict=True) if outcome.failures}
+    experiments = dict(zip(configs, run_experiments(list(configs.values()), plan), strict=True))
+    failures = {name: experiment.failures for name, experiment in experiments.items() if experiment.failures}
     if "recipe" in failures:
         raise TrainingError(f"{arguments.config}: the recipe itself could not be trained", failures["recipe"])
     names = {name: config.name for name, config in configs.items() if name not in failures}
-    compared = compare_experiments(list(names.values()), baseline=names["recipe"], runs=arguments.runs, tracker=tracker)
+    trained = [experiments[name] for name in names]
+    compared = compare_experiments(trained, baseline=names["recipe"], tracker=tracker)
     table = effects(compared, names)
     title = "Inner validation images: each variant, and what it gains over the recipe"
     results.print(console_table(table, title, results.width))

@@ -18,8 +18,8 @@ from dermaffinity.cli import guarded
 from dermaffinity.config import read_config
 from dermaffinity.data.manifest import read_manifest
 from dermaffinity.experiments.compare import ComparedExperiments, compare_experiments
-from dermaffinity.experiments.record import ExperimentFolder
-from dermaffinity.experiments.run import run_experiments
+from dermaffinity.experiments.experiment import Experiment
+from dermaffinity.experiments.run import Plan, run_experiments
 from dermaffinity.report.tables import console_table, markdown_table, results_table
 from dermaffinity.tracking.mlflow_tracker import MlflowTracker
 
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--set", dest="overrides", nargs="*", default=[], metavar="KEY=VALUE")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     arguments = parser.parse_args()
-    progress, results = Console(stderr=True), Console(highlight=False)
+    results = Console(highlight=False)
     library, runs, tracker = arguments.library, arguments.runs, MlflowTracker()
 
     overrides = [*([f"data.manifest={arguments.manifest}"] if arguments.manifest else []), *arguments.overrides]
@@ -58,22 +58,16 @@ def main() -> None:
     ]
     manifest = read_manifest(configs[0].data.manifest, configs[0].data.root)
     has_external = not manifest.external().empty
-    outcomes = run_experiments(
-        configs,
-        runs=runs,
-        tracker=tracker,
-        seeds=arguments.seeds,
-        resume=True,
-        external=has_external,
-        console=progress,
-    )
+    plan = Plan(runs=runs, tracker=tracker, seeds=arguments.seeds, resume=True, external=has_external)
+    experiments = run_experiments(configs, plan)
     trained = [f"{library}_{method}{arguments.suffix}" for method in NETWORKS]
-    networks = [name for name in trained if _is_finished(runs / name, manifest.split_hash)]
-    baseline = networks[0] if networks else names[0]
-    compared = compare_experiments([*names, *networks], baseline=baseline, runs=runs, tracker=tracker)
+    networks = [Experiment(runs / name) for name in trained if _is_finished(runs / name, manifest.split_hash)]
+    baseline = [*networks, *experiments][0].name
+    compared = compare_experiments([*experiments, *networks], baseline=baseline, tracker=tracker)
     tables = compared.tables()
     if has_external:
-        external = results_table({o.folder.path.name: o.external for o in outcomes}, outcomes[0].external_counts)
+        outside = {experiment.name: experiment.external for experiment in experiments}
+        external = results_table({n: one.summary for n, one in outside.items()}, experiments[0].external.counts)
         tables["External images, mean of the folds' models: percent [95 % interval]"] = external
     difference = "the same library, other folds" if library.startswith("dermofit") else "another data set"
     title = f"Accuracy here [95 % interval], and as published on {difference} (± over folds): percent"
@@ -90,12 +84,11 @@ def main() -> None:
 
 
 def _is_finished(path: Path, split_hash: str) -> bool:
-    """Whether an experiment's test folds are pooled, and on this split."""
-    folder = ExperimentFolder(path)
-    if not (path / "out_of_fold_summary.csv").exists():
+    """Whether an experiment's test folds are finished, and on this split."""
+    experiment = Experiment(path)
+    if not (experiment.exists and experiment.complete):
         return False
-    identity = folder.description()["identity"]
-    return identity["split_hash"] == split_hash and identity["scored"] == "test"
+    return (experiment.record.split_hash, experiment.record.scored) == (split_hash, "test")
 
 
 def _beside_published(compared: ComparedExperiments, library: str, suffix: str) -> pd.DataFrame:

@@ -18,9 +18,9 @@ from dermaffinity.cli import guarded
 from dermaffinity.config import read_config
 from dermaffinity.data.adapters.dermofit import DermofitAdapter
 from dermaffinity.data.manifest import write_manifest
-from dermaffinity.data.verify import verify_manifest
+from dermaffinity.data.verify import verify
 from dermaffinity.experiments.compare import compare_experiments
-from dermaffinity.experiments.run import run_experiments
+from dermaffinity.experiments.run import Plan, run_experiments
 from dermaffinity.report.tables import console_table
 from dermaffinity.tracking.mlflow_tracker import MlflowTracker
 
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--set", dest="overrides", nargs="*", default=[], metavar="KEY=VALUE")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     arguments = parser.parse_args()
-    progress, results = Console(stderr=True), Console(highlight=False)
+    results = Console(highlight=False)
     tracker = MlflowTracker()
 
     for experiment in arguments.experiments:
@@ -53,7 +53,7 @@ def main() -> None:
             manifest = adapter.prepare(folds=3, protocol=protocol, seed=0)
             path = Path("data_manifests") / f"{manifest.name}-{protocol}.csv"
             write_manifest(manifest, path)
-            verification = verify_manifest(manifest)
+            verification = verify(manifest)
             print("\n".join([*verification.lines(), verification.statement()]))
             if not verification.ok():
                 sys.exit(1)
@@ -61,18 +61,12 @@ def main() -> None:
             configs = [f"dermofit{experiment.removesuffix('-class')}_{method}" for method in METHODS]
             overrides = [f"data.manifest={path}", f"backbone.weights={arguments.weights}", *arguments.overrides]
             names = [f"{config}_{protocol}" for config in configs]
-            run_experiments(
-                [
-                    read_config(config, [*overrides, f"name={name}"])
-                    for config, name in zip(configs, names, strict=True)
-                ],
-                runs=arguments.runs,
-                tracker=tracker,
-                seeds=arguments.seeds,
-                resume=True,
-                console=progress,
-            )
-            compared = compare_experiments(names, baseline="cosen", runs=arguments.runs, tracker=tracker)
+            read = [
+                read_config(config, [*overrides, f"name={name}"]) for config, name in zip(configs, names, strict=True)
+            ]
+            plan = Plan(runs=arguments.runs, tracker=tracker, seeds=arguments.seeds, resume=True)
+            baseline = names[METHODS.index("cosen")]
+            compared = compare_experiments(run_experiments(read, plan), baseline=baseline, tracker=tracker)
             for title, table in compared.tables().items():
                 results.print(console_table(table, f"{manifest.name}, {protocol} protocol. {title}", results.width))
             compared.write(arguments.runs / f"compare-{manifest.name}-{protocol}")

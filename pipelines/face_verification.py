@@ -34,8 +34,9 @@ from dermaffinity.data.pairs import (
     read_ytf_pairs,
     template_images,
 )
-from dermaffinity.experiments.record import ExperimentFolder, write_table
-from dermaffinity.experiments.run import run_experiments
+from dermaffinity.experiments.experiment import Experiment
+from dermaffinity.experiments.results import write_table
+from dermaffinity.experiments.run import Plan, run_experiments
 from dermaffinity.files import atomic_write
 from dermaffinity.inference.classifier import LesionClassifier
 from dermaffinity.metrics.verification import (
@@ -101,13 +102,7 @@ def main() -> None:
     configs = [read_config(name, [*overrides, f"name={manifest.name}_{name}"]) for name in names]
     tracker = MlflowTracker()
     run_experiments(
-        configs,
-        runs=arguments.runs,
-        tracker=tracker,
-        folds=[FOLD],
-        seeds=arguments.seeds,
-        resume=True,
-        console=Console(stderr=True),
+        configs, Plan(runs=arguments.runs, tracker=tracker, folds=[FOLD], seeds=arguments.seeds, resume=True)
     )
     templates = template_images(pairs, library.files(), frames=arguments.frames)
     scores = {
@@ -191,15 +186,13 @@ def track(
     scores: np.ndarray,
 ) -> None:
     """Adds what was found to the tracking run of the experiment whose networks were used."""
-    known = ExperimentFolder(experiment).description()
-    run = tracker.parent(
-        known["dataset"], known["name"], run_id=known["run_id"], tags={}, description=known["description"]
-    )
+    known, run_id = Experiment(experiment).record, Experiment(experiment).run_id
+    run = tracker.parent(known.dataset, known.name, run_id=run_id, tags={}, description=known.title)
     found = {**summary["value"], "accuracy": np.mean([one.mean for one in accuracies])}
     found["accuracy_standard_error"] = np.mean([one.standard_error for one in accuracies])
     run.log_metrics({f"verification.{protocol}/{name}": float(value) for name, value in found.items()})
     run.log_table(summary.reset_index(), f"verification/{protocol}.csv")
-    run.log_figure(curve_figure({known["name"]: scores}, pairs, protocol), f"verification/{protocol}.png")
+    run.log_figure(curve_figure({known.name: scores}, pairs, protocol), f"verification/{protocol}.png")
     run.finish("FINISHED")
 
 

@@ -18,9 +18,9 @@ from dermaffinity.cli import guarded
 from dermaffinity.config import read_config
 from dermaffinity.data.adapters.ham10000 import Ham10000Adapter
 from dermaffinity.data.manifest import write_manifest
-from dermaffinity.data.verify import verify_manifest
+from dermaffinity.data.verify import verify
 from dermaffinity.experiments.compare import compare_experiments
-from dermaffinity.experiments.run import run_experiments
+from dermaffinity.experiments.run import Plan, run_experiments
 from dermaffinity.report.tables import console_table, markdown_table, results_table
 from dermaffinity.tracking.mlflow_tracker import MlflowTracker
 
@@ -37,14 +37,14 @@ def main() -> None:
     parser.add_argument("--set", dest="overrides", nargs="*", default=[], metavar="KEY=VALUE")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     arguments = parser.parse_args()
-    progress, results = Console(stderr=True), Console(highlight=False)
+    results = Console(highlight=False)
 
     manifest_path = Path("data_manifests") / f"{arguments.experiment}.csv"
     manifest = Ham10000Adapter(arguments.source, experiment=arguments.experiment).prepare(
         folds=3, protocol="group", seed=0
     )
     write_manifest(manifest, manifest_path)
-    verification = verify_manifest(manifest)
+    verification = verify(manifest)
     print("\n".join([*verification.lines(), verification.statement()]))
     if not verification.ok():
         sys.exit(1)
@@ -52,17 +52,11 @@ def main() -> None:
     names = [f"{arguments.experiment.replace('-', '')}_{method}" for method in METHODS]
     overrides = [f"data.manifest={manifest_path}", f"backbone.weights={arguments.weights}", *arguments.overrides]
     tracker = MlflowTracker()
-    outcomes = run_experiments(
-        [read_config(name, overrides) for name in names],
-        runs=arguments.runs,
-        tracker=tracker,
-        seeds=arguments.seeds,
-        resume=True,
-        external=True,
-        console=progress,
-    )
-    compared = compare_experiments(names, baseline="cosen", runs=arguments.runs, tracker=tracker)
-    external = results_table({o.folder.path.name: o.external for o in outcomes}, outcomes[0].external_counts)
+    plan = Plan(runs=arguments.runs, tracker=tracker, seeds=arguments.seeds, resume=True, external=True)
+    experiments = run_experiments([read_config(name, overrides) for name in names], plan)
+    compared = compare_experiments(experiments, baseline="cosen", tracker=tracker)
+    outside = {experiment.name: experiment.external.summary for experiment in experiments}
+    external = results_table(outside, experiments[0].external.counts)
     tables = {**compared.tables(), "External images, mean of the folds' models: percent [95 % interval]": external}
     for title, table in tables.items():
         results.print(console_table(table, title, results.width))

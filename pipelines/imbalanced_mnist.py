@@ -32,9 +32,11 @@ from dermaffinity.data.manifest import Manifest, write_manifest
 from dermaffinity.data.transforms import EvaluationStage
 from dermaffinity.errors import ConfigError, TrainingError
 from dermaffinity.experiments.compare import compare_experiments
+from dermaffinity.experiments.experiment import Experiment
 from dermaffinity.experiments.job import Images
-from dermaffinity.experiments.record import ExperimentFolder, JobFolder, write_table
-from dermaffinity.experiments.run import run_experiments
+from dermaffinity.experiments.record import JobFolder
+from dermaffinity.experiments.results import write_table
+from dermaffinity.experiments.run import Plan, run_experiments
 from dermaffinity.files import atomic_write
 from dermaffinity.inference.model_folder import load_networks, read_description
 from dermaffinity.inference.predict import predict
@@ -175,13 +177,12 @@ class Study:
 
     def run(self, configs: list[Config]) -> None:
         """Trains what is not finished yet and measures all."""
-        run_experiments(
-            configs, runs=self.runs, tracker=self.tracker, seeds=self.seeds, resume=True, console=self.progress
-        )
+        plan = Plan(runs=self.runs, tracker=self.tracker, seeds=self.seeds, resume=True, console=self.progress)
+        run_experiments(configs, plan)
 
     def job(self, name: str, seed: int) -> JobFolder:
         """The folder of one training."""
-        return ExperimentFolder(self.runs / name).job(0, seed)
+        return JobFolder.of(self.runs / name, 0, seed)
 
     def rows(self, trial: Trial, config: Config, failures: dict[str, str]) -> Iterable[dict[str, object]]:
         """A trial's results, a row a seed."""
@@ -276,8 +277,9 @@ def show_table1(study: Study, measured: pd.DataFrame) -> None:
     study.report(measured, by_row(measured, "Table 1: rare digits"), PAPER_TABLE1)
     for (experiment, row), own in measured.groupby(["experiment", "row"], sort=False):
         if (own["failure"] == "").all():
-            names = list(dict.fromkeys(own["name"]))
-            compared = compare_experiments(names, baseline="cosen", runs=study.runs, tracker=study.tracker)
+            experiments = [Experiment(study.runs / name) for name in dict.fromkeys(own["name"])]
+            baseline = own.loc[own["method"] == "cosen", "name"].iloc[0]
+            compared = compare_experiments(experiments, baseline=baseline, tracker=study.tracker)
             label = "" if row in TABLE1.values() else "-augmented"
             compared.write(study.path("csv").parent / f"compare-{experiment}{label}")
 

@@ -24,8 +24,8 @@ from dermaffinity.config import read_config
 from dermaffinity.data.library import ImageLibrary
 from dermaffinity.data.manifest import read_manifest
 from dermaffinity.errors import ConfigError
+from dermaffinity.experiments.experiment import Experiment
 from dermaffinity.experiments.job import Images
-from dermaffinity.experiments.record import ExperimentFolder, class_indices
 from dermaffinity.files import atomic_write
 from dermaffinity.inference.batch import find_images
 from dermaffinity.inference.classifier import Assessment, LesionClassifier
@@ -79,19 +79,19 @@ def examine(
     path: Path, strangers: dict[str, list[Photograph]], other_classes: Path | None, out: Path
 ) -> dict[str, Table]:
     """The columns of one experiment, by the table's title."""
-    folder, classifier = ExperimentFolder(path), LesionClassifier.load(path)
+    experiment, classifier = Experiment(path), LesionClassifier.load(path)
     images = Images(read_config(path / "config.yaml").data)
     rows, _ = images.external()
-    if rows.empty or not (path / "external.csv").exists():
+    if rows.empty or experiment.external is None:
         raise ConfigError(f"{path}: the external images were not scored; run dermaffinity crossval --external --resume")
     known = assess(classifier, [Photograph(images.library, image) for image in rows["image"]], f"{path.name}, external")
     strangers = {**strangers, **left_out(other_classes, images.manifest.classes)}
     unknown = {name: assess(classifier, files, f"{path.name}, {name}") for name, files in strangers.items()}
-    labels = class_indices(rows["label"], images.manifest.classes)
+    labels = images.indices(rows)
     curves = surest_first(labels, known)
     save_figure(coverage_figure(curves), out / f"{path.name}_coverage.png")
     return {
-        "Calibration before → after, percent": calibration(folder),
+        "Calibration before → after, percent": calibration(experiment),
         f"Sets asked to hold {100 * COVERAGE:g} % of each class, external images, percent": sets(
             labels, rows["group"].to_numpy(), known, classifier
         ),
@@ -100,11 +100,11 @@ def examine(
     }
 
 
-def calibration(folder: ExperimentFolder) -> Table:
+def calibration(experiment: Experiment) -> Table:
     """Calibration error and Brier score before and after the temperature, out of fold and outside."""
     cells = {}
-    for part in ("out_of_fold", "external"):
-        summary = pd.read_csv(folder.path / f"{part}_summary.csv", index_col="metric")["value"]
+    for results in (experiment.out_of_fold, experiment.external):
+        part, summary = results.part, results.summary["value"]
         for measure, name in (("ece", "calibration error"), ("brier", "Brier score")):
             before, after = (100 * summary[f"{measure}{ending}"] for ending in ("", ".calibrated"))
             cells[part, f"{name}, {part.replace('_', '-')}"] = f"{before:.1f} → {after:.1f}"

@@ -178,7 +178,7 @@ def test_compare_refuses_what_cannot_be_paired(commands, compared):
     assert "there is my_cosen, my_softmax" in unknown.stderr
 
     description = json.loads((folder / "runs/my_softmax/experiment.json").read_text())
-    description["identity"]["split_hash"] = "0" * 64
+    description["split_hash"] = "0" * 64
     (folder / "runs/other").mkdir()
     (folder / "runs/other/experiment.json").write_text(json.dumps(description))
     differing = commands.run("compare", "my_cosen", "other", folder=folder)

@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "losses": {"heads"},
     "refit": {"heads"},
     "models": {"heads", "errors"},
-    "data": {"errors", "seeding"},
+    "data": {"errors", "files", "seeding"},
     "report": {"files", "metrics"},
     "inference": {"config", "data", "errors", "files", "heads", "metrics", "models", "report"},
     "export": {"inference", "data", "errors", "files", "models"},
@@ -29,7 +29,10 @@ MAY_IMPORT = {
 }
 MAY_IMPORT["experiments"] = {*MAY_IMPORT} - {"export"}
 MAY_IMPORT["cli"] = {*MAY_IMPORT} - {"heads", "losses", "models", "refit", "classic"}
-MAY_IMPORT |= {"__init__": {"inference"}, "__main__": {"cli"}}  # __init__: when it is asked for
+MAY_IMPORT |= {
+    "__init__": {"data", "experiments", "inference", "tracking"},
+    "__main__": {"cli"},
+}  # __init__: when it is asked for
 
 
 def imported(file: Path) -> set[str]:

@@ -2,12 +2,12 @@
 
 import csv
 import hashlib
+import html
 import io
 import json
-import os
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,6 +16,7 @@ import pandas as pd
 from dermaffinity.data.splits import TRAINING_ONLY, Protocol
 from dermaffinity.data.tables import clean, decode_text, look_alikes, split_rows
 from dermaffinity.errors import DataError, ManifestError
+from dermaffinity.files import atomic_write
 
 COLUMNS = ("image", "mask", "label", "group", "sha256", "width", "height", "fold")
 """The columns of every manifest, in order; those of the adapter follow."""
@@ -64,6 +65,7 @@ class Manifest:
             for external test images. Under ``presplit`` it is 0 for the test set and −1 for all that is trained on.
         root: Folder or archive that ``image`` and ``mask`` are relative to, where known.
         exact_ids: Whether groups and classes are different ones even where their names are `look_alikes`.
+        path: The CSV that it was read from.
     """
 
     name: str
@@ -79,6 +81,7 @@ class Manifest:
     rows: pd.DataFrame
     root: Path | None = None
     exact_ids: bool = False
+    path: Path | None = None
 
     @property
     def split_hash(self) -> str:
@@ -110,6 +113,12 @@ class Manifest:
         counts = self.trained_on()["label"].value_counts()
         return {name: int(counts.get(name, 0)) for name in self.classes}
 
+    def _repr_html_(self) -> str:
+        folds = self.rows["fold"].astype(str).replace({"<NA>": "external", str(TRAINING_ONLY): "training"})
+        counts = pd.crosstab(self.rows["label"], folds.rename("fold"), margins=True)
+        groups = f"{self.rows['group'].nunique():,} groups, protocol {self.protocol}, split {self.split_hash[:12]}"
+        return f"<p><b>{html.escape(self.name)}</b>: {len(self.rows):,} images, {groups}</p>{counts.to_html()}"
+
 
 def write_manifest(manifest: Manifest, path: Path) -> None:
     """Writes the CSV, and beside it ``<stem>.root`` with this machine's root; one manifest always gives the same bytes.
@@ -119,7 +128,8 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
         path: Ends in ``.csv``. An existing file is replaced whole or not at all.
 
     Raises:
-        ManifestError: Listing everything that `read_manifest` would refuse; or when the file cannot be written.
+        ManifestError: Listing everything that `read_manifest` would refuse.
+        DataError: When the file cannot be written.
     """
     if problems := _problems(manifest):
         raise ManifestError(f"{path}: not written, because nothing could be done with this manifest", problems)
@@ -131,15 +141,13 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
     header = [f"# {key}: {' '.join(str(value).splitlines())}".rstrip() for key, value in values.items()]
     table = manifest.rows.map(_text).to_csv(index=False, lineterminator="\n")
     root_file = path.with_suffix(".root")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(path, "\n".join([*header, table]))
-        if manifest.root is None:
-            root_file.unlink(missing_ok=True)
-        else:
-            _replace(root_file, f"{manifest.root.resolve()}\n")
-    except OSError as error:
-        raise ManifestError(f"{path}: cannot be written ({error}); make room or choose another place") from error
+    with atomic_write(path) as file:
+        file.write("\n".join([*header, table]))
+    if manifest.root is None:
+        root_file.unlink(missing_ok=True)
+    else:
+        with atomic_write(root_file) as file:
+            file.write(f"{manifest.root.resolve()}\n")
 
 
 def read_manifest(path: Path, root: Path | None = None) -> Manifest:
@@ -173,7 +181,7 @@ def read_manifest(path: Path, root: Path | None = None) -> Manifest:
             )
     if problems:
         raise ManifestError(f"{path}: this manifest cannot be used; {_AGAIN}", problems)
-    return manifest
+    return replace(manifest, path=path)
 
 
 def _parse(path: Path) -> tuple[dict[str, str], pd.DataFrame, list[str]]:
@@ -355,16 +363,3 @@ def _codes(line: str) -> tuple[str, ...]:
 def _some(values: Iterable[object], most: int = 5) -> str:
     found = [str(value) for value in values]
     return ", ".join(found[:most]) + (f" and {len(found) - most} more" if len(found) > most else "")
-
-
-def _replace(path: Path, text: str) -> None:
-    """Writes a file so that a crash or a full disk leaves the old one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

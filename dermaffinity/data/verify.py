@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -12,9 +13,9 @@ import pandas as pd
 
 from dermaffinity.data.images import decode_image, decode_mask, image_size
 from dermaffinity.data.library import ImageLibrary
-from dermaffinity.data.manifest import Manifest
+from dermaffinity.data.manifest import Manifest, read_manifest
 from dermaffinity.data.splits import TRAINING_ONLY, Leak, assign_folds, measure_leak
-from dermaffinity.errors import DataError, ManifestError
+from dermaffinity.errors import ConfigError, DataError, ManifestError
 
 # Bits of the perceptual hash, and how many of them may differ between near duplicates. Measured on HAM10000: halving
 # or doubling an image and saving it as a poor JPEG changes up to 30 bits of 256; of 50 million pairs of images of
@@ -26,7 +27,7 @@ _NEAR_BITS = 40
 
 @dataclass(frozen=True, eq=False)
 class Verification:
-    """What `verify_manifest` found.
+    """What `verify` found.
 
     Args:
         manifest: The manifest that was verified.
@@ -58,22 +59,33 @@ def leak_statement(manifest: Manifest) -> str:
     return _statement(manifest, _leaks(manifest))
 
 
-def verify_manifest(manifest: Manifest, *, on_progress: Callable[[int, int], None] | None = None) -> Verification:
+def verify(
+    manifest: Manifest | str | Path,
+    *,
+    root: str | Path | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Verification:
     """Decodes every image and mask once, compares them with the manifest, and looks for duplicates among them.
 
     Near duplicates are found by a perceptual hash, which sees through another size, compression or brightness, but not
     through rotation, mirroring or a crop of more than a few percent.
 
     Args:
-        manifest: With a root.
+        manifest: With a root, or its path.
+        root: The library's folder, if it has moved.
         on_progress: Called after each image with the number done and the number of all.
 
     Raises:
-        ManifestError: When the manifest has no root.
+        ConfigError: When the manifest does not say where its images lie.
         DataError: When there is nothing at the root.
     """
+    if not isinstance(manifest, Manifest):
+        manifest = read_manifest(Path(manifest), None if root is None else Path(root))
     if manifest.root is None:
-        raise ManifestError(f"{manifest.name}: the manifest does not say where its images lie; name their folder")
+        raise ConfigError(
+            f"{manifest.path or manifest.name}: the folder of its images is not known here. Say where it is with "
+            "--root FOLDER"
+        )
     library = ImageLibrary(manifest.root)
     rows = manifest.rows
     seen: list[_Seen] = []

@@ -7,23 +7,19 @@ With ``tuned``, every config that states a grid is tuned first, each with the sa
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
-from rich.console import Console
-
-from dermaffinity.config import Config, EstimatorConfig, read_config
+from dermaffinity.config import Config, read_config
 from dermaffinity.data.manifest import Manifest, read_manifest
 from dermaffinity.errors import ComparisonError, ConfigError, DataError, TrainingError
 from dermaffinity.experiments.compare import find_baseline
+from dermaffinity.experiments.experiment import Experiment
 from dermaffinity.experiments.job import is_main_process
-from dermaffinity.experiments.launchers import Launcher
 from dermaffinity.experiments.measure import Benchmark, Method, measure
-from dermaffinity.experiments.record import ExperimentFolder, JobFolder
-from dermaffinity.experiments.run import check_identity, run_experiments
-from dermaffinity.experiments.tune import combinations, read_chosen, tune
-from dermaffinity.tracking.base import Tracker
+from dermaffinity.experiments.run import How, Plan, check_identity, run_experiments
+from dermaffinity.experiments.tune import combinations, read_chosen, tune_config
 
 QUICK = (
     "Quick: one fold, one seed, one epoch at 32 pixels. This shows that the benchmark works; its numbers mean nothing."
@@ -32,40 +28,44 @@ QUICK = (
 Failures = dict[str, tuple[str, ...]]
 
 
-def run_benchmark(
-    sources: Sequence[str | Path],
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What a benchmark does besides running jobs."""
+
+    baseline: str = "cosen"  # what methods are compared with, see `find_baseline`
+    tuned: bool = False  # tune the configs that state a grid first, with the first seed
+    budget: int = 4  # the largest number of combinations that a config may be tuned among
+    train: bool = True  # False only measures what is there
+    quick: bool = False  # one fold, one seed, one epoch at 32 pixels, under names of its own
+
+
+def benchmark(
+    configs: Sequence[str | Path],
     *,
     baseline: str = "cosen",
-    overrides: Sequence[str] = (),
-    runs: Path,
-    tracker: Tracker,
-    folds: Sequence[int] | None = None,
-    seeds: Sequence[int] = (0,),
     tuned: bool = False,
     budget: int = 4,
-    external: bool = False,
     train: bool = True,
-    launcher: Launcher = "inline",
     quick: bool = False,
-    console: Console,
+    external: bool = False,
+    overrides: Sequence[str] = (),
+    **how: Unpack[How],
+) -> Benchmark | None:
+    """Compares many methods on one split: tunes, trains, tests and ranks them; see `Options`, `crossval` and `How`."""
+    options = Options(baseline=baseline, tuned=tuned, budget=budget, train=train, quick=quick)
+    return run_benchmark(configs, Plan.of(how, external=external), options, overrides=overrides)
+
+
+def run_benchmark(
+    sources: Sequence[str | Path], plan: Plan, options: Options, *, overrides: Sequence[str] = ()
 ) -> Benchmark | None:
     """Runs what is not run yet, and measures everything. Configs whose training fails are reported, the rest goes on.
 
     Args:
         sources: Configs' paths, or names of shipped ones; all on one split.
-        baseline: The name of one of them, or a part that only one of them has.
+        plan: Which jobs to run, where and how.
+        options: What else to do.
         overrides: ``key=value`` texts for every config.
-        runs: Folder of all experiments.
-        tracker: Where the numbers go.
-        folds: Which test folds; None for all.
-        seeds: Which seeds. Tuning uses the first.
-        tuned: Whether to tune the configs that state a grid first.
-        budget: The largest number of combinations that a config may be tuned among.
-        external: Whether to score the manifest's external images as well.
-        train: False only measures what is there.
-        launcher: How jobs are run.
-        quick: One fold, one seed, one epoch at 32 pixels, under names of its own.
-        console: For progress.
 
     Returns:
         The benchmark; None in those processes of ``torchrun`` that only help to train.
@@ -75,26 +75,25 @@ def run_benchmark(
         ComparisonError: When the baseline is not among them, or they are on different splits.
         TrainingError: When no config has all of its jobs.
     """
-    if quick:
-        folds, seeds = [0], list(seeds)[:1]
-    configs = _read(sources, overrides, quick)
-    base = find_baseline(baseline, list(configs))
-    manifest = _common_manifest(configs, external)
-    if tuned:
-        _check_tuning(configs, budget)
-    how: dict[str, Any] = {"runs": runs, "tracker": tracker, "folds": folds, "launcher": launcher, "console": console}
-    methods, failures = _chosen(configs, seeds[:1], tuned, train, how)
+    if options.quick:
+        plan = replace(plan, folds=[0], seeds=list(plan.seeds)[:1])
+    plan = replace(plan, resume=True, keep_going=True)
+    configs = _read(sources, overrides, options.quick)
+    base = find_baseline(options.baseline, configs)
+    if len(configs) < 2:
+        raise ComparisonError(f"nothing to compare {base} with; name at least two configs")
+    manifest = _common_manifest(configs, plan.external)
+    if options.tuned:
+        _check_tuning(configs, options.budget)
+    methods, failures = _chosen(configs, plan, options)
     started = {name: method for name, method in methods.items() if name not in failures}
-    if train and started:
-        final = [method.config for method in started.values()]
-        outcomes = run_experiments(final, seeds=seeds, resume=True, external=external, keep_going=True, **how)
+    if options.train and started:
+        ran = run_experiments([method.config for method in started.values()], plan)
         if not is_main_process():
             return None
-        failures |= {name: one.failures for name, one in zip(started, outcomes, strict=True) if one.failures}
-    asked = [(fold, seed) for fold in (range(manifest.folds) if folds is None else folds) for seed in seeds]
-    jobs = _jobs(started, manifest, runs, asked, failures)
-    about = _about(manifest, folds, seeds, budget if tuned else 0, quick)
-    return measure(methods, jobs, failures, base, about, quick=quick)
+        failures |= {name: one.failures for name, one in zip(started, ran, strict=True) if one.failures}
+    experiments = _finished(started, manifest, plan, failures)
+    return measure(methods, experiments, failures, base, _about(manifest, plan, options), quick=options.quick)
 
 
 @dataclass(frozen=True)
@@ -115,8 +114,7 @@ def _read(sources: Sequence[str | Path], overrides: Sequence[str], quick: bool) 
         if name in configs:
             raise ConfigError(f"{source}: every config needs a name of its own, and {name} is there already")
         if quick:
-            own += ["data.image_size=32", f"name={json.dumps(f'{name}.quick')}"]
-            own += [] if isinstance(config, EstimatorConfig) else ["training.epochs=1"]
+            own += [*config.quick, f"name={json.dumps(f'{name}.quick')}"]
             config = read_config(source, own)
         configs[name] = _Source(source, own, config)
     return configs
@@ -155,23 +153,22 @@ def _check_tuning(configs: Mapping[str, _Source], budget: int) -> None:
         )
 
 
-def _chosen(
-    configs: Mapping[str, _Source], seeds: Sequence[int], tuned: bool, train: bool, how: dict[str, Any]
-) -> tuple[dict[str, Method], Failures]:
+def _chosen(configs: Mapping[str, _Source], plan: Plan, options: Options) -> tuple[dict[str, Method], Failures]:
     """Every config as it is to be run, tuned where asked, and what went wrong with tuning."""
     methods, failures = {}, {}
     for name, one in configs.items():
         methods[name] = Method(name, one.config)
-        if not (tuned and one.config.grid):
+        if not (options.tuned and one.config.grid):
             continue
         try:
-            if train:
-                tune(one.source, overrides=one.overrides, seeds=seeds, **how)
-            methods[name] = _with_choice(name, one, how["runs"])
+            if options.train:
+                tuning = replace(plan, seeds=plan.seeds[:1], external=False)
+                tune_config(one.source, tuning, overrides=one.overrides)
+            methods[name] = _with_choice(name, one, plan.runs)
         except TrainingError as error:
             failures[name] = error.problems
         except DataError as error:
-            if train:
+            if options.train:
                 raise
             failures[name] = (error.message,)
     return methods, failures
@@ -183,39 +180,35 @@ def _with_choice(name: str, one: _Source, runs: Path) -> Method:
     return Method(name, read_config(one.source, one.overrides, settings), chosen["combinations"], chosen["overrides"])
 
 
-def _jobs(
-    methods: Mapping[str, Method],
-    manifest: Manifest,
-    runs: Path,
-    asked: Sequence[tuple[int, int]],
-    failures: Failures,
-) -> dict[str, list[JobFolder]]:
-    """The jobs of every method that has all of them; what the others lack goes to the failures."""
+def _finished(
+    methods: Mapping[str, Method], manifest: Manifest, plan: Plan, failures: Failures
+) -> dict[str, Experiment]:
+    """The experiment of every method that has all of its jobs; what the others lack goes to the failures."""
     found = {}
     for name, method in methods.items():
-        folder = ExperimentFolder(runs / method.config.name)
-        check_identity(method.config, manifest, folder, "test")
-        missing = [(fold, seed) for fold, seed in asked if not folder.job(fold, seed).finished]
+        experiment = Experiment(plan.runs / method.config.name)
+        check_identity(method.config, manifest, experiment, "test")
+        asked = {(fold, seed): experiment.job(fold, seed) for fold, seed in plan.jobs(manifest.folds)}
+        missing = [key for key, job in asked.items() if not job.finished]
         if missing:
-            lines = (f"{method.config.name} fold {fold} seed {seed}: not run yet" for fold, seed in missing)
+            lines = (f"{method.config.name} fold {fold} seed {seed}: not run yet" for fold, seed in sorted(missing))
             failures.setdefault(name, tuple(lines))
         else:
-            found[name] = [folder.job(fold, seed) for fold, seed in asked]
+            found[name] = Experiment(experiment.path, jobs=list(asked.values()))
     return found
 
 
-def _about(
-    manifest: Manifest, folds: Sequence[int] | None, seeds: Sequence[int], budget: int, quick: bool
-) -> tuple[str, ...]:
+def _about(manifest: Manifest, plan: Plan, options: Options) -> tuple[str, ...]:
+    folds, seeds = plan.folds, plan.seeds
     which = f"{manifest.folds} folds" if folds is None else f"fold {', '.join(map(str, folds))} of {manifest.folds}"
     run = (
         f"{manifest.name}, split {manifest.split_hash[:12]}, protocol {manifest.protocol}: {which}, "
         f"seeds {', '.join(map(str, seeds))}."
     )
     tuning = (
-        f"Configs that state a grid were tuned among at most {budget} combinations on inner validation images, with "
-        f"seed {seeds[0]}; one choice for all folds."
-        if budget
+        f"Configs that state a grid were tuned among at most {options.budget} combinations on inner validation images, "
+        f"with seed {seeds[0]}; one choice for all folds."
+        if options.tuned
         else "Configs as they stand, not tuned here."
     )
-    return (*([QUICK] if quick else []), run, tuning)
+    return (*([QUICK] if options.quick else []), run, tuning)

@@ -3,36 +3,63 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from dermaffinity.errors import ComparisonError
-from dermaffinity.experiments.record import (
-    as_separate_images,
-    find_experiment,
-    training_numbers,
-    with_bounds,
-    write_table,
-)
+from dermaffinity.experiments.experiment import Experiment
+from dermaffinity.experiments.results import with_bounds, write_table
 from dermaffinity.files import atomic_write
-from dermaffinity.metrics.classification import minority_classes
-from dermaffinity.metrics.comparison import Comparison, compare_all
-from dermaffinity.metrics.summary import summarize
+from dermaffinity.metrics.comparison import Comparison
+from dermaffinity.metrics.standings import Contest, contest
 from dermaffinity.report.figures import gain_figure, recall_figure, save_figure
+from dermaffinity.report.html.notebook import shown
+from dermaffinity.report.method_tables import resolution_table
 from dermaffinity.report.tables import gains_table, markdown_table, p_value_table, results_table
-from dermaffinity.tracking.base import Tracker
+from dermaffinity.tracking.base import NullTracker, Tracker
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ComparedExperiments:
-    """Measures of every experiment, and its comparison with the baseline, by name."""
+    """Measures of every experiment, and its comparison with the baseline, by name.
 
-    baseline: str
-    images: str  # which images, in words
-    class_counts: dict[str, int]
-    summaries: dict[str, pd.DataFrame]
-    comparisons: dict[str, Comparison]  # without the baseline
+    Args:
+        experiments: All of them, the baseline first.
+        contest: Each but the baseline against it; in its `resolution`, ``visible_images`` is the smallest detectable
+            gain.
+    """
+
+    experiments: dict[str, Experiment]
+    contest: Contest
+
+    @property
+    def comparisons(self) -> dict[str, Comparison]:
+        """With the baseline, of each other experiment."""
+        return self.contest.comparisons
+
+    @property
+    def baseline(self) -> str:
+        """Name of the baseline."""
+        return next(iter(self.experiments))
+
+    @property
+    def images(self) -> str:
+        """Which images, in words."""
+        return self.experiments[self.baseline].record.images
+
+    @property
+    def class_counts(self) -> dict[str, int]:
+        """Images of each class that were scored."""
+        return self.experiments[self.baseline].out_of_fold.counts
+
+    @property
+    def summaries(self) -> dict[str, pd.DataFrame]:
+        """Measures with intervals, by name."""
+        return {name: experiment.measures() for name, experiment in self.experiments.items()}
 
     @property
     def gains(self) -> dict[str, pd.DataFrame]:
@@ -50,10 +77,18 @@ class ComparedExperiments:
             f"{self.images.capitalize()}: percent [95 % interval]": results_table(self.summaries, self.class_counts),
             f"Gain over {self.baseline}: percentage points [95 % interval]": gains_table(self.gains, self.class_counts),
             f"p against {self.baseline}, adjusted for the number of methods": p_value_table(self.tests),
+            f"What the gain over {self.baseline} in balanced accuracy tells, percentage points": resolution_table(
+                self.contest.resolution
+            ),
         }
 
-    def write(self, folder: Path) -> list[Path]:
+    def figure(self) -> "Figure":
+        """Gains over the baseline with their intervals."""
+        return gain_figure(self.gains, self.baseline, self.class_counts)
+
+    def write(self, folder: str | Path) -> list[Path]:
         """Writes everything as Markdown, CSV and figures; returns the files."""
+        folder = Path(folder)
         with atomic_write(folder / "comparison.md") as file:
             file.write("\n".join(f"## {title}\n\n{markdown_table(table)}" for title, table in self.tables().items()))
         tables = {"measures": self.summaries, "gains": self.gains, "tests": self.tests}
@@ -64,124 +99,106 @@ class ComparedExperiments:
             )
         title = "Recall of each class, with 95 % intervals"
         save_figure(recall_figure(self.summaries, self.class_counts, title), folder / "recall.png")
-        save_figure(gain_figure(self.gains, self.baseline, self.class_counts), folder / "gain.png")
+        save_figure(self.figure(), folder / "gain.png")
         return [
             folder / name
             for name in ("comparison.md", "measures.csv", "gains.csv", "tests.csv", "recall.png", "gain.png")
         ]
 
+    def _repr_html_(self) -> str:
+        return shown(self.tables(), self.figure())
 
-def compare_experiments(sources: Sequence[str], *, baseline: str, runs: Path, tracker: Tracker) -> ComparedExperiments:
-    """Compares experiments on the same split with one of them; gains are added to their tracking runs.
+
+def compare(
+    sources: Sequence[str | Path | Experiment],
+    *,
+    baseline: str = "cosen",
+    runs: str | Path = "runs",
+    tracking_uri: str | None = None,
+) -> ComparedExperiments:
+    """Gains per class over a baseline on the same split, with intervals and paired tests, tracked with the runs.
 
     Args:
-        sources: Experiments' folders, or configs' files or names.
-        baseline: The name of one of them, its last part, or any part that only one of them has.
+        sources: Experiments, their folders, or their configs' names.
+        baseline: The one that the others are compared with, see `find_baseline`.
         runs: Folder of all experiments.
-        tracker: Where the experiments' runs are.
+        tracking_uri: MLflow store; by default MLFLOW_TRACKING_URI, else ``mlflow.db`` in this folder.
 
     Raises:
         ComparisonError: When splits, images, folds or seeds differ, or the baseline is not among the sources.
     """
-    folders = {folder.path.name: folder for folder in (find_experiment(source, runs) for source in sources)}
-    base = find_baseline(baseline, list(folders))
-    folders = {base: folders.pop(base), **folders}  # first, so that every figure gives a method the same color
-    descriptions = {name: folder.description() for name, folder in folders.items()}
-    check_comparable(descriptions)
-    facts = descriptions[base]
-    measured = {
-        "classes": facts["classes"],
-        "minority": minority_classes(facts["class_counts"]),
-        "malignant": facts["malignant"],
-    }
-    tables = {name: folder.predictions("predictions") for name, folder in folders.items()}
-    ratio = test_train_ratio(facts)
-    if facts["identity"]["scored"] == "inner":
-        tables = {name: as_separate_images(table) for name, table in tables.items()}
-        ratio = None  # models that share images are no resamples of training
+    from dermaffinity.tracking.mlflow_tracker import MlflowTracker
+
+    experiments = [Experiment.open(source, runs) for source in sources]
+    return compare_experiments(experiments, baseline=baseline, tracker=MlflowTracker(tracking_uri))
+
+
+def compare_experiments(
+    experiments: Sequence[Experiment], *, baseline: str, tracker: Tracker | None = None
+) -> ComparedExperiments:
+    """See `compare`; without a tracker nothing is tracked."""
+    by_name = {experiment.name: experiment for experiment in experiments}
+    base = find_baseline(baseline, by_name)
+    if len(by_name) < 2:
+        raise ComparisonError(f"nothing to compare {base} with; name at least two experiments")
+    by_name = {base: by_name.pop(base), **by_name}  # first, so that every figure gives a method the same color
+    check_comparable(by_name)
+    ratio = by_name[base].record.test_train_ratio
+    against = {name: base for name in by_name if name != base}
     try:
-        comparisons = compare_all(
-            tables[base],
-            {name: table for name, table in tables.items() if name != base},
-            **measured,
-            test_train_ratio=ratio,
-        )
+        measured = {name: experiment.out_of_fold.measured for name, experiment in by_name.items()}
+        held = contest(measured, against, test_train_ratio=ratio)
     except ValueError as error:
         raise ComparisonError(f"these experiments cannot be compared: {error}") from error
-    summaries = {
-        name: pd.concat([summarize(table, **measured), training_numbers(folders[name].jobs())])
-        for name, table in tables.items()
-    }
-    for name, comparison in comparisons.items():
-        _track_gains(tracker, descriptions[name], comparison, base)
-    first = folders[base]
-    return ComparedExperiments(base, first.scored_images(), first.scored_counts(), summaries, comparisons)
+    for name, comparison in held.comparisons.items():
+        _track_gains(tracker or NullTracker(), by_name[name], comparison, base)
+    return ComparedExperiments(by_name, held)
 
 
-def test_train_ratio(facts: dict[str, Any]) -> float | None:
-    """Test over training images of a fold; None for a single test set, which says nothing about other folds."""
-    if facts["folds"] == 1:
-        return None
-    # The training folds without their inner validation part are what a model learned from.
-    return 1 / ((facts["folds"] - 1) * (1 - facts["validation_fraction"]))
+def find_baseline(text: str, names: Iterable[str]) -> str:
+    """The one of some names that a text means: the name itself, or its method, what follows the dataset's name.
 
-
-def meant(text: str, names: Iterable[str]) -> list[str]:
-    """Of some names those that a text may mean: itself, else those that end in ``_text``, else those that hold it."""
-    known = list(names)
-    return (
-        [name for name in known if name == text]
-        or [name for name in known if name.endswith(f"_{text}")]
-        or [name for name in known if text in name]
-    )
-
-
-def find_baseline(text: str, names: list[str]) -> str:
-    """The one of some names that a text means, as `meant` has it.
+    What follows a dot, such as ``.tuned``, is a variant of the method and need not be written.
 
     Raises:
-        ComparisonError: When there is none or several, or nothing to compare it with.
+        ComparisonError: When there is none or several.
     """
-    matching = meant(text, names)
+    known = list(names)
+    matching = [name for name in known if name == text] or [
+        name for name in known if f"_{name}".endswith(f"_{text}") or f"_{name}".partition(".")[0].endswith(f"_{text}")
+    ]
     if len(matching) != 1:
         raise ComparisonError(
-            f"--baseline {text}: {len(matching) or 'none'} of {', '.join(names)} fits; give the full "
-            "name of one of them"
+            f"--baseline {text}: {len(matching) or 'none'} of {', '.join(known)} fits; give the full name of one of "
+            "them"
         )
-    if len(names) < 2:
-        raise ComparisonError(f"nothing to compare {matching[0]} with; name at least two experiments")
     return matching[0]
 
 
-def check_comparable(descriptions: dict[str, dict[str, Any]]) -> None:
-    """Holds that experiments, given by their descriptions, scored the same part of the same split.
+def check_comparable(experiments: dict[str, Experiment]) -> None:
+    """Holds that experiments scored the same part of the same split.
 
     Raises:
         ComparisonError: With the splits or parts that differ.
     """
-    splits = {name: facts["identity"]["split_hash"] for name, facts in descriptions.items()}
-    if len(set(splits.values())) > 1:
+    records = {name: experiment.record for name, experiment in experiments.items()}
+    if len({record.split_hash for record in records.values()}) > 1:
         raise ComparisonError(
             "these experiments were run on different splits, so their numbers cannot be paired; run them on one "
             "manifest",
-            [f"{name}: {descriptions[name]['dataset']}, split {split[:12]}" for name, split in splits.items()],
+            [f"{name}: {record.dataset}, split {record.split_hash[:12]}" for name, record in records.items()],
         )
-    scored = {name: facts["identity"]["scored"] for name, facts in descriptions.items()}
-    if len(set(scored.values())) > 1:
+    if len({record.scored for record in records.values()}) > 1:
         raise ComparisonError(
             "some of these experiments scored the test folds and some the inner validation images",
-            [f"{name}: {part}" for name, part in scored.items()],
+            [f"{name}: {record.scored}" for name, record in records.items()],
         )
 
 
-def _track_gains(tracker: Tracker, facts: dict[str, Any], comparison: Comparison, baseline: str) -> None:
-    run = tracker.parent(
-        facts["dataset"],
-        facts["name"],
-        run_id=facts["run_id"],
-        tags={"baseline": baseline},
-        description=facts["description"],
-    )
+def _track_gains(tracker: Tracker, experiment: Experiment, comparison: Comparison, baseline: str) -> None:
+    record = experiment.record
+    tags = {"baseline": baseline}
+    run = tracker.parent(record.dataset, record.name, run_id=experiment.run_id, tags=tags, description=record.title)
     run.log_metrics(with_bounds(comparison.gains))
     run.log_table(comparison.tests, f"tests_against_{baseline}.csv")
     run.finish("FINISHED")

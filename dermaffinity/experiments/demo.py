@@ -9,10 +9,10 @@ from rich.console import Console
 from dermaffinity.config import read_config
 from dermaffinity.data.adapters.phantom import PhantomAdapter, write_phantom
 from dermaffinity.data.manifest import write_manifest
-from dermaffinity.data.verify import verify_manifest
+from dermaffinity.data.verify import verify
 from dermaffinity.errors import DataError
 from dermaffinity.experiments.compare import compare_experiments
-from dermaffinity.experiments.run import run_experiments
+from dermaffinity.experiments.run import Plan, run_experiments
 from dermaffinity.report.tables import console_table
 from dermaffinity.tracking.mlflow_tracker import MlflowTracker
 
@@ -44,15 +44,15 @@ def run_demo(folder: Path, progress: Console, results: Console) -> None:
         write_phantom(library, fraction=0.5, image_size=80)
     manifest = PhantomAdapter(library, experiment="5-class").prepare()
     write_manifest(manifest, manifest_path)
-    verification = verify_manifest(manifest)
+    verification = verify(manifest)
     results.print(verification.statement(), markup=False, soft_wrap=True)
     if not verification.ok():
         raise DataError(f"{library} is damaged; delete it and run the demo again", verification.lines())
 
     tracker = MlflowTracker(f"sqlite:///{folder.absolute() / 'mlflow.db'}")
     configs = [read_config(name, [f"data.manifest={manifest_path}"]) for name in _CONFIGS]
-    run_experiments(configs, runs=runs, tracker=tracker, resume=True, console=progress)
-    compared = compare_experiments(_CONFIGS, baseline="demo_cosen", runs=runs, tracker=tracker)
+    plan = Plan(runs=runs, tracker=tracker, resume=True, console=progress)
+    compared = compare_experiments(run_experiments(configs, plan), baseline="demo_cosen", tracker=tracker)
     for title, table in compared.tables().items():
         results.print(console_table(table, title, results.width))
     for path in compared.write(folder / "compare"):

@@ -25,7 +25,7 @@ from dermaffinity.experiments.job import (
     parts,
 )
 from dermaffinity.experiments.progress import JobProgress
-from dermaffinity.experiments.record import prediction_table, write_table
+from dermaffinity.experiments.results import prediction_table, write_table
 from dermaffinity.files import hold, sweep_partial, write_json
 from dermaffinity.seeding import derive_seed
 from dermaffinity.tracking.base import Run

@@ -7,7 +7,8 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,13 +21,12 @@ from dermaffinity.data.splits import inner_validation
 from dermaffinity.data.transforms import FixedStage
 from dermaffinity.errors import BusyError, ConfigError, DermaffinityError, TrackingError
 from dermaffinity.experiments.progress import JobProgress
-from dermaffinity.experiments.record import ExperimentFolder, JobFolder, class_indices, write_table
-from dermaffinity.metrics.classification import classification_metrics, confusion_matrix, minority_classes
+from dermaffinity.experiments.record import JobFolder, Scored
+from dermaffinity.experiments.results import arrays, write_table
+from dermaffinity.metrics.classification import Classes, classification_metrics, confusion_matrix
 from dermaffinity.report.figures import confusion_figure
 from dermaffinity.seeding import derive_seed
 from dermaffinity.tracking.base import Run, Tracker
-
-Scored = Literal["test", "inner"]
 
 # A process killed a moment ago may have helpers that hold its folder until they notice, after five seconds.
 PATIENCE = 10.0
@@ -50,7 +50,7 @@ class Job:
     config: Config
     fold: int
     seed: int
-    folder: ExperimentFolder
+    folder: Path
     parent: Run
     tracker: Tracker
     scored: Scored = "test"
@@ -64,7 +64,7 @@ class Job:
     @property
     def files(self) -> JobFolder:
         """The job's own folder."""
-        return self.folder.job(self.fold, self.seed)
+        return JobFolder.of(self.folder, self.fold, self.seed)
 
 
 class Images:
@@ -94,7 +94,7 @@ class Images:
 
     def indices(self, rows: pd.DataFrame) -> np.ndarray:
         """Class indices of manifest rows."""
-        return class_indices(rows["label"], self.manifest.classes)
+        return Classes(self.manifest.classes).indices(rows["label"])
 
     def decoded(self) -> list[np.ndarray]:
         """Every development image after the fixed stage, read once."""
@@ -172,24 +172,18 @@ def keep(
     Returns:
         The metrics, which the caller writes when the job is finished.
     """
-    classes = manifest.classes
+    classes = Classes.of(manifest.class_counts(), manifest.malignant)
     for name, table in tables.items():
         write_table(table, job.files.path / f"{name}.csv")
 
     scored = tables["predictions"]
-    labels, probabilities = (
-        class_indices(scored["label"], classes),
-        scored[[f"p.{name}" for name in classes]].to_numpy(),
-    )
-    metrics = classification_metrics(
-        labels, probabilities, classes, minority=minority_classes(manifest.class_counts()), malignant=manifest.malignant
-    )
-    metrics |= reported or {}
-    matrix = confusion_matrix(labels, probabilities.argmax(axis=1), len(classes))
+    labels, probabilities = arrays(scored, classes)
+    metrics = {**classification_metrics(labels, probabilities, classes), **(reported or {})}
+    matrix = confusion_matrix(labels, probabilities.argmax(axis=1), len(classes.names))
     run.log_metrics(metrics, step=step)
     run.log_table(scored, "predictions.csv")
-    run.log_json({"classes": list(classes), "matrix": matrix.tolist()}, "confusion.json")
-    run.log_figure(confusion_figure(matrix, classes, job.label), "confusion.png")
+    run.log_json({"classes": list(classes.names), "matrix": matrix.tolist()}, "confusion.json")
+    run.log_figure(confusion_figure(matrix, classes.names, job.label), "confusion.png")
     progress.finish(
         f"{job.label}: balanced accuracy {100 * metrics['balanced_accuracy']:.1f} % "
         f"on {len(scored)} {'test' if job.scored == 'test' else 'inner validation'} images"

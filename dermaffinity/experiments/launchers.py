@@ -5,7 +5,7 @@ import os
 import signal
 from collections.abc import Sequence
 from multiprocessing.connection import Connection, wait
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 from dermaffinity.config import DataSettings, EstimatorConfig
 from dermaffinity.errors import DermaffinityError, TrainingError
@@ -15,6 +15,7 @@ from dermaffinity.experiments.network_job import run_job
 from dermaffinity.experiments.progress import JobProgress, SilentProgress
 
 Launcher = Literal["inline", "local"]
+LAUNCHERS: tuple[Launcher, ...] = get_args(Launcher)
 
 
 def launch(jobs: Sequence[Job], launcher: Launcher, progress: JobProgress) -> None:

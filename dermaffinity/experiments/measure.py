@@ -2,7 +2,7 @@
 
 import json
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,15 +11,15 @@ import pandas as pd
 
 from dermaffinity.config import Config
 from dermaffinity.errors import TrainingError
-from dermaffinity.experiments.compare import check_comparable, test_train_ratio
-from dermaffinity.experiments.record import ExperimentFolder, JobFolder, average_models, training_numbers, write_table
-from dermaffinity.experiments.run import at_temperatures, joint_temperatures, single_temperatures
+from dermaffinity.experiments.compare import check_comparable
+from dermaffinity.experiments.experiment import Experiment
+from dermaffinity.experiments.results import write_table
 from dermaffinity.files import atomic_write
-from dermaffinity.metrics.classification import minority_classes
 from dermaffinity.metrics.ranks import Ranks
 from dermaffinity.metrics.standings import Contest, Standings, standings
-from dermaffinity.metrics.summary import Measured, ScoredImages, summarize_calibration
+from dermaffinity.metrics.summary import Measured
 from dermaffinity.report.figures import save_figure
+from dermaffinity.report.html.notebook import shown
 from dermaffinity.report.method_figures import critical_difference_figure, forest_figure, pareto_figure
 from dermaffinity.report.method_tables import (
     MEASURES,
@@ -62,11 +62,8 @@ class Benchmark:
         about: What was run, in sentences.
         quick: Whether it was only to see that everything works.
         baseline: What methods are compared with; it may be among those that failed.
-        images: Which images were scored, in words.
         methods: All, those that failed too.
-        measured: Those with every fold and seed asked for.
-        summaries: Their measures with intervals, ``ece.calibrated`` where a temperature was fitted.
-        external: The same for the external images, where they were scored.
+        experiments: Those with every fold and seed asked for.
         failures: What stopped the others, a line each.
         standings: How the measured ones stand; None with fewer than two.
         external_standings: The same for the external images.
@@ -75,14 +72,32 @@ class Benchmark:
     about: tuple[str, ...]
     quick: bool
     baseline: str
-    images: str
     methods: dict[str, Method]
-    measured: dict[str, Measured]
-    summaries: dict[str, pd.DataFrame]
-    external: dict[str, pd.DataFrame]
+    experiments: dict[str, Experiment]
     failures: dict[str, tuple[str, ...]]
     standings: Standings | None
     external_standings: Standings | None
+
+    @property
+    def images(self) -> str:
+        """Which images were scored, in words."""
+        return next(iter(self.experiments.values())).record.images
+
+    @property
+    def measured(self) -> dict[str, Measured]:
+        """The methods with every fold and seed asked for."""
+        return {name: experiment.out_of_fold.measured for name, experiment in self.experiments.items()}
+
+    @property
+    def summaries(self) -> dict[str, pd.DataFrame]:
+        """Their measures with intervals."""
+        return {name: experiment.measures() for name, experiment in self.experiments.items()}
+
+    @property
+    def external(self) -> dict[str, pd.DataFrame]:
+        """The same for the external images, where they were scored."""
+        found = {name: experiment.external for name, experiment in self.experiments.items()}
+        return {name: results.summary for name, results in found.items() if results is not None}
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """What to show, by title."""
@@ -136,8 +151,9 @@ class Benchmark:
             ]
         return notes + [f"Without results: {line}" for lines in self.failures.values() for line in lines]
 
-    def write(self, folder: Path) -> list[Path]:
+    def write(self, folder: str | Path) -> list[Path]:
         """Writes tables as Markdown and CSV, and figures; returns the files."""
+        folder = Path(folder)
         parts = [f"## {title}\n\n{markdown_table(table)}" for title, table in self.tables().items()]
         with atomic_write(folder / "benchmark.md") as file:
             file.write("\n".join(["\n".join(f"* {note}" for note in self.notes()) + "\n", *parts]))
@@ -188,6 +204,9 @@ class Benchmark:
                 row |= _flat(contest.comparisons[name].gains, _GAINS, f"{opponent}.")
         return row
 
+    def _repr_html_(self) -> str:
+        return shown(self.tables(), forest_figure(self.summaries, self.external, self.images))
+
     def _figures(self) -> "dict[str, Figure]":
         figures = {"forest": forest_figure(self.summaries, self.external, self.images)}
         first = next(iter(self.summaries.values()))
@@ -212,7 +231,7 @@ def _comparison_tables(contests: Mapping[str, Contest]) -> dict[str, pd.DataFram
 
 def measure(
     methods: dict[str, Method],
-    jobs: Mapping[str, list[JobFolder]],
+    experiments: dict[str, Experiment],
     failures: dict[str, tuple[str, ...]],
     baseline: str,
     about: tuple[str, ...],
@@ -223,7 +242,7 @@ def measure(
 
     Args:
         methods: All that were asked for.
-        jobs: Of each method that has them all.
+        experiments: Of each method that has all of its jobs, with these jobs.
         failures: What keeps the others from being measured, a line each.
         baseline: The name of one method.
         about: What was run, in sentences.
@@ -233,81 +252,24 @@ def measure(
         TrainingError: When there is no method to measure.
         ComparisonError: When they were run on different splits.
     """
-    if not jobs:
+    if not experiments:
         raise TrainingError(
             "no method has all of its folds and seeds", [line for lines in failures.values() for line in lines]
         )
-    folders = {name: ExperimentFolder(own[0].path.parent) for name, own in jobs.items()}
-    descriptions = {name: folder.description() for name, folder in folders.items()}
-    check_comparable(descriptions)
-    first = next(iter(jobs))
-    facts = descriptions[first]
-    measured, summaries, outside, external = {}, {}, {}, {}
-    for name, own in jobs.items():
-        measured[name], summaries[name] = _out_of_fold(folders[name], own, facts)
-        if all(job.external.exists() for job in own):
-            outside[name], external[name] = _external(folders[name], own, facts)
-    minority, compared, compared_outside = minority_classes(facts["class_counts"]), None, None
-    if len(measured) > 1:
-        compared = standings(measured, baseline, minority=minority, test_train_ratio=test_train_ratio(facts))
-    if len(outside) > 1:
-        compared_outside = standings(outside, baseline, minority=minority)
+    check_comparable(experiments)
+    ratio = next(iter(experiments.values())).record.test_train_ratio
+    measured = {name: experiment.out_of_fold.measured for name, experiment in experiments.items()}
+    outside = {name: one.external.measured for name, one in experiments.items() if one.external is not None}
     return Benchmark(
         about,
         quick,
         baseline,
-        folders[first].scored_images(),
         methods,
-        measured,
-        summaries,
-        external,
+        experiments,
         failures,
-        compared,
-        compared_outside,
+        standings(measured, baseline, test_train_ratio=ratio) if len(measured) > 1 else None,
+        standings(outside, baseline) if len(outside) > 1 else None,
     )
-
-
-def _out_of_fold(
-    folder: ExperimentFolder, jobs: Sequence[JobFolder], facts: dict[str, Any]
-) -> tuple[Measured, pd.DataFrame]:
-    table = folder.predictions("predictions", jobs)
-    measured = _measured(table, facts)
-    summary = pd.concat([measured.summary(), training_numbers(jobs)])
-    if not _leaves_models(folder):
-        return measured, summary
-    calibrated = at_temperatures(table, single_temperatures(jobs), facts["classes"])
-    return measured, _with_calibrated(summary, calibrated, facts)
-
-
-def _external(
-    folder: ExperimentFolder, jobs: Sequence[JobFolder], facts: dict[str, Any]
-) -> tuple[Measured, pd.DataFrame]:
-    classes = facts["classes"]
-    ensemble = average_models(folder.predictions("external", jobs), classes)
-    measured = _measured(ensemble, facts)
-    summary = measured.summary()
-    table = folder.predictions("predictions", jobs)
-    # The temperature of the mean of all folds' models needs all of them.
-    if not _leaves_models(folder) or table["fold"].nunique() < facts["folds"]:
-        return measured, summary
-    validation = folder.predictions("validation", jobs)
-    several = facts["folds"] > 1
-    temperatures = joint_temperatures(table, validation, classes) if several else single_temperatures(jobs)
-    return measured, _with_calibrated(summary, at_temperatures(ensemble, temperatures, classes), facts)
-
-
-def _measured(table: pd.DataFrame, facts: dict[str, Any]) -> Measured:
-    predictions = ScoredImages.from_table(table, facts["classes"])
-    return Measured.of(predictions, minority=minority_classes(facts["class_counts"]), malignant=facts["malignant"])
-
-
-def _with_calibrated(summary: pd.DataFrame, calibrated: pd.DataFrame, facts: dict[str, Any]) -> pd.DataFrame:
-    own = summarize_calibration(calibrated, facts["classes"])
-    return pd.concat([summary, own.rename("{}.calibrated".format)])
-
-
-def _leaves_models(folder: ExperimentFolder) -> bool:
-    return "estimator" not in folder.description()["identity"]["config"]
 
 
 def _ranks_note(ranks: Ranks) -> str:

@@ -15,7 +15,7 @@ from dermaffinity.data.manifest import Manifest
 from dermaffinity.data.transforms import EvaluationStage, TrainingStage
 from dermaffinity.experiments.job import PATIENCE, Images, Job, ended_when_stopped, keep, open_child, parts
 from dermaffinity.experiments.progress import JobProgress
-from dermaffinity.experiments.record import prediction_table, write_table
+from dermaffinity.experiments.results import prediction_table, write_table
 from dermaffinity.files import hold, sweep_partial, write_json
 from dermaffinity.heads import Predictions
 from dermaffinity.inference.model_folder import (

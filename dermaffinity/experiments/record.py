@@ -1,31 +1,150 @@
-"""What an experiment leaves on the disk, and how to find it again.
-
-``RUNS/<config name>/`` holds ``experiment.json``, ``config.yaml``, one folder ``fold-<k>_seed-<s>`` for each job, and,
-once all jobs are done, ``out_of_fold.csv``, ``out_of_fold_summary.csv``, ``figures/``, and the folds' models together
-in ``classifier/``. A job is finished when its ``metrics.json`` exists and its ``checkpoint.pt`` is gone.
-"""
+"""What was run: one small file per experiment, written once when it begins, and the folders of its jobs."""
 
 import json
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
 import pandas as pd
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from dermaffinity.errors import ComparisonError, DataError
+from dermaffinity.config import explain, flatten
+from dermaffinity.errors import DataError
 from dermaffinity.files import atomic_write
+from dermaffinity.metrics.classification import Classes
 
-EXPERIMENT_FORMAT = 2
+FILE = "experiment.json"
+FORMAT = 2
+
+Scored = Literal["test", "inner"]
+
+
+class ExperimentRecord(BaseModel):
+    """What was run; equal for every process and every call that works on the experiment.
+
+    Attributes:
+        format: Version of the file.
+        name: Of the config.
+        config: The resolved config, without what may differ between machines.
+        scored: ``"test"`` for the test folds; ``"inner"`` for the inner validation images.
+        dataset: Name of the manifest.
+        split_hash: Of the manifest.
+        protocol: Of its split.
+        folds: Number of folds K.
+        class_counts: Images of each class that are trained on, in class order.
+        malignant: Codes of the malignant classes.
+        versions: Of the software that began the experiment.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal[2] = 2
+    name: str
+    config: dict[str, Any]
+    scored: Scored
+    dataset: str
+    split_hash: str
+    protocol: str
+    folds: int
+    class_counts: dict[str, int]
+    malignant: tuple[str, ...]
+    versions: dict[str, str]
+
+    @classmethod
+    def read(cls, folder: Path) -> "ExperimentRecord":
+        """That of an experiment's folder.
+
+        Raises:
+            DataError: When it cannot be read, is of another format, or does not describe an experiment.
+        """
+        try:
+            values = json.loads((folder / FILE).read_text(encoding="utf-8"))
+            found = values.get("format", 1)
+        except (OSError, ValueError, AttributeError) as error:
+            raise DataError(f"{folder}: no readable {FILE} ({error}); this is not an experiment's folder") from error
+        if found != FORMAT:
+            raise DataError(
+                f"{folder}: experiment format {found!r}, this version of dermaffinity reads {FORMAT}; run the "
+                "experiment again in another --runs folder"
+            )
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise DataError(f"{folder / FILE}: does not describe an experiment", explain(error, "", cls)) from error
+
+    @property
+    def classes(self) -> Classes:
+        """The C classes, with the rare and the malignant ones."""
+        return Classes.of(self.class_counts, self.malignant)
+
+    @property
+    def has_network(self) -> bool:
+        """Whether it trains networks, which leave models; else it fits estimators."""
+        return "backbone" in self.config
+
+    @property
+    def images(self) -> str:
+        """What the predictions are for, in words."""
+        if self.scored == "inner":
+            return "inner validation images (for choosing, not for reporting)"
+        return "test images" if self.folds == 1 else "out-of-fold images"
+
+    @property
+    def title(self) -> str:
+        """What was done, in a sentence."""
+        if self.protocol == "presplit":
+            return f"{self.name} on the test set of {self.dataset}"
+        return f"{self.folds}-fold cross-validation of {self.name} on {self.dataset}, {self.protocol} protocol"
+
+    @property
+    def test_train_ratio(self) -> float | None:
+        """Test over training images of a fold; None where nothing can be said about other folds."""
+        if self.folds == 1 or self.scored == "inner":  # models that share images are no resamples of training
+            return None
+        # The training folds without their inner validation part are what a model learned from.
+        return 1 / ((self.folds - 1) * (1 - self.config["data"]["validation_fraction"]))
+
+    def differences(self, other: "ExperimentRecord") -> list[str]:
+        """In what another one is not the same experiment, a line each."""
+        compared = {"config", "split_hash", "scored"}
+        # A setting that is left out equals one that did not exist when the experiment was begun.
+        before, now = (
+            {key: value for key, value in flatten(record.model_dump(include=compared)) if value is not None}
+            for record in (self, other)
+        )
+        return [
+            f"{key.removeprefix('config.')}: there {before.get(key)!r}, now {now.get(key)!r}"
+            for key in sorted(before.keys() | now.keys())
+            if before.get(key) != now.get(key)
+        ]
 
 
 @dataclass(frozen=True)
-class JobFolder:
-    """The files of one fold and seed."""
+class TrackedFolder:
+    """A folder with a tracking run."""
 
     path: Path
+
+    @property
+    def run_id(self) -> str | None:
+        """The tracking run, once it is noted."""
+        note = self.path / "run_id.txt"
+        return note.read_text(encoding="utf-8").strip() if note.exists() else None
+
+    def note_run(self, run_id: str) -> None:
+        """Notes the tracking run."""
+        with atomic_write(self.path / "run_id.txt") as file:
+            file.write(run_id)
+
+
+class JobFolder(TrackedFolder):
+    """The files of one fold and seed; finished when ``metrics.json`` exists and ``checkpoint.pt`` is gone."""
+
+    @classmethod
+    def of(cls, experiment: Path, fold: int, seed: int) -> "JobFolder":
+        """The one in an experiment's folder."""
+        return cls(experiment / f"fold-{fold}_seed-{seed}")
 
     @property
     def finished(self) -> bool:
@@ -34,7 +153,7 @@ class JobFolder:
 
     @property
     def started(self) -> bool:
-        """Whether there is an interrupted training to go on with."""
+        """Whether there is an interrupted training to resume."""
         return self.checkpoint.exists()
 
     @property
@@ -47,91 +166,9 @@ class JobFolder:
         """The predictions for the external images."""
         return self.path / "external.csv"
 
-    @property
-    def run_id(self) -> str | None:
-        """The job's tracking run, once it is noted."""
-        note = self.path / "run_id.txt"
-        return note.read_text(encoding="utf-8").strip() if note.exists() else None
-
-    def note_run(self, run_id: str) -> None:
-        """Notes the job's tracking run."""
-        with atomic_write(self.path / "run_id.txt") as file:
-            file.write(run_id)
-
     def metrics(self) -> dict[str, float]:
         """The job's metrics on the rows it scored."""
         return json.loads((self.path / "metrics.json").read_text(encoding="utf-8"))
-
-
-@dataclass(frozen=True)
-class ExperimentFolder:
-    """The files of one experiment."""
-
-    path: Path
-
-    def job(self, fold: int, seed: int) -> JobFolder:
-        """The folder of one fold and seed."""
-        return JobFolder(self.path / f"fold-{fold}_seed-{seed}")
-
-    @property
-    def classifier(self) -> Path:
-        """The model folder of all folds; complete when its ``classifier.json`` exists."""
-        return self.path / "classifier"
-
-    def identifier(self) -> str:
-        """A word that no other folder has, made at the first call; the folder's tracking runs are told by it."""
-        note = self.path / "folder_id.txt"
-        if not note.exists():
-            with atomic_write(note) as file:
-                file.write(uuid.uuid4().hex)
-        return note.read_text(encoding="utf-8")
-
-    def jobs(self) -> list[JobFolder]:
-        """Every job folder that exists, in order."""
-        return [JobFolder(path) for path in sorted(self.path.glob("fold-*_seed-*"))]
-
-    def description(self) -> dict[str, Any]:
-        """``experiment.json``: the resolved config, the data, versions, and the tracking run."""
-        try:
-            facts = json.loads((self.path / "experiment.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise DataError(
-                f"{self.path}: no readable experiment.json ({error}); this is not an experiment's folder"
-            ) from error
-        if (found := facts.get("format", 1)) != EXPERIMENT_FORMAT:
-            raise DataError(
-                f"{self.path}: experiment format {found!r}, this version of dermaffinity reads {EXPERIMENT_FORMAT}; "
-                "run the experiment again in another --runs folder"
-            )
-        return facts
-
-    def scored_images(self) -> str:
-        """What the predictions are for, in words: out-of-fold, test or inner validation images."""
-        facts = self.description()
-        tested = "test images" if facts["folds"] == 1 else "out-of-fold images"
-        return (
-            tested
-            if facts["identity"]["scored"] == "test"
-            else "inner validation images (for choosing, not for reporting)"
-        )
-
-    def scored_counts(self) -> dict[str, int]:
-        """Images of each class that the predictions are for."""
-        counts = self.predictions("predictions").drop_duplicates("image")["label"].value_counts()
-        return {name: int(counts.get(name, 0)) for name in self.description()["classes"]}
-
-    def predictions(self, part: str, jobs: Sequence[JobFolder] | None = None) -> pd.DataFrame:
-        """The joined prediction tables of all finished jobs.
-
-        Args:
-            part: ``"predictions"`` for the scored rows (test folds), ``"validation"`` or ``"external"``.
-            jobs: Only of these.
-        """
-        files = [job.path / f"{part}.csv" for job in (self.jobs() if jobs is None else jobs) if job.finished]
-        tables = [read_table(file) for file in files if file.exists()]
-        if not tables:
-            raise ComparisonError(f"{self.path}: no finished job has a {part} table; run dermaffinity crossval first")
-        return pd.concat(tables, ignore_index=True)
 
 
 def training_numbers(jobs: Sequence[JobFolder]) -> pd.DataFrame:
@@ -144,87 +181,3 @@ def training_numbers(jobs: Sequence[JobFolder]) -> pd.DataFrame:
     numbers = metrics[[name for name in metrics if str(name).startswith("training.")]]
     table = pd.DataFrame({"value": numbers.mean(), "low": numbers.min(), "high": numbers.max()})
     return table.rename_axis("metric")
-
-
-def find_experiment(source: str | Path, runs: Path) -> ExperimentFolder:
-    """The experiment of a folder, or of a config's file or name under ``runs``.
-
-    Raises:
-        ComparisonError: When there is none; the message lists what there is.
-    """
-    for path in (Path(source), runs / str(source), runs / Path(source).stem):
-        if (path / "experiment.json").is_file():
-            return ExperimentFolder(path)
-    known = sorted(path.parent.name for path in runs.glob("*/experiment.json"))
-    raise ComparisonError(f"{source}: no experiment of that name under {runs}; there is {', '.join(known) or 'none'}")
-
-
-def prediction_table(
-    rows: pd.DataFrame, probabilities: np.ndarray, classes: Sequence[str], *, fold: int, seed: int
-) -> pd.DataFrame:
-    """One row per image: who it is, what it is, what the network says.
-
-    Args:
-        rows: Manifest rows (N).
-        probabilities: (N, C), in the order of ``classes``.
-        classes: Class codes.
-        fold: The test fold whose model spoke.
-        seed: That model's seed.
-    """
-    table = pd.DataFrame(
-        {"image": rows["image"].to_numpy(), "group": rows["group"].to_numpy(), "label": rows["label"].to_numpy()}
-    )
-    table["fold"] = fold
-    table["seed"] = seed
-    table["predicted"] = np.asarray(classes)[probabilities.argmax(axis=1)]
-    for index, name in enumerate(classes):
-        table[f"p.{name}"] = probabilities[:, index]
-    return table
-
-
-def class_indices(labels: pd.Series, classes: Sequence[str]) -> np.ndarray:
-    """(N,) positions of class codes in ``classes``."""
-    return pd.Index(classes).get_indexer(pd.Index(labels)).astype(np.int64)
-
-
-def as_separate_images(table: pd.DataFrame) -> pd.DataFrame:
-    """Inner validation rows with every model's images as images of their own, because the models' parts overlap.
-
-    Stopping and settings were chosen by these images, so they are for choosing, not for reporting.
-    """
-    model = "fold " + table["fold"].astype(str) + " seed " + table["seed"].astype(str)
-    return table.assign(image=table["image"] + ", " + model, fold=pd.factorize(model)[0], seed=0)
-
-
-def average_models(table: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
-    """The ensemble's table: for each image and seed, the mean probabilities of the folds' models; ``fold`` is 0."""
-    columns = [f"p.{name}" for name in classes]
-    mean = table.groupby(["seed", "image"], sort=True)[columns].mean().reset_index()
-    facts = table.drop_duplicates("image")[["image", "group", "label"]]
-    joined = mean.merge(facts, on="image")
-    joined["fold"] = 0
-    joined["predicted"] = np.asarray(classes)[joined[columns].to_numpy().argmax(axis=1)]
-    return joined[["image", "group", "label", "fold", "seed", "predicted", *columns]]
-
-
-def with_bounds(table: pd.DataFrame) -> dict[str, float]:
-    """A summary or gains as flat metrics: ``name``, ``interval/name.low`` and ``interval/name.high``.
-
-    MLflow folds what shares the part before a slash into one section, which keeps the bounds out of the way.
-    """
-    metrics: dict[str, float] = {}
-    for name, (value, low, high) in zip(table.index, table[["value", "low", "high"]].to_numpy(float), strict=True):
-        metrics |= {name: float(value), f"interval/{name}.low": float(low), f"interval/{name}.high": float(high)}
-    return metrics
-
-
-def write_table(table: pd.DataFrame, path: Path) -> None:
-    """Writes a CSV, atomically; nine digits keep every float32 exactly."""
-    with atomic_write(path) as file:
-        table.to_csv(file, index=False, float_format="%.9g")
-
-
-def read_table(path: Path) -> pd.DataFrame:
-    """A table that ``write_table`` wrote; a class or group called NA stays a text."""
-    texts = dict.fromkeys(("image", "group", "label", "predicted"), str)
-    return pd.read_csv(path, dtype=texts, keep_default_na=False, na_values={})  # type: ignore[arg-type]

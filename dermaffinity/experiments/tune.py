@@ -9,26 +9,22 @@ its label.
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import pandas as pd
 import yaml
-from rich.console import Console
 
 from dermaffinity.config import Config, read_config
 from dermaffinity.errors import ConfigError, DataError, TrainingError
+from dermaffinity.experiments.experiment import Experiment
 from dermaffinity.experiments.job import is_main_process
-from dermaffinity.experiments.launchers import Launcher
-from dermaffinity.experiments.record import as_separate_images, training_numbers, write_table
-from dermaffinity.experiments.run import Outcome, run_experiments, shortfalls
+from dermaffinity.experiments.results import write_table
+from dermaffinity.experiments.run import How, Plan, run_experiments, shortfalls
 from dermaffinity.files import atomic_write
-from dermaffinity.metrics.classification import minority_classes
-from dermaffinity.metrics.summary import summarize
 from dermaffinity.report.tables import training_rows
-from dermaffinity.tracking.base import Tracker
 
 _MEASURES = ("balanced_accuracy", "minority_recall", "majority_recall")
 
@@ -58,16 +54,18 @@ def combinations(grid: Mapping[str, Sequence[Any]]) -> list[Settings]:
 
 
 def tune(
-    source: str | Path,
+    config: str | Path,
     *,
     grid: Mapping[str, Sequence[Any]] | None = None,
     overrides: Sequence[str] = (),
-    runs: Path,
-    tracker: Tracker,
-    folds: Sequence[int] | None = None,
-    seeds: Sequence[int] = (0,),
-    launcher: Launcher = "inline",
-    console: Console,
+    **how: Unpack[How],
+) -> Tuning | None:
+    """Chooses a config's settings on the inner validation images; see `tune_config` and `How`."""
+    return tune_config(config, Plan.of(how), grid=grid, overrides=overrides)
+
+
+def tune_config(
+    source: str | Path, plan: Plan, *, grid: Mapping[str, Sequence[Any]] | None = None, overrides: Sequence[str] = ()
 ) -> Tuning | None:
     """Runs what is not run yet of a config's grid, ranks the combinations and writes the choice.
 
@@ -77,14 +75,9 @@ def tune(
 
     Args:
         source: Path of a config, or the name of a shipped one.
+        plan: Which folds and seeds to tune on, where and how.
         grid: Values by dotted key; the config's own grid if left out.
         overrides: ``key=value`` texts for every combination.
-        runs: Folder of all experiments.
-        tracker: Where the numbers go.
-        folds: Which folds to tune on; None for all.
-        seeds: Which seeds.
-        launcher: How jobs are run.
-        console: For progress.
 
     Returns:
         The tuning; None in those processes of ``torchrun`` that only help to train.
@@ -99,31 +92,17 @@ def tune(
         raise ConfigError(f"{config.name} states no grid; add grid: to the config, or --grid loss.tau=0.5,1.0")
     tried = combinations(grid)
     configs = _configs(source, overrides, config.name, tried)
-    outcomes = run_experiments(
-        configs,
-        runs=runs,
-        tracker=tracker,
-        folds=folds,
-        seeds=seeds,
-        resume=True,
-        scored="inner",
-        launcher=launcher,
-        keep_going=True,
-        console=console,
-    )
+    experiments = run_experiments(configs, replace(plan, resume=True, scored="inner", keep_going=True))
     if not is_main_process():
         return None
-    rows = [
-        _row(outcome, one, settings, folds, seeds)
-        for outcome, one, settings in zip(outcomes, configs, tried, strict=True)
-    ]
+    rows = [_row(one, own, settings, plan) for one, own, settings in zip(experiments, configs, tried, strict=True)]
     table = pd.DataFrame(rows)
     if table["balanced_accuracy.value"].isna().all():
-        failures = [failure for outcome in outcomes for failure in outcome.failures]
+        failures = [failure for experiment in experiments for failure in experiment.failures]
         raise TrainingError(f"{config.name}: none of {len(tried)} combinations could be trained", failures)
     table = _ranked(table)
-    tuning = Tuning(table, json.loads(table["settings"].iloc[0]), runs / f"{config.name}.tuning")
-    _write(tuning, config, grid, outcomes[0], folds, seeds)
+    tuning = Tuning(table, json.loads(table["settings"].iloc[0]), plan.runs / f"{config.name}.tuning")
+    _write(tuning, config, grid, experiments[0], plan)
     return tuning
 
 
@@ -174,40 +153,29 @@ def _ranked(table: pd.DataFrame) -> pd.DataFrame:
     return best_first.sort_values("remark", key=lambda remarks: remarks != "", kind="stable", ignore_index=True)
 
 
-def _row(
-    outcome: Outcome, config: Config, settings: Settings, folds: Sequence[int] | None, seeds: Sequence[int]
-) -> dict[str, str | float]:
+def _row(experiment: Experiment, config: Config, settings: Settings, plan: Plan) -> dict[str, str | float]:
+    failures = experiment.failures
     row: dict[str, str | float] = {
-        "experiment": outcome.folder.path.name,
+        "experiment": experiment.name,
         "settings": json.dumps(settings),
-        "failure": "; ".join(outcome.failures),
-        "remark": "failed" if outcome.failures else "",
+        "failure": "; ".join(failures),
+        "remark": "failed" if failures else "",
     }
-    if outcome.failures:
+    if failures:
         return row | {f"{measure}.{bound}": float("nan") for measure in _MEASURES for bound in ("value", "low", "high")}
-    facts = outcome.folder.description()
-    asked = [outcome.folder.job(k, s) for k in (range(facts["folds"]) if folds is None else folds) for s in seeds]
-    table = as_separate_images(outcome.folder.predictions("predictions", asked))
-    minority = minority_classes(facts["class_counts"])
-    summary = summarize(table, facts["classes"], minority=minority, malignant=facts["malignant"])
+    asked = [experiment.job(fold, seed) for fold, seed in plan.jobs(experiment.record.folds)]
     row["remark"] = "; ".join(shortfalls(config, asked))
-    summary = pd.concat([summary, training_numbers(asked)])
+    summary = Experiment(experiment.path, jobs=asked).measures()
     for measure in [*_MEASURES, *training_rows({"": summary})]:
-        if measure not in summary.index:
-            continue
-        row |= {f"{measure}.{bound}": float(summary[bound][measure]) for bound in ("value", "low", "high")}
+        if measure in summary.index:
+            row |= {f"{measure}.{bound}": float(summary[bound][measure]) for bound in ("value", "low", "high")}
     return row
 
 
 def _write(
-    tuning: Tuning,
-    config: Config,
-    grid: Mapping[str, Sequence[Any]],
-    outcome: Outcome,
-    folds: Sequence[int] | None,
-    seeds: Sequence[int],
+    tuning: Tuning, config: Config, grid: Mapping[str, Sequence[Any]], experiment: Experiment, plan: Plan
 ) -> None:
-    facts, best = outcome.folder.description(), tuning.table.iloc[0]
+    best, record = tuning.table.iloc[0], experiment.record
     choice = {
         "config": config.name,
         "overrides": tuning.chosen,
@@ -215,9 +183,9 @@ def _write(
         "balanced_accuracy": {bound: float(best[f"balanced_accuracy.{bound}"]) for bound in ("value", "low", "high")},
         "combinations": len(tuning.table),
         "grid": _plain(grid),
-        "folds": list(range(facts["folds"]) if folds is None else folds),
-        "seeds": list(seeds),
-        "split_hash": facts["identity"]["split_hash"],
+        "folds": sorted({fold for fold, _ in plan.jobs(record.folds)}),
+        "seeds": list(plan.seeds),
+        "split_hash": record.split_hash,
     }
     write_table(tuning.table, tuning.folder / "tuning.csv")
     with atomic_write(tuning.folder / "chosen.yaml") as file:

@@ -2,11 +2,13 @@
 
 import csv
 import json
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
+import pandas as pd
 from torch import Tensor
 
 from dermaffinity.data.library import ImageLibrary, printable
@@ -57,6 +59,40 @@ def find_images(sources: Sequence[Path], on_problem: Callable[[str, str], None])
         if not _is_utf8(file.name):
             on_problem(printable(file.name), "the name is not UTF-8, so that no table can hold it; rename the file")
     return [file for file in found if _is_utf8(file.name)]
+
+
+def predict(
+    model: str | Path,
+    images: Sequence[str | Path],
+    *,
+    out: str | Path = "predictions.csv",
+    coverage: float = 0.9,
+    views: Literal[1, 2, 4, 8] = 1,
+    device: Literal["cpu", "cuda", "auto"] = "cpu",
+) -> pd.DataFrame:
+    """Predicts image files with a trained classifier; a file that cannot be used is named in a warning.
+
+    Args:
+        model: Folder of an experiment, a fold or a classifier, or ``models:/NAME@ALIAS``.
+        images: Image files, folders and zip archives.
+        out: The table, as CSV.
+        coverage: Share of images whose set shall hold their class.
+        views: See `LesionClassifier`.
+        device: See `LesionClassifier.load`.
+
+    Returns:
+        The table, see `predict_files`; ``set`` holds lists.
+    """
+
+    def warn(name: str, fault: str) -> None:
+        warnings.warn(f"{name}: {fault}", stacklevel=2)
+
+    classifier = LesionClassifier.load(model, views=views, device=device)
+    files = find_images([Path(source) for source in images], warn)
+    predict_files(
+        classifier, files, Path(out), coverage=coverage, on_problem=warn, on_progress=lambda done, total: None
+    )
+    return pd.read_csv(out, keep_default_na=False, na_values={}, converters={"set": json.loads})
 
 
 def predict_files(

@@ -1,5 +1,6 @@
 """LesionClassifier: what a prototype imports. Heavy libraries are imported when a model is loaded, not before."""
 
+import html
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -405,6 +406,10 @@ class LesionClassifier:
             f"{fold_models} fold model{'s' if fold_models > 1 else ''}>"
         )
 
+    def _repr_html_(self) -> str:
+        table = self.set_guarantees()[["images"]].T.rename({"images": "calibration images"})
+        return f"<p>{html.escape(repr(self))}. {html.escape(self.description.intended_use)}</p>{table.to_html()}"
+
     def _seen(self, image: Any, name: str) -> "np.ndarray":
         """The pixels (S, S, 3) uint8 that the networks see."""
         return self._evaluation_stage.square(self._fixed_stage((_pixels(image, name), None)))
@@ -433,6 +438,17 @@ class LesionClassifier:
         if not parts:
             raise ValueError("there are no images to predict: the list is empty")
         return Assessment(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def explain(
+    model: str | Path,
+    image: Any,
+    *,
+    views: Literal[1, 2, 4, 8] = 1,
+    device: Literal["cpu", "cuda", "auto"] = "cpu",
+) -> "Explanation":
+    """Why a trained classifier says what it says about an image; see `LesionClassifier.explain`."""
+    return LesionClassifier.load(model, views=views, device=device).explain(image)
 
 
 def _device(word: str) -> "device":
@@ -475,7 +491,7 @@ def _fits_an_estimator(path: Path) -> bool:
     for file in (path / "experiment.json", path.parent / "experiment.json"):
         if file.is_file():
             facts = json.loads(file.read_text(encoding="utf-8"))
-            return "estimator" in facts.get("identity", {}).get("config", {})
+            return "estimator" in facts.get("config", {})
     return False
 
 

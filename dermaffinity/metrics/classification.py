@@ -4,7 +4,8 @@ Axes: N images, C classes, B sets of image weights. A class that is never predic
 images has no recall, AUC or F1: those are NaN, and the means over classes leave it out.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,9 +14,43 @@ from dermaffinity.metrics.reliability import brier_score, expected_calibration_e
 MINORITY_BELOW = 100
 
 
-def minority_classes(class_counts: Mapping[str, int]) -> tuple[str, ...]:
-    """The classes with fewer than 100 images, in the order given."""
-    return tuple(name for name, count in class_counts.items() if count < MINORITY_BELOW)
+@dataclass(frozen=True)
+class Classes:
+    """The C classes of predictions, and which of them measures treat apart.
+
+    Args:
+        names: Class codes, in the order of the indices and probabilities.
+        minority: The rare ones; without any, `minority_recall` is left out, without any other class `majority_recall`.
+        malignant: The malignant ones; without any, the `malignant_*` measures are left out.
+
+    Raises:
+        ValueError: If codes repeat, or a minority or malignant class is none of them.
+    """
+
+    names: tuple[str, ...]
+    minority: tuple[str, ...] = ()
+    malignant: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(set(self.names)) < len(self.names):
+            raise ValueError(f"class codes must differ from one another, got {list(self.names)}")
+        if unknown := sorted({*self.minority, *self.malignant} - set(self.names)):
+            raise ValueError(f"minority and malignant classes must be among {list(self.names)}, got {unknown}")
+
+    @classmethod
+    def of(cls, counts: Mapping[str, int], malignant: Sequence[str] = ()) -> "Classes":
+        """Those of a library with so many images of each class; fewer than 100 make a minority class."""
+        return cls(tuple(counts), tuple(n for n, count in counts.items() if count < MINORITY_BELOW), tuple(malignant))
+
+    @property
+    def columns(self) -> list[str]:
+        """Their probability columns in a prediction table."""
+        return [f"p.{name}" for name in self.names]
+
+    def indices(self, labels: Iterable[str]) -> np.ndarray:
+        """(N,) class indices of codes."""
+        position = {name: index for index, name in enumerate(self.names)}
+        return np.array([position.get(label, -1) for label in labels], dtype=np.int64)
 
 
 def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
@@ -30,14 +65,7 @@ def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, num_classes: int
     return cells.reshape(num_classes, num_classes)
 
 
-def classification_metrics(
-    labels: np.ndarray,
-    probabilities: np.ndarray,
-    classes: Sequence[str],
-    *,
-    minority: Sequence[str],
-    malignant: Sequence[str],
-) -> dict[str, float]:
+def classification_metrics(labels: np.ndarray, probabilities: np.ndarray, classes: Classes) -> dict[str, float]:
     """All measures of one set of predictions; the predicted class is the one with the highest probability.
 
     * `balanced_accuracy`, `accuracy`, `macro_f1`, `macro_auc`, `worst_class_recall`
@@ -50,17 +78,12 @@ def classification_metrics(
     Args:
         labels: (N,), class indices, N at least 1.
         probabilities: (N, C), rows sum to 1.
-        classes: The C class codes, in the order of the indices.
-        minority: Codes of the minority classes; without any, `minority_recall` is left out, without any
-            other class `majority_recall`.
-        malignant: Codes of the malignant classes; without any, the `malignant_*` measures are left out.
+        classes: The C classes.
 
     Raises:
         ValueError: If the arguments do not fit together.
     """
-    measured = weighted_metrics(
-        labels, probabilities, np.ones((len(labels), 1)), classes, minority=minority, malignant=malignant
-    )
+    measured = weighted_metrics(labels, probabilities, np.ones((len(labels), 1)), classes)
     return {name: float(value[0]) for name, value in measured.items()}
 
 
@@ -68,10 +91,8 @@ def weighted_metrics(
     labels: np.ndarray,
     probabilities: np.ndarray,
     weights: np.ndarray,
-    classes: Sequence[str],
+    classes: Classes,
     *,
-    minority: Sequence[str],
-    malignant: Sequence[str],
     folds: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """The measures of `classification_metrics` under B sets of image weights at once, as a bootstrap needs them.
@@ -80,9 +101,7 @@ def weighted_metrics(
         labels: (N,), class indices.
         probabilities: (N, C), rows sum to 1.
         weights: (N, B), how often each image counts, at least 0.
-        classes: The C class codes.
-        minority: Codes of the minority classes.
-        malignant: Codes of the malignant classes.
+        classes: The C classes.
         folds: (N,), the model that scored each image. An AUC then ranks only images of the same fold against one
             another, because the models of different folds need not share a scale.
 
@@ -90,16 +109,17 @@ def weighted_metrics(
         For each measure its B values.
     """
     labels, probabilities = np.asarray(labels), np.asarray(probabilities, dtype=float)
-    _check(labels, probabilities, weights, classes, minority, malignant)
+    names = classes.names
+    _check(labels, probabilities, weights, len(names))
     folds = np.zeros(len(labels)) if folds is None else folds
-    is_minority, is_malignant = np.isin(classes, minority), np.isin(classes, malignant)  # (C,), (C,)
+    is_minority, is_malignant = (np.isin(names, few) for few in (classes.minority, classes.malignant))  # (C,), (C,)
 
-    matrix = _weighted_confusion(labels, probabilities.argmax(axis=1), weights, len(classes))  # (C, C, B)
+    matrix = _weighted_confusion(labels, probabilities.argmax(axis=1), weights, len(names))  # (C, C, B)
     true, predicted = matrix.sum(axis=1), matrix.sum(axis=0)  # (C, B), (C, B)
     hits = np.diagonal(matrix).T  # (C, B)
     recall = _ratio(hits, true)
     f1 = np.where(true > 0, _ratio(2 * hits, true + predicted), np.nan)
-    auc = np.stack([_auc(labels == c, probabilities[:, c], weights, folds) for c in range(len(classes))])  # (C, B)
+    auc = np.stack([_auc(labels == c, probabilities[:, c], weights, folds) for c in range(len(names))])  # (C, B)
 
     metrics = {
         "balanced_accuracy": _mean_over_classes(recall),
@@ -122,8 +142,8 @@ def weighted_metrics(
     metrics["ece"] = expected_calibration_error(labels, probabilities, weights)
     metrics["brier"] = brier_score(labels, probabilities, weights)
     metrics["nll"] = negative_log_likelihood(labels, probabilities, weights)
-    metrics |= {f"recall.{name}": values for name, values in zip(classes, recall, strict=True)}
-    metrics |= {f"auc.{name}": values for name, values in zip(classes, auc, strict=True)}
+    metrics |= {f"recall.{name}": values for name, values in zip(names, recall, strict=True)}
+    metrics |= {f"auc.{name}": values for name, values in zip(names, auc, strict=True)}
     return metrics
 
 
@@ -160,15 +180,8 @@ def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
 
 
-def _check(
-    labels: np.ndarray,
-    probabilities: np.ndarray,
-    weights: np.ndarray,
-    classes: Sequence[str],
-    minority: Sequence[str],
-    malignant: Sequence[str],
-) -> None:
-    num_images, num_classes = len(labels), len(classes)
+def _check(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray, num_classes: int) -> None:
+    num_images = len(labels)
     if num_images == 0:
         raise ValueError("there are no predictions to measure")
     if probabilities.shape != (num_images, num_classes) or len(weights) != num_images:
@@ -176,11 +189,7 @@ def _check(
             f"{num_images} labels and {num_classes} classes ask for probabilities ({num_images}, {num_classes}) and "
             f"{num_images} rows of weights, got {probabilities.shape} and {len(weights)}"
         )
-    if len(set(classes)) != num_classes:
-        raise ValueError(f"class codes must differ from one another, got {list(classes)}")
     if labels.min() < 0 or labels.max() >= num_classes:
         raise ValueError(f"labels must be in 0..{num_classes - 1}, got {labels.min()}..{labels.max()}")
     if not (np.isfinite(probabilities).all() and np.allclose(probabilities.sum(axis=1), 1, atol=1e-3)):
         raise ValueError("probabilities must be finite and every row must sum to 1")
-    if unknown := sorted({*minority, *malignant} - set(classes)):
-        raise ValueError(f"minority and malignant classes must be among {list(classes)}, got {unknown}")

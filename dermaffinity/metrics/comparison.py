@@ -13,9 +13,8 @@ against one baseline, read `p_holm`, which is adjusted for their number.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -47,89 +46,26 @@ class Comparison:
 
 
 def compare(
-    baseline: pd.DataFrame,
-    candidate: pd.DataFrame,
-    classes: Sequence[str],
-    *,
-    minority: Sequence[str],
-    malignant: Sequence[str],
-    test_train_ratio: float | None = None,
-    seed: int = 0,
-    resamples: int = 2000,
+    baseline: Measured, candidate: Measured, *, test_train_ratio: float | None = None, seed: int = 0
 ) -> Comparison:
-    """Gains of one candidate over the baseline, with intervals and tests.
+    """Gains of one method over another, with intervals and tests; `p_holm` is `p` until `adjusted` sees all of them.
 
     Args:
-        baseline: Prediction table, see `dermaffinity.metrics.summary`.
-        candidate: Prediction table of the same images, folds and seeds.
-        classes: The C class codes, in the order of the probability columns.
-        minority: Codes of the minority classes; without any, their gain and test are left out.
-        malignant: Codes of the malignant classes.
+        baseline: Measured on the same images, with the same resamples.
+        candidate: The method that gains.
         test_train_ratio: Test over training images of a fold, for the corrected t-test; about 1 / (K - 1) for K folds,
             more where training rows are set aside for validation. None where nothing can be said about other folds.
-        seed: Of the resampling and the permutations.
-        resamples: Number of resamples.
-
-    Raises:
-        ValueError: With all in which the tables differ, or all that is wrong with one.
-    """
-    return compare_all(
-        baseline,
-        {"candidate": candidate},
-        classes,
-        minority=minority,
-        malignant=malignant,
-        test_train_ratio=test_train_ratio,
-        seed=seed,
-        resamples=resamples,
-    )["candidate"]
-
-
-def compare_all(
-    baseline: pd.DataFrame,
-    candidates: Mapping[str, pd.DataFrame],
-    classes: Sequence[str],
-    *,
-    minority: Sequence[str],
-    malignant: Sequence[str],
-    test_train_ratio: float | None = None,
-    seed: int = 0,
-    resamples: int = 2000,
-) -> dict[str, Comparison]:
-    """`compare` for several candidates; `p_holm` is adjusted over them, for each test and measure."""
-    base = ScoredImages.from_table(baseline, classes)
-    others = {name: ScoredImages.from_table(table, classes) for name, table in candidates.items()}
-    check_paired(base, others)
-
-    def measured(predictions: ScoredImages) -> Measured:
-        return Measured.of(predictions, minority=minority, malignant=malignant, seed=seed, resamples=resamples)
-
-    first = measured(base)
-    compare_with = partial(compare_measured, first, minority=minority, test_train_ratio=test_train_ratio, seed=seed)
-    return adjusted({name: compare_with(measured(other)) for name, other in others.items()})
-
-
-def compare_measured(
-    base: Measured, other: Measured, *, minority: Sequence[str], test_train_ratio: float | None = None, seed: int = 0
-) -> Comparison:
-    """`compare` for methods that are measured already; `p_holm` is `p` until `adjusted` has seen all comparisons.
-
-    Args:
-        base: The baseline, measured on the same images, with the same resamples.
-        other: The candidate.
-        minority: As for `compare`.
-        test_train_ratio: As for `compare`.
         seed: Of the permutations.
     """
-    right = other.predictions.correct() - base.predictions.correct()
+    right = candidate.predictions.correct() - baseline.predictions.correct()
     gained, lost = int((right > 0).sum()), int((right < 0).sum())
     tests = {
         ("mcnemar", "accuracy"): mcnemar_exact(gained, lost).mid_p,
-        **_sign_flip_tests(base.predictions, right, minority, seed),
-        **_corrected_t_tests(base, other, test_train_ratio),
+        **_sign_flip_tests(baseline.predictions, right, seed),
+        **_corrected_t_tests(baseline, candidate, test_train_ratio),
     }
     table = pd.DataFrame([(test, metric, p) for (test, metric), p in tests.items()], columns=["test", "metric", "p"])
-    return Comparison(_gains(base, other), table.assign(p_holm=table["p"]), gained, lost)
+    return Comparison(_gains(baseline, candidate), table.assign(p_holm=table["p"]), gained, lost)
 
 
 def adjusted(comparisons: Mapping[str, Comparison]) -> dict[str, Comparison]:
@@ -142,13 +78,18 @@ def adjusted(comparisons: Mapping[str, Comparison]) -> dict[str, Comparison]:
     }
 
 
-def check_paired(base: ScoredImages, others: Mapping[str, ScoredImages]) -> None:
-    """Holds that all methods scored the same images, in the same folds and with the same seeds.
+def check_paired(measured: Mapping[str, Measured]) -> None:
+    """Holds that all methods scored the same images, in the same folds and with the same seeds, as the first one.
 
     Raises:
         ValueError: With every difference.
     """
-    problems = [f"{name}: {difference}" for name, other in others.items() for difference in _differences(base, other)]
+    first, *_ = measured.values()
+    problems = [
+        f"{name}: {difference}"
+        for name, other in measured.items()
+        for difference in _differences(first.predictions, other.predictions)
+    ]
     if problems:
         raise ValueError("only predictions for the same images and folds can be compared: " + "; ".join(problems))
 
@@ -168,7 +109,7 @@ def _differences(base: ScoredImages, other: ScoredImages) -> list[str]:
 
 
 def _gains(base: Measured, other: Measured) -> pd.DataFrame:
-    gained_in = {name: f"recall.{name}" for name in base.predictions.classes}
+    gained_in = {name: f"recall.{name}" for name in base.predictions.classes.names}
     gained_in |= {name: name for name in _GAINS if name in base.by_seed}
     rows = {}
     for gain, metric in gained_in.items():
@@ -178,14 +119,12 @@ def _gains(base: Measured, other: Measured) -> pd.DataFrame:
     return interval_table(rows)
 
 
-def _sign_flip_tests(
-    base: ScoredImages, right: np.ndarray, minority: Sequence[str], seed: int
-) -> dict[tuple[str, str], float]:
+def _sign_flip_tests(base: ScoredImages, right: np.ndarray, seed: int) -> dict[tuple[str, str], float]:
     # Each image's share of its class's recall, so that their sum is the difference of the recalls.
     recall_share = right / np.bincount(base.labels)[base.labels]
     differences = {"accuracy": right, "balanced_accuracy": recall_share}
-    if minority:
-        differences["minority_recall"] = recall_share * np.isin(base.classes, minority)[base.labels]
+    if base.classes.minority:
+        differences["minority_recall"] = recall_share * np.isin(base.classes.names, base.classes.minority)[base.labels]
     return {
         ("sign_flip", metric): sign_flip_test(values, base.groups, seed=seed) for metric, values in differences.items()
     }

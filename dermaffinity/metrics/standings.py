@@ -6,13 +6,13 @@ that its own gains are likely to shrink on other images.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from dermaffinity.metrics.comparison import Comparison, adjusted, check_paired, compare_measured
+from dermaffinity.metrics.comparison import Comparison, adjusted, check_paired, compare
 from dermaffinity.metrics.power import seeds_needed, smallest_gain, smallest_resampled_gain
 from dermaffinity.metrics.ranks import Ranks, average_ranks
 from dermaffinity.metrics.summary import Measured, fold_gains
@@ -65,7 +65,6 @@ def standings(
     measured: Mapping[str, Measured],
     baseline: str,
     *,
-    minority: Sequence[str],
     test_train_ratio: float | None = None,
     seed: int = 0,
 ) -> Standings:
@@ -74,34 +73,57 @@ def standings(
     Args:
         measured: By method, on the same images and folds, with the same seeds and resamples; at least two.
         baseline: One of them, or one that could not be measured.
-        minority: Codes of the minority classes.
         test_train_ratio: As for `dermaffinity.metrics.comparison.compare`.
         seed: Of the permutations.
 
     Raises:
         ValueError: With every difference between what the methods scored.
     """
-    first = next(iter(measured.values()))
-    check_paired(first.predictions, {name: method.predictions for name, method in measured.items()})
-
-    def contest(against: dict[str, str]) -> Contest:
-        comparisons = {
-            name: compare_measured(
-                measured[other], measured[name], minority=minority, test_train_ratio=test_train_ratio, seed=seed
-            )
-            for name, other in against.items()
-        }
-        comparisons = adjusted(comparisons) if comparisons else {}
-        return Contest(against, comparisons, resolution(measured, against, comparisons, test_train_ratio))
-
     return Standings(
-        contest({name: baseline for name in measured if name != baseline and baseline in measured}),
-        contest(best_rivals({name: method.value(_MEASURE) for name, method in measured.items()})),
+        contest(
+            measured,
+            {name: baseline for name in measured if name != baseline and baseline in measured},
+            test_train_ratio=test_train_ratio,
+            seed=seed,
+        ),
+        contest(
+            measured,
+            best_rivals({name: method.value(_MEASURE) for name, method in measured.items()}),
+            test_train_ratio=test_train_ratio,
+            seed=seed,
+        ),
         # Not over seeds as well: those of a fold are no results of their own.
         average_ranks(
             pd.DataFrame({name: method.by_fold.groupby("fold")[_MEASURE].mean() for name, method in measured.items()})
         ),
     )
+
+
+def contest(
+    measured: Mapping[str, Measured],
+    against: dict[str, str],
+    *,
+    test_train_ratio: float | None = None,
+    seed: int = 0,
+) -> Contest:
+    """Compares methods, each with another one.
+
+    Args:
+        measured: By method.
+        against: The other one of each method.
+        test_train_ratio: As for `dermaffinity.metrics.comparison.compare`.
+        seed: Of the permutations.
+
+    Raises:
+        ValueError: With every difference between what the methods scored.
+    """
+    check_paired(measured)
+    comparisons = {
+        name: compare(measured[other], measured[name], test_train_ratio=test_train_ratio, seed=seed)
+        for name, other in against.items()
+    }
+    comparisons = adjusted(comparisons) if comparisons else {}
+    return Contest(against, comparisons, resolution(measured, against, comparisons, test_train_ratio))
 
 
 def best_rivals(balanced_accuracy: Mapping[str, float]) -> dict[str, str]:

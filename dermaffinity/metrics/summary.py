@@ -6,13 +6,12 @@ Axes: S seeds, N images, C classes, B resamples.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from dermaffinity.metrics.classification import classification_metrics, weighted_metrics
+from dermaffinity.metrics.classification import Classes, classification_metrics, weighted_metrics
 from dermaffinity.metrics.reliability import brier_score, expected_calibration_error
 from dermaffinity.metrics.statistics import bootstrap_interval, bootstrap_weights, share_interval
 
@@ -24,7 +23,7 @@ _FACTS = ("group", "label", "fold")  # of an image: the same for every seed
 class ScoredImages:
     """A checked prediction table as arrays, sorted by image."""
 
-    classes: tuple[str, ...]
+    classes: Classes
     images: np.ndarray  # (N,)
     groups: np.ndarray  # (N,), codes
     labels: np.ndarray  # (N,), class indices
@@ -33,13 +32,13 @@ class ScoredImages:
     probabilities: np.ndarray  # (S, N, C)
 
     @classmethod
-    def from_table(cls, table: pd.DataFrame, classes: Sequence[str]) -> "ScoredImages":
+    def from_table(cls, table: pd.DataFrame, classes: Classes) -> "ScoredImages":
         """Reads a prediction table.
 
         Raises:
             ValueError: With all that is wrong with the table.
         """
-        columns = ["image", *_FACTS, "seed", "predicted", *(f"p.{name}" for name in classes)]
+        columns = ["image", *_FACTS, "seed", "predicted", *classes.columns]
         if missing := [name for name in columns if name not in table]:
             raise ValueError(f"the prediction table lacks the columns {missing}")
         if problems := _problems(table, classes):
@@ -48,58 +47,45 @@ class ScoredImages:
         seeds = table["seed"].unique()
         first = table.iloc[: len(table) // len(seeds)]
         return cls(
-            classes=tuple(classes),
+            classes=classes,
             images=first["image"].to_numpy(dtype=object),
             groups=first["group"].to_numpy(dtype=object).astype(str),
-            labels=pd.Index(classes).get_indexer(pd.Index(first["label"])),
+            labels=classes.indices(first["label"]),
             folds=first["fold"].astype("Int64").fillna(-1).to_numpy(dtype=int),
             seeds=np.asarray(seeds),
-            probabilities=table[columns[-len(classes) :]].to_numpy(float).reshape(len(seeds), len(first), len(classes)),
+            probabilities=table[classes.columns].to_numpy(float).reshape(len(seeds), len(first), -1),
         )
 
     def correct(self) -> np.ndarray:
         """Share of the seeds that predict each image right: (N,), in [0, 1]."""
         return (self.probabilities.argmax(axis=2) == self.labels).mean(axis=0)
 
-    def metrics(
-        self, *, minority: Sequence[str], malignant: Sequence[str], weights: np.ndarray | None = None
-    ) -> dict[str, np.ndarray]:
-        """Each measure averaged over the seeds: (B,) for weights (N, B), else (1,)."""
-        weights = np.ones((len(self.labels), 1)) if weights is None else weights
-        by_seed = self.metrics_by_seed(minority=minority, malignant=malignant, weights=weights)
-        return {name: values.mean(axis=0) for name, values in by_seed.items()}
-
-    def metrics_by_seed(
-        self, *, minority: Sequence[str], malignant: Sequence[str], weights: np.ndarray
-    ) -> dict[str, np.ndarray]:
+    def metrics_by_seed(self, weights: np.ndarray) -> dict[str, np.ndarray]:
         """Each measure for each seed under weights (N, B): (S, B)."""
         by_seed = [
-            weighted_metrics(
-                self.labels, scores, weights, self.classes, minority=minority, malignant=malignant, folds=self.folds
-            )
+            weighted_metrics(self.labels, scores, weights, self.classes, folds=self.folds)
             for scores in self.probabilities
         ]
         return {name: np.stack([metrics[name] for metrics in by_seed]) for name in by_seed[0]}
 
-    def metrics_by_fold(self, *, minority: Sequence[str], malignant: Sequence[str]) -> pd.DataFrame:
-        """See `per_fold`."""
+    def metrics_by_fold(self) -> pd.DataFrame:
+        """The measures of every fold and seed on its own: columns `fold`, `seed` and one per measure.
+
+        A class without images in a fold has NaN there.
+        """
         rows = []
         for fold in np.unique(self.folds):
             here = self.folds == fold
             for seed, probabilities in zip(self.seeds, self.probabilities, strict=True):
-                metrics = classification_metrics(
-                    self.labels[here], probabilities[here], self.classes, minority=minority, malignant=malignant
-                )
+                metrics = classification_metrics(self.labels[here], probabilities[here], self.classes)
                 rows.append({"fold": fold, "seed": seed, **metrics})
         return pd.DataFrame(rows)
 
-    def resampled_metrics(
-        self, *, minority: Sequence[str], malignant: Sequence[str], resamples: int, seed: int
-    ) -> dict[str, np.ndarray]:
+    def resampled_metrics(self, *, resamples: int, seed: int) -> dict[str, np.ndarray]:
         """Each measure on each resample of the groups: (B,). The same groups are drawn for every seed and method."""
         draws = bootstrap_weights(self.groups, self.labels, resamples=resamples, seed=seed)
-        parts = [self.metrics(minority=minority, malignant=malignant, weights=weights) for weights in draws]
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        parts = [self.metrics_by_seed(weights) for weights in draws]
+        return {name: np.concatenate([part[name].mean(axis=0) for part in parts]) for name in parts[0]}
 
 
 @dataclass(frozen=True)
@@ -108,38 +94,48 @@ class Measured:
 
     predictions: ScoredImages
     by_seed: dict[str, np.ndarray]  # (S,) each
-    by_fold: pd.DataFrame  # see `per_fold`
+    by_fold: pd.DataFrame  # see `ScoredImages.metrics_by_fold`
     draws: dict[str, np.ndarray]  # (B,) each, the mean over seeds on each resample
 
     @classmethod
-    def of(
-        cls,
-        predictions: ScoredImages,
-        *,
-        minority: Sequence[str],
-        malignant: Sequence[str],
-        seed: int = 0,
-        resamples: int = 2000,
-    ) -> "Measured":
-        """Arguments as for `summarize`."""
-        kinds = {"minority": minority, "malignant": malignant}
+    def of(cls, predictions: ScoredImages, *, seed: int = 0, resamples: int = 2000) -> "Measured":
+        """Measures predictions.
+
+        Each measure is taken per seed and averaged over the seeds. AUCs rank only images of the same fold against one
+        another.
+
+        Args:
+            predictions: Of one method.
+            seed: Of the resampling.
+            resamples: Number of resamples.
+        """
         once = np.ones((len(predictions.labels), 1))
-        by_seed = {name: values[:, 0] for name, values in predictions.metrics_by_seed(**kinds, weights=once).items()}
-        draws = predictions.resampled_metrics(**kinds, resamples=resamples, seed=seed)
-        return cls(predictions, by_seed, predictions.metrics_by_fold(**kinds), draws)
+        by_seed = {name: values[:, 0] for name, values in predictions.metrics_by_seed(once).items()}
+        draws = predictions.resampled_metrics(resamples=resamples, seed=seed)
+        return cls(predictions, by_seed, predictions.metrics_by_fold(), draws)
 
     def value(self, metric: str) -> float:
         """A measure, averaged over the seeds."""
         return float(self.by_seed[metric].mean())
 
     def summary(self) -> pd.DataFrame:
-        """What `summarize` returns."""
+        """Every measure with a 95 % interval.
+
+        `recall.<CLASS>` has a Wilson interval for as many images as its groups are worth (see
+        `dermaffinity.metrics.statistics.share_interval`); all else has an interval from resampling whole groups. The
+        intervals tell how far the numbers could move with other patients under these trained models; how far they move
+        when training again is the spread over seeds, see `by_fold`.
+
+        Returns:
+            Index `metric`, names as in `classification_metrics`; columns `value`, `low`, `high`, fractions rather than
+            percent. NaN for a class without images.
+        """
         right, rows = self.predictions.correct(), {}
         for name in self.by_seed:
             value = self.value(name)
             kind, _, class_code = name.partition(".")
             if kind == "recall":
-                own = self.predictions.labels == self.predictions.classes.index(class_code)
+                own = self.predictions.labels == self.predictions.classes.names.index(class_code)
                 interval = share_interval(right[own], self.predictions.groups[own])
             else:
                 interval = bootstrap_interval(value, self.draws[name], _LIMITS.get(name, (0, 1)))
@@ -147,49 +143,13 @@ class Measured:
         return interval_table(rows)
 
 
-def summarize(
-    table: pd.DataFrame,
-    classes: Sequence[str],
-    *,
-    minority: Sequence[str],
-    malignant: Sequence[str],
-    seed: int = 0,
-    resamples: int = 2000,
+def summarize_calibration(
+    table: pd.DataFrame, classes: Classes, *, seed: int = 0, resamples: int = 2000
 ) -> pd.DataFrame:
-    """Every measure with a 95 % interval, over all images of a prediction table.
-
-    Each measure is taken per seed and averaged over the seeds. AUCs rank only images of the same fold against one
-    another. `recall.<CLASS>` has a Wilson interval for as many images as its groups are worth (see
-    `dermaffinity.metrics.statistics.share_interval`); all else has an interval from resampling whole groups. The
-    intervals tell how far the numbers could move with other patients under these trained models; how far they move when
-    training again is the spread over seeds, see `per_fold`.
-
-    Args:
-        table: Prediction table, see the module.
-        classes: The C class codes, in the order of the probability columns.
-        minority: Codes of the minority classes.
-        malignant: Codes of the malignant classes.
-        seed: Of the resampling.
-        resamples: Number of resamples.
-
-    Returns:
-        Index `metric`, names as in `classification_metrics`; columns `value`, `low`, `high`, fractions rather than
-        percent. NaN for a class without images.
+    """`ece` and `brier` of a prediction table as `Measured.summary` gives them, and nothing else.
 
     Raises:
         ValueError: With all that is wrong with the table.
-    """
-    predictions = ScoredImages.from_table(table, classes)
-    measured = Measured.of(predictions, minority=minority, malignant=malignant, seed=seed, resamples=resamples)
-    return measured.summary()
-
-
-def summarize_calibration(
-    table: pd.DataFrame, classes: Sequence[str], *, seed: int = 0, resamples: int = 2000
-) -> pd.DataFrame:
-    """`ece` and `brier` of a prediction table as `summarize` gives them, and nothing else.
-
-    Arguments, result and errors as for `summarize`.
     """
     predictions = ScoredImages.from_table(table, classes)
     measures = {"ece": expected_calibration_error, "brier": brier_score}
@@ -218,16 +178,6 @@ def interval_table(rows: dict[str, tuple[float, float, float]]) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index", columns=["value", "low", "high"]).rename_axis("metric")
 
 
-def per_fold(
-    table: pd.DataFrame, classes: Sequence[str], *, minority: Sequence[str], malignant: Sequence[str]
-) -> pd.DataFrame:
-    """The measures of every fold and seed on its own: columns `fold`, `seed` and one per measure.
-
-    Arguments and errors as for `summarize`. A class without images in a fold has NaN there.
-    """
-    return ScoredImages.from_table(table, classes).metrics_by_fold(minority=minority, malignant=malignant)
-
-
 def fold_gains(base: Measured, other: Measured, metric: str) -> np.ndarray:
     """A measure of one method minus that of another, by fold and seed: (K, S), without folds where it does not exist.
 
@@ -240,13 +190,13 @@ def fold_gains(base: Measured, other: Measured, metric: str) -> np.ndarray:
     return (after - before).unstack("seed").dropna().to_numpy()
 
 
-def _problems(table: pd.DataFrame, classes: Sequence[str]) -> list[str]:
+def _problems(table: pd.DataFrame, classes: Classes) -> list[str]:
     if table.empty:
         return ["it has no rows"]
     problems = []
     for column in ("label", "predicted"):
-        if unknown := sorted(set(table[column].astype(str)) - set(classes)):
-            problems.append(f"{column} holds {unknown}, which are not among the classes {list(classes)}")
+        if unknown := sorted(set(table[column].astype(str)) - set(classes.names)):
+            problems.append(f"{column} holds {unknown}, which are not among the classes {list(classes.names)}")
     for column in ("image", "group", "seed"):
         if empty := int(table[column].isna().sum()):
             problems.append(f"{column} is empty in {empty} rows")
@@ -258,8 +208,8 @@ def _problems(table: pd.DataFrame, classes: Sequence[str]) -> list[str]:
     for column in _FACTS:
         if changing := int((per_image[column].nunique(dropna=False) > 1).sum()):
             problems.append(f"the {column} of {changing} images differs between seeds")
-    probabilities = table[[f"p.{name}" for name in classes]].to_numpy(float)
-    predicted = pd.Index(classes).get_indexer(pd.Index(table["predicted"]))
+    probabilities = table[classes.columns].to_numpy(float)
+    predicted = classes.indices(table["predicted"])
     # A tie, or one that rounding makes, is no contradiction.
     behind = probabilities.max(axis=1) - probabilities[np.arange(len(table)), predicted] > 1e-6
     if contradicted := int((behind & (predicted >= 0)).sum()):

@@ -55,7 +55,7 @@ def recall_figure(summaries: Mapping[str, pd.DataFrame], class_counts: Mapping[s
     """Recall of each class with its interval, methods side by side, the most frequent class at the top.
 
     Args:
-        summaries: For each method what `dermaffinity.metrics.summary.summarize` returns.
+        summaries: For each method its `Measured.summary`.
         class_counts: Images of each class.
         title: Shown above.
     """
@@ -185,7 +185,7 @@ def roc_figure(
 
     Args:
         curves: For each method and class what `dermaffinity.metrics.curves.roc_curve` returns.
-        summary: What `dermaffinity.metrics.summary.summarize` returns for the method whose AUCs are written.
+        summary: The `Measured.summary` of the method whose AUCs are written.
         of: Name of that method; it is drawn on top.
         class_counts: Images of each class.
     """

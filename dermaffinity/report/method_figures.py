@@ -60,7 +60,7 @@ def pareto_figure(summaries: Mapping[str, pd.DataFrame]) -> "Figure":
     """Minority recall against majority recall; methods that no other beats in both are joined by a line.
 
     Args:
-        summaries: For each method what `dermaffinity.metrics.summary.summarize` returns.
+        summaries: For each method its `Measured.summary`.
     """
     names = list(summaries)
     wanted = ["majority_recall", "minority_recall"]
@@ -88,7 +88,7 @@ def forest_figure(summaries: Mapping[str, pd.DataFrame], external: Mapping[str, 
     """Balanced accuracy of each method with its interval, the best at the top; external images below where scored.
 
     Args:
-        summaries: For each method what `dermaffinity.metrics.summary.summarize` returns.
+        summaries: For each method its `Measured.summary`.
         external: The same for the external images, for any of these methods.
         images: What the first are for, in words.
     """

@@ -34,7 +34,7 @@ def results_table(summaries: Mapping[str, pd.DataFrame], class_counts: Mapping[s
     """Recall of each class and the overall measures, as `value [low, high]` in percent.
 
     Args:
-        summaries: For each method what `dermaffinity.metrics.summary.summarize` returns.
+        summaries: For each method its `Measured.summary`.
         class_counts: Images of each class, in the order wanted.
 
     Returns:
@@ -61,7 +61,7 @@ def p_value_table(tests: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """p-values of each test, adjusted for the number of methods.
 
     Args:
-        tests: For each method the `tests` of `dermaffinity.metrics.comparison.compare_all`.
+        tests: For each method the `tests` of `dermaffinity.metrics.comparison.compare`.
 
     Returns:
         Strings: one column per method; index `part` (the test) and `row` (test and measure). A dash where a test needs
@@ -129,6 +129,12 @@ def markdown_table(content: pd.DataFrame) -> str:
     lines = [_markdown_row(["", *map(str, content.columns)]), _markdown_row(["---", *["---:"] * content.shape[1]])]
     lines += [_markdown_row([row, *values]) for (_, row), values in zip(content.index, content.to_numpy(), strict=True)]
     return "\n".join(lines) + "\n"
+
+
+def interval_of(summary: pd.DataFrame, metric: str) -> tuple[float, float, float]:
+    """Value, lower and upper bound of one metric of a summary."""
+    value, low, high = summary.loc[[metric], ["value", "low", "high"]].to_numpy(float)[0]
+    return float(value), float(low), float(high)
 
 
 def percent_interval(value: float, low: float, high: float, sign: str = "") -> str:

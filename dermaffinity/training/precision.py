@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from dermaffinity.config import Config, NetworkConfig
+from dermaffinity.config import Config
 
 _EMULATED = (
     "training.precision=bf16-mixed: this processor has no bfloat16 and imitates it, at 15 to 30 times the time of "
@@ -29,14 +29,12 @@ def has_bfloat16() -> bool:
 
 def with_precision(config: Config, recorded: str | None = None) -> Config:
     """The config with ``training.precision: auto`` decided: as recorded with the experiment, else for this machine."""
-    if not isinstance(config, NetworkConfig) or config.training.precision != "auto":
+    if config.precision != "auto":
         return config
-    decided = recorded or ("bf16-mixed" if has_bfloat16() else "32-true")
-    return config.model_copy(update={"training": config.training.model_copy(update={"precision": decided})})
+    return config.at_precision(recorded or ("bf16-mixed" if has_bfloat16() else "32-true"))
 
 
 def slow_precision(config: Config) -> str | None:
     """What a person should know before this config trains here for hours; None where there is nothing to say."""
-    asked = isinstance(config, NetworkConfig) and config.training.precision == "bf16-mixed"
     on_processor = not torch.cuda.is_available() and not torch.backends.mps.is_available()
-    return _EMULATED if asked and on_processor and not has_bfloat16() else None
+    return _EMULATED if config.precision == "bf16-mixed" and on_processor and not has_bfloat16() else None

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from dermaffinity.data.manifest import COLUMNS, Manifest
-from dermaffinity.data.verify import Verification, verify_manifest
-from dermaffinity.errors import DataError, ManifestError
+from dermaffinity.data.verify import Verification, verify
+from dermaffinity.errors import ConfigError, DataError
 
 NUMBER = 12  # images, of which the last two are external
 
@@ -66,7 +66,7 @@ def problem(verification: Verification, image: str) -> str:
 
 def test_a_sound_library_gives_no_findings_and_calls_back_for_each_image(root):
     calls = []
-    verification = verify_manifest(manifest_of(root), on_progress=lambda done, total: calls.append((done, total)))
+    verification = verify(manifest_of(root), on_progress=lambda done, total: calls.append((done, total)))
     assert found(verification) == []
     assert list(verification.findings.columns) == ["severity", "image", "problem"]
     assert verification.ok()
@@ -84,7 +84,7 @@ def test_every_bad_file_is_in_one_table(root):
     save(root, "6mask.png", Image.new("L", (60, 40), 0))
     save(root, "7mask.png", Image.new("1", (60, 40), 1))
     manifest.rows.loc[8, "width"] = 61
-    verification = verify_manifest(manifest)
+    verification = verify(manifest)
     table = verification.findings.groupby("image")["problem"].agg(" | ".join)
     for image, expected in {
         "0.png": "no such file",
@@ -111,14 +111,14 @@ def test_unusual_modes_and_larger_masks_of_the_same_shape_are_sound(root):
     for number, size in enumerate([(180, 120), (91, 61), (30, 20)]):
         with Image.open(root / "3mask.png") as mask:
             save(root, f"{number}mask.png", mask.resize(size, Image.Resampling.NEAREST))
-    assert found(verify_manifest(manifest_of(root))) == []
+    assert found(verify(manifest_of(root))) == []
 
 
 def test_masks_are_optional(root):
     manifest = manifest_of(root)
     manifest.rows["mask"] = manifest.rows["mask"].where(manifest.rows.index != 0)
     (root / "0mask.png").unlink()
-    assert verify_manifest(manifest).ok()
+    assert verify(manifest).ok()
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_a_copy_is_an_error_where_it_spoils_a_run(root, copy, changes, severity)
     manifest = manifest_of(root)
     for key, value in changes.items():
         manifest.rows.loc[copy, key] = value
-    verification = verify_manifest(manifest)
+    verification = verify(manifest)
     assert found(verification) == [(severity, f"{copy}.png")]
     assert "is the same file as 0.png (A, group g0, fold 0); this one is" in problem(verification, f"{copy}.png")
     assert verification.ok() == (severity == "warning")
@@ -159,7 +159,7 @@ def test_a_near_copy_is_a_warning_where_it_could_spoil_a_run(root, twin, changes
     manifest = manifest_of(root)
     for key, value in changes.items():
         manifest.rows.loc[twin, key] = value
-    verification = verify_manifest(manifest)
+    verification = verify(manifest)
     assert found(verification) == ([("warning", "0.png")] if warned else [])
     if warned:
         assert f"looks nearly the same as {twin}.png (" in problem(verification, "0.png")
@@ -169,7 +169,7 @@ def test_a_near_copy_is_a_warning_where_it_could_spoil_a_run(root, twin, changes
 def test_of_several_near_copies_the_nearest_is_named(root):
     save(root, "3.png", picture(0).point(lambda value: min(255, int(value * 1.08))))
     save(root, "5.png", picture(0).point(lambda value: min(255, value + 1)))
-    verification = verify_manifest(manifest_of(root))
+    verification = verify(manifest_of(root))
     assert found(verification) == [("warning", "0.png"), ("warning", "3.png")]
     assert "looks nearly the same as 5.png" in problem(verification, "0.png")
 
@@ -177,7 +177,7 @@ def test_of_several_near_copies_the_nearest_is_named(root):
 def test_an_image_listed_twice_is_an_error(root):
     manifest = manifest_of(root)
     rows = pd.concat([manifest.rows, manifest.rows.iloc[[0]]], ignore_index=True)
-    verification = verify_manifest(dataclasses.replace(manifest, rows=rows))
+    verification = verify(dataclasses.replace(manifest, rows=rows))
     assert ("error", "0.png") in found(verification)
     assert "is listed more than once" in verification.findings["problem"].tolist()
 
@@ -185,7 +185,7 @@ def test_an_image_listed_twice_is_an_error(root):
 def test_the_statement_counts_groups_and_leaks_under_both_protocols(root):
     manifest = manifest_of(root)
     manifest.rows["group"] = ["p", "p", "q", "q", "r", "r", "p", "s", "t", "u", "v", "w"]
-    verification = verify_manifest(manifest)
+    verification = verify(manifest)
     assert list(verification.leak) == ["group", "image"]
     assert verification.leak["group"].share == 0
     statement = verification.statement()
@@ -205,7 +205,7 @@ def test_the_statement_counts_groups_and_leaks_under_both_protocols(root):
 def test_a_leaking_protocol_is_said_to_flatter(root):
     manifest = dataclasses.replace(manifest_of(root), protocol="image")
     manifest.rows["group"] = ["p", "x", "p", "y", *manifest.rows["group"][4:]]
-    verification = verify_manifest(manifest)
+    verification = verify(manifest)
     assert list(verification.leak) == ["image", "group"]
     statement = verification.statement()
     assert (
@@ -219,15 +219,15 @@ def test_a_leaking_protocol_is_said_to_flatter(root):
 def test_a_protocol_that_is_impossible_is_left_out(root):
     manifest = dataclasses.replace(manifest_of(root), protocol="image")
     manifest.rows["group"] = manifest.rows["label"]
-    assert list(verify_manifest(manifest).leak) == ["image"]
+    assert list(verify(manifest).leak) == ["image"]
 
 
 def test_a_manifest_without_root_or_with_an_absent_one_says_so(root):
     manifest = manifest_of(root)
-    with pytest.raises(ManifestError, match="does not say where its images lie"):
-        verify_manifest(dataclasses.replace(manifest, root=None))
+    with pytest.raises(ConfigError, match="the folder of its images is not known here"):
+        verify(dataclasses.replace(manifest, root=None))
     with pytest.raises(DataError, match="found nothing"):
-        verify_manifest(dataclasses.replace(manifest, root=root / "absent"))
+        verify(dataclasses.replace(manifest, root=root / "absent"))
 
 
 def test_a_datasets_own_split_is_judged_by_its_test_images_alone(root):
@@ -235,7 +235,7 @@ def test_a_datasets_own_split_is_judged_by_its_test_images_alone(root):
     fold = pd.array([0 if number < 4 else -1 for number in range(NUMBER)], dtype="Int64")
     rows = manifest.rows.assign(fold=fold, group=["g4", "g1", *manifest.rows["group"][2:]])
     presplit = dataclasses.replace(manifest, protocol="presplit", folds=1, rows=rows)
-    verification = verify_manifest(presplit)
+    verification = verify(presplit)
     assert list(verification.leak) == ["presplit"]
     assert verification.leak["presplit"].images == {"A": 2, "B": 2}
     assert verification.leak["presplit"].group_mates == {"A": 1, "B": 0}

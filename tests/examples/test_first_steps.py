@@ -62,16 +62,18 @@ def test_it_runs_to_the_end_and_shows_every_step(executed):
         cell.id: "".join(o.get("text", "") for o in cell.outputs) for cell in notebook.cells if "outputs" in cell
     }
     assert "no test image has another image of its group in training" in printed["verify"]
-    measures, gains, _ = shown(notebook, "compare", "text/markdown")
-    assert "| AK (n=14) |" in measures
-    assert "demo_cosen" in gains.splitlines()[0]
-    for name in ("demo_softmax", "demo_cosen", "demo_affinity"):
+    (compared,) = shown(notebook, "compare", "text/html")
+    assert "AK (n=14)" in compared
+    assert "Gain over phantom-5_cosen" in compared
+    assert len(compared.partition("data:image/png;base64,")[2]) > 10_000
+    assert "<th>external</th>" not in shown(notebook, "manifest", "text/html")[0]
+    assert "value" in shown(notebook, "train", "text/html")[0]
+    for name in ("phantom-5_softmax", "phantom-5_cosen", "phantom-5_affinity"):
         assert (folder / "runs" / name / "classifier" / "classifier.json").exists()
     assert "predicted" in shown(notebook, "classifier", "text/html")[0]
     assert "always" in shown(notebook, "sets", "text/html")[1]
     assert "above the limit" in shown(notebook, "novelty", "text/html")[0]
-    for step in ("compare", "explain"):
-        assert len(shown(notebook, step, "image/png")[0]) > 10_000
+    assert len(shown(notebook, "explain", "image/png")[0]) > 10_000
     # Warnings and progress bars would greet a beginner.
     complaints = [o.text for cell in notebook.cells for o in cell.get("outputs", []) if o.get("name") == "stderr"]
     assert complaints == []
@@ -83,7 +85,7 @@ def test_its_classifier_is_the_one_it_leaves_behind(executed):
     from dermaffinity.data.adapters.phantom import draw_lesion
 
     notebook, folder = executed
-    classifier = LesionClassifier.load(folder / "runs" / "demo_affinity")
+    classifier = LesionClassifier.load(folder / "runs" / "phantom-5_affinity")
     shown_text = shown(notebook, "classifier", "text/plain")[0]
     for number, label in enumerate(classifier.classes_, start=1):
         (line,) = [line for line in shown_text.splitlines() if line.startswith(f"{label} ")]

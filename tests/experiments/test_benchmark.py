@@ -10,12 +10,12 @@ from rich.console import Console
 
 from dermaffinity.data.manifest import read_manifest, write_manifest
 from dermaffinity.errors import ComparisonError, ConfigError, TrainingError
-from dermaffinity.experiments.benchmark import QUICK, run_benchmark
-from dermaffinity.experiments.record import ExperimentFolder, average_models
-from dermaffinity.metrics.classification import minority_classes
+from dermaffinity.experiments.benchmark import QUICK, Options, run_benchmark
+from dermaffinity.experiments.experiment import Experiment
+from dermaffinity.experiments.results import average_models
+from dermaffinity.experiments.run import Plan
 from dermaffinity.metrics.comparison import compare
-from dermaffinity.metrics.summary import summarize
-from dermaffinity.tracking.base import NullTracker
+from dermaffinity.metrics.summary import Measured, ScoredImages
 
 SOFTMAX = "class: dermaffinity.losses.CrossEntropyLoss"
 
@@ -42,7 +42,10 @@ def desk(tiny_config, phantom_manifest, tmp_path_factory):
 def run(desk, *names, runs="runs", **options):
     console = Console(file=StringIO(), width=200)
     configs = [desk / f"tiny_{name}.yaml" for name in names]
-    return run_benchmark(configs, runs=desk / runs, tracker=NullTracker(), console=console, **options), console
+    words = {name: options.pop(name) for name in ("tuned", "budget", "train", "quick", "baseline") if name in options}
+    overrides = options.pop("overrides", ())
+    plan = Plan(runs=desk / runs, console=console, **options)
+    return run_benchmark(configs, plan, Options(**words), overrides=overrides), console
 
 
 @pytest.fixture(scope="module")
@@ -79,33 +82,31 @@ def test_a_config_that_fails_is_in_the_table_and_the_others_go_on(gone_on_with):
 
 def test_the_numbers_are_those_of_the_pooled_tables(gone_on_with, desk):
     benchmark = gone_on_with[0]
-    folder = ExperimentFolder(desk / "runs/tiny_softmax")
-    facts = folder.description()
-    roles = {"minority": minority_classes(facts["class_counts"]), "malignant": facts["malignant"]}
-    softmax, cosen = (
-        ExperimentFolder(desk / f"runs/{name}").predictions("predictions") for name in ("tiny_softmax", "tiny_cosen")
-    )
+    folder = Experiment(desk / "runs/tiny_softmax")
+    classes = folder.classes
+    softmax, cosen = (Experiment(desk / f"runs/{name}").predictions() for name in ("tiny_softmax", "tiny_cosen"))
     row = benchmark.wide().loc["tiny_softmax"]
-    summary = summarize(softmax, facts["classes"], **roles)
+
+    def measured(table, resamples=2000):
+        return Measured.of(ScoredImages.from_table(table, classes), resamples=resamples)
+
+    summary = measured(softmax).summary()
     for bound in ("value", "low", "high"):
         assert row[f"minority_recall.{bound}"] == pytest.approx(summary.loc["minority_recall", bound])
     pooled = pd.read_csv(folder.path / "out_of_fold_summary.csv", index_col="metric")
     assert row["ece.calibrated.value"] == pytest.approx(pooled.loc["ece.calibrated", "value"], abs=1e-6)
-    by_seed = [
-        summarize(part, facts["classes"], **roles, resamples=2).loc["balanced_accuracy", "value"]
-        for _, part in softmax.groupby("seed")
-    ]
+    by_seed = [measured(part, 2).value("balanced_accuracy") for _, part in softmax.groupby("seed")]
     assert row["balanced_accuracy.seed_mean"] == pytest.approx(sum(by_seed) / 2)
     assert row["balanced_accuracy.seed_sd"] == pytest.approx(abs(by_seed[0] - by_seed[1]) / 2**0.5)
-    gains = compare(cosen, softmax, facts["classes"], **roles).gains
+    gains = compare(measured(cosen), measured(softmax)).gains
     assert row["baseline.gain"] == pytest.approx(gains.loc["gain.balanced_accuracy", "value"])
     # Two methods are each other's rivals, and the baseline's opponent has the same comparison in both.
     assert (row["rival.against"], row["baseline.against"]) == ("tiny_cosen", "tiny_cosen")
 
-    external = average_models(folder.predictions("external"), facts["classes"])
+    external = average_models(folder.predictions("external"), classes)
     right = external[external["label"] == "ML"]["predicted"].eq("ML").mean()
     assert row["external.balanced_accuracy.value"] == pytest.approx(right)  # ML alone is outside
-    other = average_models(ExperimentFolder(desk / "runs/tiny_cosen").predictions("external"), facts["classes"])
+    other = average_models(Experiment(desk / "runs/tiny_cosen").predictions("external"), classes)
     gained = right - other[other["label"] == "ML"]["predicted"].eq("ML").mean()
     (over_cosen, over_rival) = benchmark.external_contests().values()
     for contest in (over_cosen, over_rival):
@@ -161,7 +162,7 @@ def test_a_quick_tuned_benchmark_runs_under_names_of_its_own_and_says_so(desk):
     assert (tuned.config.name, tuned.tried) == ("tiny_softmax.quick.tuned", 2)
     assert tuned.config.training.learning_rate == tuned.settings["training.learning_rate"]
     assert (tuned.config.training.epochs, tuned.config.data.image_size) == (1, 32)
-    (job,) = ExperimentFolder(desk / "quick/tiny_softmax.quick.tuned").jobs()
+    (job,) = Experiment(desk / "quick/tiny_softmax.quick.tuned").jobs
     assert job.path.name == "fold-0_seed-3"
     seeds = benchmark.tables()["Quick trial, means nothing: Mean ± standard deviation over seeds, percent"]
     assert seeds["Settings tried"].tolist() == ["not tuned", "2"]

@@ -1,13 +1,12 @@
-import json
-
 import numpy as np
 import pandas as pd
 import pytest
 
 from dermaffinity.errors import ComparisonError
-from dermaffinity.experiments.compare import compare_experiments, meant
-from dermaffinity.experiments.record import EXPERIMENT_FORMAT, prediction_table, write_table
-from dermaffinity.tracking.base import NullTracker
+from dermaffinity.experiments.compare import compare_experiments, find_baseline
+from dermaffinity.experiments.experiment import Experiment
+from dermaffinity.experiments.record import ExperimentRecord
+from dermaffinity.experiments.results import prediction_table, write_table
 
 CLASSES = ["AK", "ML"]
 LABELS = ["AK"] * 6 + ["ML"] * 24
@@ -35,21 +34,21 @@ class Recorder:
 
 def write_experiment(runs, name: str, wrong: set[int], *, split: str = "a" * 64, scored: str = "test", folds=3) -> None:
     """An experiment that errs on the images ``wrong``."""
-    description = {
-        "format": EXPERIMENT_FORMAT,
-        "identity": {"split_hash": split, "scored": scored},
-        "run_id": f"run-{name}",
-        "description": f"{name} in words",
-        "name": name,
-        "dataset": "trial",
-        "folds": folds,
-        "validation_fraction": 0.15,
-        "classes": CLASSES,
-        "malignant": ["AK"],
-        "class_counts": {"AK": 6, "ML": 24},
-    }
+    record = ExperimentRecord(
+        name=name,
+        config={"data": {"validation_fraction": 0.15}},
+        scored=scored,
+        dataset="trial",
+        split_hash=split,
+        protocol="presplit" if folds == 1 else "group",
+        folds=folds,
+        class_counts={"AK": 6, "ML": 24},
+        malignant=("AK",),
+        versions={},
+    )
     (runs / name).mkdir(parents=True)
-    (runs / name / "experiment.json").write_text(json.dumps(description))
+    (runs / name / "experiment.json").write_text(record.model_dump_json())
+    Experiment(runs / name).note_run(f"run-{name}")
     rows = pd.DataFrame({"image": [f"{i:02}.png" for i in range(30)], "group": [f"g{i}" for i in range(30)]})
     rows["label"] = LABELS
     predicted = np.array([(label == "ML") ^ (i in wrong) for i, label in enumerate(LABELS)]).astype(int)
@@ -72,7 +71,7 @@ def runs(tmp_path):
 
 
 def compare(runs, *sources, baseline="cosen", tracker=None):
-    return compare_experiments(sources, baseline=baseline, runs=runs, tracker=tracker or NullTracker())
+    return compare_experiments([Experiment.open(s, runs) for s in sources], baseline=baseline, tracker=tracker)
 
 
 def test_gains_of_a_worked_example_are_recorded_and_tracked(runs):
@@ -149,7 +148,7 @@ def test_experiments_with_different_folds_are_not_compared(runs):
     ("sources", "baseline", "message"),
     [
         (("trial_cosen", "trial_affinity"), "softmax", "--baseline softmax: none of trial_cosen, trial_affinity fits"),
-        (("trial_cosen", "trial_affinity"), "trial", "--baseline trial: 2 of .* fits; give the full name of one"),
+        (("trial_cosen", "trial_affinity"), "trial", "--baseline trial: none of .* fits; give the full name of one"),
         (("trial_cosen",), "cosen", "nothing to compare trial_cosen with; name at least two experiments"),
         (("trial_cosen",), "trial_cosen", "nothing to compare trial_cosen with; name at least two experiments"),
         (("trial_cosen", "trial_cosen"), "cosen", "nothing to compare trial_cosen with"),
@@ -166,18 +165,23 @@ def test_a_full_name_is_the_baseline_even_where_it_is_part_of_another(runs):
     assert compare(runs, "trial_cosen_slow", "trial_cosen", baseline="trial_cosen").baseline == "trial_cosen"
 
 
-def test_a_methods_own_name_means_it_and_not_its_variants():
-    names = ["hamfit7_cosen_plus", "hamfit7_cosen", "hamfit7_cosen_as_printed", "hamfit7_softmax"]
-    assert meant("cosen", names) == ["hamfit7_cosen"]
-    assert meant("hamfit7_cosen", names) == ["hamfit7_cosen"]
-    assert meant("printed", names) == ["hamfit7_cosen_as_printed"]
-    assert meant("hamfit7", names) == names
+def test_a_baseline_is_a_full_name_or_a_method():
+    names = ["hamfit7_cosen_plus", "hamfit7_cosen", "hamfit7_cosen_as_printed", "hamfit7_softmax.tuned"]
+    assert find_baseline("cosen", names) == "hamfit7_cosen"
+    assert find_baseline("hamfit7_cosen", names) == "hamfit7_cosen"
+    assert find_baseline("softmax", names) == "hamfit7_softmax.tuned"
+    assert find_baseline("cosen", ["cosen", "softmax"]) == "cosen"
+    for text, many in (("hamfit7", "none"), ("print", "none"), ("x", "none")):
+        with pytest.raises(ComparisonError, match=f"--baseline {text}: {many} of hamfit7_cosen_plus"):
+            find_baseline(text, names)
+    with pytest.raises(ComparisonError, match="--baseline cosen: 2 of hamfit5_cosen, hamfit7_cosen fits"):
+        find_baseline("cosen", ["hamfit5_cosen", "hamfit7_cosen"])
 
 
 def test_experiments_on_one_test_set_are_compared_without_a_claim_about_other_folds(tmp_path):
     write_experiment(tmp_path, "base", {0, 1, 2}, folds=1)
     write_experiment(tmp_path, "better", {0}, folds=1)
-    compared = compare_experiments(["base", "better"], baseline="base", runs=tmp_path, tracker=NullTracker())
+    compared = compare(tmp_path, "base", "better", baseline="base")
     assert compared.images == "test images"
     assert compared.class_counts == {"AK": 2, "ML": 8}  # of the images tested, not of those trained on
     tests = compared.tests["better"].set_index("test")["p"].groupby(level=0).apply(list)
@@ -188,7 +192,7 @@ def test_experiments_on_one_test_set_are_compared_without_a_claim_about_other_fo
 def test_models_that_share_inner_validation_images_are_compared_without_a_claim_about_other_folds(tmp_path):
     write_experiment(tmp_path, "base", {0, 1, 2, 12, 16}, scored="inner")
     write_experiment(tmp_path, "better", {0, 10}, scored="inner")
-    compared = compare_experiments(["base", "better"], baseline="base", runs=tmp_path, tracker=NullTracker())
+    compared = compare(tmp_path, "base", "better", baseline="base")
     tests = compared.tests["better"].set_index("test")["p"]
     assert tests["corrected_t"].isna().all()
     assert tests["sign_flip"].notna().all()

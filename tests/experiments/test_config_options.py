@@ -10,10 +10,9 @@ from rich.console import Console
 
 from dermaffinity import LesionClassifier
 from dermaffinity.config import read_config
-from dermaffinity.experiments.record import ExperimentFolder
-from dermaffinity.experiments.run import run_experiments
+from dermaffinity.experiments.experiment import Experiment
+from dermaffinity.experiments.run import Plan, run_experiments
 from dermaffinity.heads import LinearHead
-from dermaffinity.tracking.base import NullTracker
 from dermaffinity.training.trainer import Trainer
 
 REFIT = {"class": "dermaffinity.refit.PosthocLogitAdjustment", "tau": 1.0}
@@ -35,12 +34,12 @@ def results(tiny_config, tmp_path_factory):
         path = folder / f"{name}.yaml"
         path.write_text(yaml.safe_dump(values | option | {"name": name}))
         configs.append(read_config(path))
-    run_experiments(configs, runs=folder, tracker=NullTracker(), folds=[0], console=Console(file=StringIO()))
-    return {name: ExperimentFolder(folder / name) for name in options}
+    run_experiments(configs, Plan(runs=folder, folds=[0], console=Console(file=StringIO())))
+    return {name: Experiment(folder / name) for name in options}
 
 
-def probabilities(folder: ExperimentFolder) -> pd.DataFrame:
-    return folder.predictions("predictions").set_index("image").filter(like="p.")
+def probabilities(folder: Experiment) -> pd.DataFrame:
+    return folder.predictions().set_index("image").filter(like="p.")
 
 
 def test_a_refit_changes_what_the_finished_network_answers_by_its_formula(results, phantom_manifest):
@@ -87,7 +86,7 @@ def test_a_network_never_predicts_while_its_head_is_away_for_a_refit(tiny_config
     path = tmp_path / "watched.yaml"
     path.write_text(yaml.safe_dump(values | {"refit": REFIT, "name": "watched"}))
     console = Console(file=StringIO())
-    run_experiments([read_config(path)], runs=tmp_path, tracker=NullTracker(), folds=[0], console=console)
+    run_experiments([read_config(path)], Plan(runs=tmp_path, folds=[0], console=console))
     assert moves == ["cpu", "back"]
 
 

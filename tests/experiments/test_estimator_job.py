@@ -14,7 +14,7 @@ from dermaffinity.config import read_config
 from dermaffinity.data.manifest import read_manifest, write_manifest
 from dermaffinity.experiments import estimator_job
 from dermaffinity.experiments.job import Images
-from dermaffinity.experiments.record import read_table
+from dermaffinity.experiments.results import read_table
 from dermaffinity.tracking.mlflow_tracker import MlflowTracker
 
 KILL = int(signal.SIGKILL)
@@ -86,7 +86,7 @@ def test_an_experiment_that_was_killed_ends_with_the_numbers_of_one_that_was_not
 def test_every_config_is_pooled_compared_and_tracked_like_a_networks(finished):
     folder, done = finished
     assert "Gain over tiny_knn" in done.stdout
-    assert "external images, mean of the folds' models" in done.stdout
+    assert "external images, mean of the fold models" in done.stdout
     assert "runs/tiny_knn: figures and tables\n" in done.stdout
     for name in METHODS:
         pooled = read_table(folder / f"runs/{name}/out_of_fold.csv")
@@ -123,6 +123,12 @@ def test_a_network_and_an_estimator_see_the_same_rows_and_are_compared(
     compared = commands.run("compare", "tiny", "tiny_knn", "--baseline", "tiny_knn", folder=folder)
     assert compared.code == 0, compared.stderr
     assert "Balanced accuracy" in compared.stdout
+    reported = commands.run("report", "tiny_knn", "--baseline", "tiny", "--no-images", folder=folder)
+    assert reported.code == 0, reported.stderr
+    report = (folder / "runs/tiny_knn/report.html").read_text()
+    assert "<td>FlatKNN" in report
+    assert "calibration scores, and this method leaves none" in report
+    assert "Gain over the baseline tiny" in report
 
 
 def test_external_images_can_be_asked_for_later(commands, fresh_folder, manifest, finished):

@@ -17,9 +17,10 @@ from dermaffinity.data.library import ImageLibrary
 from dermaffinity.data.manifest import read_manifest, write_manifest
 from dermaffinity.data.transforms import EvaluationStage
 from dermaffinity.experiments.job import Images
-from dermaffinity.experiments.record import class_indices, read_table
+from dermaffinity.experiments.results import read_table
 from dermaffinity.inference.model_folder import load_networks, read_description
 from dermaffinity.inference.predict import predict
+from dermaffinity.metrics.classification import Classes
 from dermaffinity.metrics.reliability import brier_score
 from dermaffinity.tracking.mlflow_tracker import MlflowTracker
 
@@ -231,7 +232,7 @@ def test_the_external_images_are_scored_once(commands, fresh_folder, tiny_config
     assert not set(table["image"]) & set(read_table(folder / "runs/tiny/out_of_fold.csv")["image"])
     summary = pd.read_csv(folder / "runs/tiny/external_summary.csv", index_col="metric")["value"]
     classifier = LesionClassifier.load(folder / "runs/tiny")
-    library, labels = ImageLibrary(manifest.root), class_indices(table["label"], classifier.classes_)
+    library, labels = ImageLibrary(manifest.root), Classes(tuple(classifier.classes_)).indices(table["label"])
     calibrated = classifier.predict_proba([library.read(path) for path in table["image"]])
     assert summary["brier.calibrated"] == pytest.approx(brier_score(labels, calibrated), abs=1e-5)
 

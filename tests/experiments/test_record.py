@@ -1,23 +1,15 @@
-import json
-
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from dermaffinity.errors import ComparisonError, DataError
-from dermaffinity.experiments.record import (
-    EXPERIMENT_FORMAT,
-    ExperimentFolder,
-    average_models,
-    class_indices,
-    find_experiment,
-    prediction_table,
-    read_table,
-    with_bounds,
-    write_table,
-)
+from dermaffinity.experiments.experiment import Experiment
+from dermaffinity.experiments.record import ExperimentRecord
+from dermaffinity.experiments.results import average_models, prediction_table, read_table, with_bounds, write_table
+from dermaffinity.metrics.classification import Classes
 
 CLASSES = ("AK", "NA")
 
@@ -27,11 +19,17 @@ def rows_of(*labels: str) -> pd.DataFrame:
     return pd.DataFrame({"image": names, "group": [f"g{n}" for n in range(len(labels))], "label": labels})
 
 
-def experiment(path, name: str) -> ExperimentFolder:
+def record(name: str, **changes) -> ExperimentRecord:
+    facts = {"name": name, "config": {"data": {"validation_fraction": 0.2}}, "scored": "test", "dataset": "trial"}
+    facts |= {"split_hash": "a" * 64, "protocol": "group", "folds": 3, "class_counts": {"AK": 120, "NA": 60}}
+    return ExperimentRecord(**facts | {"malignant": ("AK",), "versions": {}} | changes)
+
+
+def experiment(path, name: str) -> Experiment:
     folder = path / name
     folder.mkdir(parents=True)
-    (folder / "experiment.json").write_text(json.dumps({"format": EXPERIMENT_FORMAT, "name": name}))
-    return ExperimentFolder(folder)
+    (folder / "experiment.json").write_text(record(name).model_dump_json())
+    return Experiment(folder)
 
 
 def test_a_prediction_table_has_one_row_an_image_with_the_likeliest_class():
@@ -49,8 +47,22 @@ def test_a_prediction_table_has_one_row_an_image_with_the_likeliest_class():
     }
 
 
-def test_class_indices_follow_the_order_of_the_classes():
-    assert class_indices(pd.Series(["b", "a", "b"]), ("b", "a")).tolist() == [0, 1, 0]
+def test_a_record_says_what_was_run(tmp_path):
+    trial = record("trial")
+    assert trial.classes == Classes(("AK", "NA"), minority=("NA",), malignant=("AK",))
+    assert (trial.images, trial.has_network) == ("out-of-fold images", False)
+    assert trial.title == "3-fold cross-validation of trial on trial, group protocol"
+    assert trial.test_train_ratio == pytest.approx(1 / (2 * 0.8))
+    assert record("trial", scored="inner").test_train_ratio is None
+    assert record("trial", folds=1, protocol="presplit").title == "trial on the test set of trial"
+    with pytest.raises(ValidationError):
+        trial.name = "other"
+    changed = record("trial", scored="inner", config={"data": {"validation_fraction": 0.1}}, versions={"torch": "9"})
+    assert trial.differences(changed) == [
+        "data.validation_fraction: there 0.2, now 0.1",
+        "scored: there 'test', now 'inner'",
+    ]
+    assert Experiment(experiment(tmp_path, "trial").path).record == trial
 
 
 @given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=8))
@@ -80,7 +92,7 @@ def test_the_ensemble_averages_the_folds_models_for_each_seed_and_image():
         (1, 1): [[0.3, 0.7], [0.7, 0.3]],
     }
     tables = [prediction_table(rows, np.array(p), CLASSES, fold=f, seed=s) for (f, s), p in parts.items()]
-    ensemble = average_models(pd.concat(tables), CLASSES)
+    ensemble = average_models(pd.concat(tables), Classes(CLASSES))
     assert list(ensemble.columns) == list(tables[0].columns)
     assert ensemble["seed"].tolist() == [0, 0, 1, 1]
     assert ensemble["image"].tolist() == ["a.zip/0.png", "a.zip/1.png"] * 2
@@ -126,41 +138,47 @@ def test_predictions_join_the_finished_jobs_only(tmp_path):
         write_table(table, job.path / "predictions.csv")
         if fold != 1:
             (job.path / "metrics.json").write_text("{}")
-    assert folder.predictions("predictions")["fold"].tolist() == [0, 2]
-    assert [job.path.name for job in folder.jobs()] == ["fold-0_seed-0", "fold-1_seed-0", "fold-2_seed-0"]
+    assert folder.predictions()["fold"].tolist() == [0, 2]
+    assert [job.path.name for job in folder.all_jobs()] == ["fold-0_seed-0", "fold-1_seed-0", "fold-2_seed-0"]
+    assert [job.path.name for job in folder.jobs] == ["fold-0_seed-0", "fold-2_seed-0"]
+    assert not folder.complete
     with pytest.raises(ComparisonError, match="no finished job has a external table; run dermaffinity crossval first"):
         folder.predictions("external")
 
 
 def test_a_folder_without_a_readable_description_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"no readable experiment\.json .* this is not an experiment's folder"):
-        ExperimentFolder(tmp_path).description()
+        _ = Experiment(tmp_path).record
     (tmp_path / "experiment.json").write_text("{")
     with pytest.raises(DataError, match=r"no readable experiment\.json"):
-        ExperimentFolder(tmp_path).description()
+        _ = Experiment(tmp_path).record
     (tmp_path / "experiment.json").write_text('{"name": "of version 0.1"}')
     with pytest.raises(
         DataError, match="experiment format 1, this version of dermaffinity reads 2; run the experiment"
     ):
-        ExperimentFolder(tmp_path).description()
+        _ = Experiment(tmp_path).record
+    (tmp_path / "experiment.json").write_text('{"format": 2, "nam": "x"}')
+    with pytest.raises(DataError, match="does not describe an experiment") as caught:
+        _ = Experiment(tmp_path).record
+    assert "nam: unknown key (did you mean 'name'?)" in caught.value.problems
 
 
 def test_an_experiment_is_found_by_its_folder_its_name_or_its_config(tmp_path):
     folder = experiment(tmp_path / "runs", "trial")
     for source in (folder.path, "trial", "configs/trial.yaml"):
-        assert find_experiment(source, tmp_path / "runs") == folder
+        assert Experiment.open(source, tmp_path / "runs") == folder
 
 
 def test_a_name_with_a_dot_is_not_cut_to_another_experiments_name(tmp_path):
     shorter, longer = experiment(tmp_path, "trial_m1"), experiment(tmp_path, "trial_m1.5")
-    assert find_experiment("trial_m1.5", tmp_path) == longer
-    assert find_experiment("trial_m1", tmp_path) == shorter
+    assert Experiment.open("trial_m1.5", tmp_path) == longer
+    assert Experiment.open("trial_m1", tmp_path) == shorter
 
 
 def test_an_unknown_experiment_lists_those_there_are(tmp_path):
     with pytest.raises(ComparisonError, match=r"trail: no experiment of that name under .*; there is none"):
-        find_experiment("trail", tmp_path)
+        Experiment.open("trail", tmp_path)
     experiment(tmp_path, "trial")
     experiment(tmp_path, "other")
     with pytest.raises(ComparisonError, match="there is other, trial"):
-        find_experiment("trail", tmp_path)
+        Experiment.open("trail", tmp_path)

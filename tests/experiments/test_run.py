@@ -14,8 +14,9 @@ from dermaffinity.config import read_config
 from dermaffinity.errors import BusyError, ConfigError, TrackingError, TrainingError
 from dermaffinity.experiments import network_job
 from dermaffinity.experiments import run as running
-from dermaffinity.experiments.record import ExperimentFolder, training_numbers
-from dermaffinity.experiments.run import run_experiments
+from dermaffinity.experiments.experiment import Experiment
+from dermaffinity.experiments.record import training_numbers
+from dermaffinity.experiments.run import Plan, run_experiments
 from dermaffinity.files import hold
 from dermaffinity.inference.model_folder import read_description
 from dermaffinity.losses import CrossEntropyLoss
@@ -32,8 +33,9 @@ def runs(uninterrupted, tmp_path):
 def run(config, runs, *overrides, tracker=None, **options):
     console = Console(file=StringIO())
     config = read_config(config, overrides)
-    (outcome,) = run_experiments([config], runs=runs, tracker=tracker or NullTracker(), console=console, **options)
-    return outcome, console.file.getvalue()
+    plan = Plan(runs=runs, tracker=tracker or NullTracker(), console=console, **options)
+    (experiment,) = run_experiments([config], plan)
+    return experiment, console.file.getvalue()
 
 
 @pytest.fixture
@@ -62,12 +64,12 @@ def test_changed_settings_under_one_name_are_refused_and_listed(tiny_config, run
 def test_the_second_of_two_configs_is_checked_before_the_first_is_begun(tiny_config, runs, nothing_trains):
     configs = [read_config(tiny_config, ["name=another"]), read_config(tiny_config, ["training.epochs=4"])]
     with pytest.raises(ConfigError, match="holds another experiment"):
-        run_experiments(configs, runs=runs, tracker=NullTracker(), resume=True, console=Console(quiet=True))
+        run_experiments(configs, Plan(runs=runs, resume=True, console=Console(quiet=True)))
     assert not (runs / "another").exists()
 
 
 def test_a_method_that_hardly_acted_is_named(tiny_config, runs):
-    jobs = ExperimentFolder(runs / "tiny").jobs()
+    jobs = Experiment(runs / "tiny").jobs
     ratios = [pd.read_csv(job.path / "history.csv")["largest_cost_ratio"].iloc[-1] for job in jobs]
     numbers = training_numbers(jobs).loc["training.largest_cost_ratio"]
     assert numbers.tolist() == pytest.approx([sum(ratios) / 3, min(ratios), max(ratios)])
@@ -84,25 +86,25 @@ def test_a_method_that_hardly_acted_is_named(tiny_config, runs):
 
 def test_two_configs_of_one_name_are_refused(tiny_config, runs, nothing_trains):
     with pytest.raises(ConfigError, match="every config needs a name of its own, found tiny, tiny"):
-        run_experiments([read_config(tiny_config)] * 2, runs=runs, tracker=NullTracker(), console=Console(quiet=True))
+        run_experiments([read_config(tiny_config)] * 2, Plan(runs=runs, console=Console(quiet=True)))
 
 
 def test_another_place_of_the_data_and_other_workers_are_the_same_experiment(
     tiny_config, runs, phantom_library, tmp_path
 ):
     moved = shutil.copytree(phantom_library, tmp_path / "moved")
-    outcome, shown = run(tiny_config, runs, f"data.root={moved}", "training.workers=2", resume=True)
+    experiment, shown = run(tiny_config, runs, f"data.root={moved}", "training.workers=2", resume=True)
     assert shown.count("finished before") == 3
-    assert outcome.summary is not None
+    assert experiment.complete
 
 
 def test_seeds_extend_an_experiment_and_finished_jobs_are_left_alone(tiny_config, runs):
     before = {path: path.stat().st_mtime_ns for path in (runs / "tiny").glob("*seed-0/*")}
-    outcome, shown = run(tiny_config, runs, seeds=[0, 1], folds=[2], resume=True)
-    assert outcome.summary is None  # folds 0 and 1 of seed 1 are missing
+    experiment, shown = run(tiny_config, runs, seeds=[0, 1], folds=[2], resume=True)
+    assert not experiment.complete  # folds 0 and 1 of seed 1 are missing
     assert shown.count("finished before") == 1
-    outcome, _ = run(tiny_config, runs, seeds=[1], folds=[0, 1])
-    assert outcome.summary is not None
+    experiment, _ = run(tiny_config, runs, seeds=[1], folds=[0, 1])
+    assert experiment.complete
     table = pd.read_csv(runs / "tiny/out_of_fold.csv")
     assert table.groupby("image")["seed"].apply(sorted).map(tuple).unique().tolist() == [(0, 1)]
     assert before == {path: path.stat().st_mtime_ns for path in before}
@@ -111,7 +113,7 @@ def test_seeds_extend_an_experiment_and_finished_jobs_are_left_alone(tiny_config
 def test_a_finished_experiment_registers_its_classifier_once(tiny_config, runs, empty_store, tmp_path):
     tracker = MlflowTracker(f"sqlite:///{shutil.copy(empty_store, tmp_path / 'mlflow.db')}")
     for _ in range(2):
-        outcome, _ = run(tiny_config, runs, tracker=tracker, resume=True)
+        experiment, _ = run(tiny_config, runs, tracker=tracker, resume=True)
     (version,) = tracker.call(lambda client: client.search_model_versions("name = 'phantom-5'"))
     description = read_description(runs / "tiny/classifier")
     assert tracker.call(lambda client: client.get_registered_model("phantom-5")).aliases.keys() == {"tiny"}
@@ -119,16 +121,16 @@ def test_a_finished_experiment_registers_its_classifier_once(tiny_config, runs, 
     assert version.tags["split_hash"] == description.data.split_hash
     assert version.tags["config"] == "tiny"
     assert float(version.tags["balanced_accuracy"]) == pytest.approx(
-        outcome.summary["value"]["balanced_accuracy"], abs=1e-4
+        experiment.measures()["value"]["balanced_accuracy"], abs=1e-4
     )
     assert version.description == description.intended_use
 
 
 def test_inner_validation_images_are_scored_instead_of_the_test_folds(tiny_config, tmp_path):
-    outcome, _ = run(tiny_config, tmp_path, "training.epochs=1", scored="inner", seeds=[0, 1])
-    assert outcome.summary is not None
+    experiment, _ = run(tiny_config, tmp_path, "training.epochs=1", scored="inner", seeds=[0, 1])
+    assert experiment.complete
     for fold in range(3):
-        folder = outcome.folder.job(fold, 0).path
+        folder = experiment.job(fold, 0).path
         table = pd.read_csv(folder / "predictions.csv")
         assert table.equals(pd.read_csv(folder / "validation.csv"))
         rows = pd.read_csv(tiny_config.parent / "phantom-5.csv", comment="#").set_index("image")["fold"]
@@ -138,7 +140,7 @@ def test_inner_validation_images_are_scored_instead_of_the_test_folds(tiny_confi
 def test_a_job_that_another_process_works_on_is_left_to_it(tiny_config, tmp_path, monkeypatch):
     monkeypatch.setattr(network_job, "PATIENCE", 0.1)
     with (
-        hold(ExperimentFolder(tmp_path / "tiny").job(0, 0).path, 0),
+        hold(Experiment(tmp_path / "tiny").job(0, 0).path, 0),
         pytest.raises(BusyError, match="fold-0_seed-0: another process is working here; wait for it or stop it"),
     ):
         run(tiny_config, tmp_path)
@@ -171,14 +173,14 @@ def opening(tiny_config, tmp_path, empty_store):
     """Opens the parent's run and that of fold 0 in a store of their own, and lists the store's runs by status."""
     config = read_config(tiny_config)
     manifest = network_job.Images(config.data).manifest
-    folder = ExperimentFolder(tmp_path / "runs/tiny")
+    folder = Experiment(tmp_path / "runs/tiny")
     tracker = MlflowTracker(f"sqlite:///{shutil.copy(empty_store, tmp_path / 'mlflow.db')}")
 
     def parent():
-        return running._open(config, manifest, folder, tracker, "test", "#1f77b4")
+        return running._open(config, manifest, folder, Plan(tracker=tracker), "#1f77b4")
 
     def child(run, fold=0):
-        return network_job.open_child(network_job.Job(config, fold, 0, folder, run, tracker))
+        return network_job.open_child(network_job.Job(config, fold, 0, folder.path, run, tracker))
 
     def statuses():
         everywhere = [found.experiment_id for found in tracker.call(lambda client: client.search_experiments())]
@@ -243,15 +245,15 @@ def test_a_job_that_fails_does_not_stop_the_next_and_goes_by_its_name(tiny_confi
         run(tiny_config, tmp_path, *overrides, folds=[0, 1])
     (problem,) = error.value.problems
     assert problem.startswith("tiny fold 0 seed 0: training stopped in epoch 1, step 1: cross_entropy = nan")
-    assert ExperimentFolder(tmp_path / "tiny").job(1, 0).finished
-    outcome, _ = run(tiny_config, tmp_path, *overrides, folds=[0])  # not begun, so there is nothing to resume
-    assert outcome.folder.job(0, 0).finished
+    assert Experiment(tmp_path / "tiny").job(1, 0).finished
+    experiment, _ = run(tiny_config, tmp_path, *overrides, folds=[0])  # not begun, so there is nothing to resume
+    assert experiment.job(0, 0).finished
 
 
 def test_an_experiment_from_before_an_optional_setting_existed_goes_on(tiny_config, runs):
     description = runs / "tiny/experiment.json"
     facts = json.loads(description.read_text())
-    assert facts["identity"]["config"].pop("mixing", "none") is None
+    assert facts["config"].pop("mixing", "none") is None
     description.write_text(json.dumps(facts))
-    outcome, _ = run(tiny_config, runs, resume=True)
-    assert outcome.summary is not None
+    experiment, _ = run(tiny_config, runs, resume=True)
+    assert experiment.complete

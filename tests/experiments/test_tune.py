@@ -10,9 +10,9 @@ from rich.console import Console
 
 from dermaffinity.config import read_config
 from dermaffinity.errors import ConfigError, DataError, TrainingError
-from dermaffinity.experiments.record import ExperimentFolder
-from dermaffinity.experiments.tune import _ranked, combinations, read_chosen, tune
-from dermaffinity.tracking.base import NullTracker
+from dermaffinity.experiments.experiment import Experiment
+from dermaffinity.experiments.run import Plan
+from dermaffinity.experiments.tune import _ranked, combinations, read_chosen, tune_config
 
 QUICKLY = ["training.epochs=1"]
 
@@ -26,7 +26,9 @@ def config(tiny_config, tmp_path):
 
 
 def run(config, runs, **options):
-    return tune(config, overrides=QUICKLY, runs=runs, tracker=NullTracker(), console=Console(quiet=True), **options)
+    grid = options.pop("grid", None)
+    plan = Plan(runs=runs, console=Console(quiet=True), **options)
+    return tune_config(config, plan, grid=grid, overrides=QUICKLY)
 
 
 def test_a_grid_is_every_combination_the_first_key_slowest():
@@ -49,9 +51,9 @@ def test_the_table_says_how_far_the_costs_of_cosen_went(tiny_config, tmp_path):
     still, moved = run(tiny_config, tmp_path, folds=[0], grid=grid).table.sort_values("settings").to_dict("records")
     assert still["training.largest_cost_ratio.value"] == 1
     assert still["remark"] == (
-        "largest cost ratio ended at 1.00 in at least one training; below 2 CoSenLoss hardly acts"
+        "largest cost ratio ended at 1.00 in at least one training; below 2 the loss hardly acts"
     )
-    (job,) = ExperimentFolder(tmp_path / moved["experiment"]).jobs()
+    (job,) = Experiment(tmp_path / moved["experiment"]).jobs
     last = pd.read_csv(job.path / "history.csv")["largest_cost_ratio"].iloc[-1]
     assert moved["training.largest_cost_ratio.value"] == pytest.approx(last)
     assert (moved["remark"] == "") == (last >= 2)
@@ -65,12 +67,12 @@ def test_the_best_on_inner_images_is_chosen_and_a_longer_grid_keeps_what_was_run
     assert json.loads(table["settings"].iloc[-1]) == {"training.learning_rate": 1e30}
     assert "is not finite" in table["failure"].iloc[-1]
     assert (table["failure"].iloc[:2] == "").all()
-    best = ExperimentFolder(runs / table["experiment"].iloc[0])
+    best = Experiment(runs / table["experiment"].iloc[0])
     assert best.path.name.startswith("tiny.tune")
-    assert best.description()["identity"]["scored"] == "inner"
-    rate = best.description()["identity"]["config"]["training"]["learning_rate"]
+    assert best.record.scored == "inner"
+    rate = best.record.config["training"]["learning_rate"]
     assert tuning.chosen == {"training.learning_rate": rate}
-    scored = best.predictions("predictions")
+    scored = best.predictions()
     assert sorted(scored["fold"].unique()) == [0, 2]
     # The mean over classes of the share that is right, over the images of both models.
     right = (scored["label"] == scored["predicted"]).groupby(scored["label"]).mean().mean()
@@ -81,7 +83,7 @@ def test_the_best_on_inner_images_is_chosen_and_a_longer_grid_keeps_what_was_run
     chosen = yaml.safe_load((runs / "tiny.tuning/chosen.yaml").read_text())
     assert chosen["overrides"] == tuning.chosen
     assert (chosen["combinations"], chosen["folds"], chosen["seeds"]) == (3, [0, 2], [0])
-    assert chosen["split_hash"] == best.description()["identity"]["split_hash"]
+    assert chosen["split_hash"] == best.record.split_hash
 
     before = {path: path.stat().st_mtime_ns for path in runs.glob("*/fold-*/metrics.json")}
     longer = run(config, runs, folds=[0, 2], grid={"training.learning_rate": (0.01, 0.02, 0.03)})

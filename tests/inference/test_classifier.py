@@ -19,7 +19,7 @@ from dermaffinity import LesionClassifier
 from dermaffinity.data.images import decode_image
 from dermaffinity.data.library import ImageLibrary
 from dermaffinity.errors import DataError
-from dermaffinity.experiments.record import read_table
+from dermaffinity.experiments.results import read_table
 from dermaffinity.inference.model_folder import Facts, load_networks, read_description, save_model
 from dermaffinity.metrics.reliability import with_temperature
 
@@ -109,14 +109,14 @@ def test_an_experiment_is_the_mean_of_its_folds_calibrated_as_a_whole(uninterrup
 
 
 def test_calibration_comes_from_inner_validation_images_alone(uninterrupted):
-    from dermaffinity.experiments.record import class_indices
+    from dermaffinity.metrics.classification import Classes
     from dermaffinity.metrics.reliability import fit_temperature
 
     job = uninterrupted / "runs/tiny/fold-1_seed-0"
     classifier = LesionClassifier.load(job)
     (fold_model,) = classifier.description.fold_models
     table = read_table(job / "validation.csv")
-    labels = class_indices(table["label"], classifier.classes_)
+    labels = Classes(tuple(classifier.classes_)).indices(table["label"])
     raw = table[[f"p.{name}" for name in classifier.classes_]].to_numpy()
     assert fold_model.calibration.temperature == pytest.approx(fit_temperature(labels, raw), rel=1e-6)
     own = with_temperature(raw, fold_model.calibration.temperature)[np.arange(len(labels)), labels]
@@ -127,7 +127,7 @@ def test_calibration_comes_from_inner_validation_images_alone(uninterrupted):
 def test_the_summary_tells_calibration_before_and_after(uninterrupted):
     import pandas as pd
 
-    from dermaffinity.experiments.record import class_indices
+    from dermaffinity.metrics.classification import Classes
     from dermaffinity.metrics.reliability import brier_score, expected_calibration_error
 
     table = read_table(uninterrupted / "runs/tiny/out_of_fold.csv")
@@ -141,7 +141,7 @@ def test_the_summary_tells_calibration_before_and_after(uninterrupted):
             for row, fold in zip(table[[f"p.{name}" for name in classes]].to_numpy(), table["fold"], strict=True)
         ]
     )
-    labels = class_indices(table["label"], classes)
+    labels = Classes(tuple(classes)).indices(table["label"])
     assert summary["ece.calibrated"] == pytest.approx(expected_calibration_error(labels, calibrated))
     assert summary["brier.calibrated"] == pytest.approx(brier_score(labels, calibrated))
     assert summary["brier.calibrated"] != summary["brier"]

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dermaffinity.metrics.classification import (
+    Classes,
     classification_metrics,
     confusion_matrix,
-    minority_classes,
     weighted_metrics,
 )
 
@@ -27,7 +27,7 @@ def random_predictions(seed, images=120, classes=4, decimals=None):
 
 
 def metrics_of(labels, probabilities, classes=CLASSES, minority=("AK",), malignant=("BCC", "MEL")):
-    return classification_metrics(labels, probabilities, classes, minority=minority, malignant=malignant)
+    return classification_metrics(labels, probabilities, Classes(tuple(classes), minority, malignant))
 
 
 @settings(deadline=None, max_examples=15)
@@ -119,7 +119,7 @@ def test_weights_count_images_as_if_they_were_repeated():
     weights = np.random.default_rng(0).integers(0, 4, size=40)
     weights[:4] = 1
     weighted = weighted_metrics(
-        labels, probabilities, weights[:, None].astype(float), CLASSES, minority=("AK",), malignant=("MEL",)
+        labels, probabilities, weights[:, None].astype(float), Classes(CLASSES, ("AK",), ("MEL",))
     )
     repeated = metrics_of(np.repeat(labels, weights), np.repeat(probabilities, weights, axis=0), malignant=("MEL",))
     assert {name: value[0] for name, value in weighted.items()} == pytest.approx(repeated)
@@ -129,14 +129,15 @@ def test_auc_ranks_images_only_within_their_fold():
     # Each fold ranks perfectly on a scale of its own; pooled, the second fold's melanoma falls behind.
     labels, folds = np.array([0, 1, 0, 1]), np.array([0, 0, 1, 1])
     scores = np.array([0.6, 0.9, 0.1, 0.3])
-    arguments = (labels, np.stack([1 - scores, scores], axis=1), np.ones((4, 1)), ("ML", "MEL"))
-    pooled = weighted_metrics(*arguments, minority=(), malignant=())
-    by_fold = weighted_metrics(*arguments, minority=(), malignant=(), folds=folds)
+    arguments = (labels, np.stack([1 - scores, scores], axis=1), np.ones((4, 1)), Classes(("ML", "MEL")))
+    pooled = weighted_metrics(*arguments)
+    by_fold = weighted_metrics(*arguments, folds=folds)
     assert (pooled["auc.MEL"][0], by_fold["auc.MEL"][0]) == (0.75, 1)
 
 
 def test_minority_classes_have_fewer_than_100_images():
-    assert minority_classes({"ML": 331, "PYO": 24, "VASC": 99, "DF": 100}) == ("PYO", "VASC")
+    classes = Classes.of({"ML": 331, "PYO": 24, "VASC": 99, "DF": 100}, malignant=["ML"])
+    assert classes == Classes(("ML", "PYO", "VASC", "DF"), minority=("PYO", "VASC"), malignant=("ML",))
 
 
 @pytest.mark.parametrize(

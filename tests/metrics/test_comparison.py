@@ -3,14 +3,29 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from dermaffinity.metrics.classification import classification_metrics
-from dermaffinity.metrics.comparison import compare, compare_all
+from dermaffinity.metrics import comparison as module
+from dermaffinity.metrics.classification import Classes, classification_metrics
+from dermaffinity.metrics.comparison import check_paired
+from dermaffinity.metrics.standings import contest
 from dermaffinity.metrics.statistics import share_interval
-from dermaffinity.metrics.summary import per_fold, summarize
+from dermaffinity.metrics.summary import Measured, ScoredImages
 
 CLASSES = ("ML", "BCC", "MEL")
-ROLES = {"minority": ("MEL",), "malignant": ("BCC", "MEL")}
+ROLES = Classes(CLASSES, minority=("MEL",), malignant=("BCC", "MEL"))
 LABELS = np.repeat([0, 1, 2], [60, 40, 20])
+
+
+def measured(table, resamples=2000):
+    return Measured.of(ScoredImages.from_table(table, ROLES), resamples=resamples)
+
+
+def summarize(table, resamples=2000):
+    return measured(table, resamples).summary()
+
+
+def compare(baseline, candidate, resamples=2000, test_train_ratio=None):
+    both = measured(baseline, resamples), measured(candidate, resamples)
+    return module.compare(*both, test_train_ratio=test_train_ratio)
 
 
 def prediction_table(strength, seeds=(0, 1), shift=0):
@@ -34,11 +49,11 @@ def prediction_table(strength, seeds=(0, 1), shift=0):
 
 def test_summary_averages_over_seeds_and_has_wilson_for_recall():
     table = prediction_table(1.0)
-    summary = summarize(table, CLASSES, **ROLES, resamples=50)
+    summary = summarize(table, resamples=50)
     by_seed = []
     for _, part in table.groupby("seed"):
         labels = pd.Index(CLASSES).get_indexer(part["label"])
-        by_seed.append(classification_metrics(labels, part[[f"p.{n}" for n in CLASSES]].to_numpy(), CLASSES, **ROLES))
+        by_seed.append(classification_metrics(labels, part[[f"p.{n}" for n in CLASSES]].to_numpy(), ROLES))
     for name in ("balanced_accuracy", "minority_recall", "macro_f1", "ece", "recall.BCC"):
         assert summary.at[name, "value"] == pytest.approx(np.mean([metrics[name] for metrics in by_seed]))
     recall = summary.loc["recall.BCC"]
@@ -56,7 +71,7 @@ def test_images_of_a_lesion_that_are_right_together_widen_the_interval_of_their_
     alike = table[["image", "group", "label", "fold", "seed"]].join(first, on="group")
     widths = {}
     for name, groups in {"lesions": alike["group"], "images": alike["image"]}.items():
-        recall = summarize(alike.assign(group=groups), CLASSES, **ROLES, resamples=5).loc["recall.BCC"]
+        recall = summarize(alike.assign(group=groups), resamples=5).loc["recall.BCC"]
         widths[name] = recall["high"] - recall["low"]
     assert widths["lesions"] == pytest.approx(np.sqrt(2) * widths["images"], rel=0.06)  # 20 instead of 40
 
@@ -71,18 +86,18 @@ def test_summary_auc_is_the_mean_over_folds_weighted_by_their_pairs():
         aucs.append(roc_auc_score(melanoma, part["p.MEL"]))
         pairs.append(melanoma.sum() * (~melanoma).sum())
     expected = np.average(aucs, weights=pairs)
-    assert summarize(table, CLASSES, **ROLES, resamples=5).at["auc.MEL", "value"] == pytest.approx(expected)
+    assert summarize(table, resamples=5).at["auc.MEL", "value"] == pytest.approx(expected)
 
 
 def test_external_images_without_folds_can_be_summarized():
     table = prediction_table(1.0).assign(fold=pd.array([pd.NA] * 240, dtype="Int64"))
-    assert summarize(table, CLASSES, **ROLES, resamples=20).notna().all(axis=None)
-    assert per_fold(table, CLASSES, **ROLES)["fold"].tolist() == [-1, -1]
+    assert summarize(table, resamples=20).notna().all(axis=None)
+    assert measured(table, 5).by_fold["fold"].tolist() == [-1, -1]
 
 
 def test_per_fold_measures_each_fold_and_seed_alone():
     table = prediction_table(1.0)
-    folds = per_fold(table, CLASSES, **ROLES)
+    folds = measured(table, 5).by_fold
     assert folds[["fold", "seed"]].to_numpy().tolist() == [[f, s] for f in range(3) for s in range(2)]
     part = table[(table["fold"] == 1) & (table["seed"] == 1)]
     assert folds.at[3, "accuracy"] == pytest.approx((part["label"] == part["predicted"]).mean())
@@ -90,8 +105,8 @@ def test_per_fold_measures_each_fold_and_seed_alone():
 
 def test_gains_are_the_differences_of_the_summaries():
     baseline, candidate = prediction_table(0.8), prediction_table(1.6, shift=1)
-    before, after = (summarize(table, CLASSES, **ROLES, resamples=10) for table in (baseline, candidate))
-    comparison = compare(baseline, candidate, CLASSES, **ROLES, resamples=200)
+    before, after = (summarize(table, resamples=10) for table in (baseline, candidate))
+    comparison = compare(baseline, candidate, resamples=200)
     gains = comparison.gains
     expected = {f"gain.{name}": f"recall.{name}" for name in CLASSES}
     overall = ("balanced_accuracy", "minority_recall", "majority_recall", "accuracy", "macro_auc")
@@ -108,7 +123,7 @@ def test_gains_are_the_differences_of_the_summaries():
 
 def test_a_method_against_itself_gains_nothing():
     table = prediction_table(1.0)
-    comparison = compare(table, table, CLASSES, **ROLES, resamples=50, test_train_ratio=0.5)
+    comparison = compare(table, table, resamples=50, test_train_ratio=0.5)
     assert (comparison.gains == 0).all(axis=None)
     assert (comparison.tests["p"] == 1).all()
     assert (comparison.gained, comparison.lost) == (0, 0)
@@ -116,8 +131,8 @@ def test_a_method_against_itself_gains_nothing():
 
 def test_swapping_the_methods_turns_the_gains_around():
     one, other = prediction_table(0.8), prediction_table(1.2, shift=1)
-    forth = compare(one, other, CLASSES, **ROLES, resamples=100)
-    back = compare(other, one, CLASSES, **ROLES, resamples=100)
+    forth = compare(one, other, resamples=100)
+    back = compare(other, one, resamples=100)
     np.testing.assert_allclose(forth.gains["value"], -back.gains["value"])
     np.testing.assert_allclose(forth.gains["low"], -back.gains["high"], atol=1e-12)
     np.testing.assert_allclose(forth.tests["p"], back.tests["p"])
@@ -131,16 +146,17 @@ def test_pairing_makes_the_interval_of_like_methods_narrow():
     changed = candidate.index[:3]
     candidate.loc[changed, probabilities] = np.eye(3)[pd.Index(CLASSES).get_indexer(candidate.loc[changed, "label"])]
     candidate.loc[changed, "predicted"] = candidate.loc[changed, "label"]
-    gain = compare(baseline, candidate, CLASSES, **ROLES, resamples=200).gains.loc["gain.accuracy"]
-    alone = summarize(baseline, CLASSES, **ROLES, resamples=200).loc["accuracy"]
+    gain = compare(baseline, candidate, resamples=200).gains.loc["gain.accuracy"]
+    alone = summarize(baseline, resamples=200).loc["accuracy"]
     assert gain["high"] - gain["low"] < (alone["high"] - alone["low"]) / 3
 
 
 def test_holm_counts_the_methods_of_each_test():
     baseline = prediction_table(1.0)
     candidates = {"a": prediction_table(1.1, shift=1), "b": prediction_table(1.4, shift=2)}
-    together = compare_all(baseline, candidates, CLASSES, **ROLES, resamples=20)
-    alone = compare(baseline, candidates["b"], CLASSES, **ROLES, resamples=20)
+    methods = {name: measured(table, 20) for name, table in {"base": baseline, **candidates}.items()}
+    together = contest(methods, dict.fromkeys(candidates, "base")).comparisons
+    alone = compare(baseline, candidates["b"], resamples=20)
     np.testing.assert_array_equal(together["b"].tests["p"], alone.tests["p"])
     np.testing.assert_array_equal(alone.tests["p"], alone.tests["p_holm"])
     smaller = together["b"].tests["p"] < together["a"].tests["p"]
@@ -152,15 +168,15 @@ def test_holm_counts_the_methods_of_each_test():
 
 def test_more_training_rows_set_aside_make_the_corrected_t_stricter():
     baseline, candidate = prediction_table(0.8), prediction_table(1.4, shift=1)
-    plain = compare(baseline, candidate, CLASSES, **ROLES, resamples=5, test_train_ratio=0.5).tests
-    strict = compare(baseline, candidate, CLASSES, **ROLES, resamples=5, test_train_ratio=0.6).tests
+    plain = compare(baseline, candidate, resamples=5, test_train_ratio=0.5).tests
+    strict = compare(baseline, candidate, resamples=5, test_train_ratio=0.6).tests
     corrected = plain["test"] == "corrected_t"
     assert (strict["p"][corrected] > plain["p"][corrected]).all()
 
 
 def test_the_corrected_t_is_that_of_the_folds_means_over_seeds():
     tables = [prediction_table(0.8, seeds=range(4)), prediction_table(1.4, seeds=range(4), shift=1)]
-    tests = compare(*tables, CLASSES, **ROLES, resamples=5, test_train_ratio=0.5).tests.set_index(["test", "metric"])
+    tests = compare(*tables, resamples=5, test_train_ratio=0.5).tests.set_index(["test", "metric"])
     right = [(table["label"] == table["predicted"]).groupby(table["fold"]).mean() for table in tables]
     difference = right[1] - right[0]  # every fold has as many images with every seed
     t = difference.mean() / (difference.std() * np.sqrt(1 / 3 + 0.5))
@@ -171,7 +187,7 @@ def test_the_corrected_t_is_that_of_the_folds_means_over_seeds():
 def test_one_fold_or_no_ratio_has_no_corrected_t(folds, ratio):
     tables = [prediction_table(s) for s in (1.0, 1.2)]
     tables = [table.assign(fold=table["fold"] % folds) for table in tables]
-    tests = compare(*tables, CLASSES, **ROLES, resamples=5, test_train_ratio=ratio).tests.set_index("test")["p"]
+    tests = compare(*tables, resamples=5, test_train_ratio=ratio).tests.set_index("test")["p"]
     assert tests["corrected_t"].isna().all()
     assert tests[["mcnemar", "sign_flip"]].notna().all()
 
@@ -181,8 +197,9 @@ def test_all_differences_between_tables_are_named_at_once():
     fewer = baseline[baseline["image"] != "image007.png"]
     moved = baseline.assign(fold=(baseline["fold"] + 1) % 3)
     other_seeds = baseline.assign(seed=baseline["seed"] + 1)
+    tables = {"base": baseline, "a": fewer, "b": moved, "c": other_seeds}
     with pytest.raises(ValueError, match="same images and folds") as error:
-        compare_all(baseline, {"a": fewer, "b": moved, "c": other_seeds}, CLASSES, **ROLES)
+        check_paired({name: measured(table, 5) for name, table in tables.items()})
     assert "a: 1 images are only in the baseline, the first is image007.png" in str(error.value)
     assert "b: the folds of 120 images differ" in str(error.value)
     assert "c: its seeds are [1, 2], those of the baseline [0, 1]" in str(error.value)
@@ -193,10 +210,10 @@ def test_all_problems_of_a_table_are_named_at_once():
     table.loc[0, "label"] = "XX"
     table.loc[1, "predicted"] = next(name for name in CLASSES if name != table.loc[1, "predicted"])
     with pytest.raises(ValueError, match="cannot be used") as error:
-        summarize(pd.concat([table, table.iloc[[5]]]), CLASSES, **ROLES)
+        summarize(pd.concat([table, table.iloc[[5]]]))
     for problem in ("label holds ['XX']", "1 rows repeat an image", "label of 1 images differs", "in 1 rows another"):
         assert problem in str(error.value)
     with pytest.raises(ValueError, match=r"lacks the columns \['fold', 'p.MEL'\]"):
-        summarize(table.drop(columns=["fold", "p.MEL"]), CLASSES, **ROLES)
+        summarize(table.drop(columns=["fold", "p.MEL"]))
     with pytest.raises(ValueError, match="1 images are not predicted by every one of the 2 seeds"):
-        summarize(prediction_table(1.0).drop(index=3), CLASSES, **ROLES)
+        summarize(prediction_table(1.0).drop(index=3))

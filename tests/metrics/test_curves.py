@@ -3,7 +3,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 from sklearn.metrics import roc_curve as sklearn_roc_curve
 
-from dermaffinity.metrics.classification import weighted_metrics
+from dermaffinity.metrics.classification import Classes, weighted_metrics
 from dermaffinity.metrics.curves import coverage_curve, roc_curve
 
 
@@ -34,7 +34,7 @@ def test_the_area_below_the_averaged_roc_is_the_auc_within_folds(scored):
     scores = scores + 5 * folds  # another scale in each fold, which a pooled curve would suffer from
     probabilities = np.stack([1 / (1 + np.exp(scores)), 1 / (1 + np.exp(-scores))], axis=1)
     known = weighted_metrics(
-        positive.astype(int), probabilities, np.ones((400, 1)), ["no", "yes"], minority=(), malignant=(), folds=folds
+        positive.astype(int), probabilities, np.ones((400, 1)), Classes(("no", "yes")), folds=folds
     )
     curve = roc_curve(positive, probabilities[:, 1], folds)
     assert area(curve) == pytest.approx(known["auc.yes"][0], abs=5e-3)

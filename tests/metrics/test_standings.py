@@ -4,13 +4,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dermaffinity.metrics.comparison import compare_all
+from dermaffinity.metrics.classification import Classes
+from dermaffinity.metrics.comparison import adjusted, compare
 from dermaffinity.metrics.power import seeds_needed, smallest_gain, smallest_resampled_gain
 from dermaffinity.metrics.standings import best_rivals, pareto_front, standings, verdict
 from dermaffinity.metrics.summary import Measured, ScoredImages, fold_gains
 
 CLASSES = ("ML", "BCC", "MEL")
-ROLES = {"minority": ("MEL",), "malignant": ("BCC", "MEL")}
+ROLES = Classes(CLASSES, minority=("MEL",), malignant=("BCC", "MEL"))
 LABELS = np.repeat([0, 1, 2], [60, 40, 20])
 
 
@@ -40,15 +41,12 @@ TABLES = {
 
 @pytest.fixture(scope="module")
 def measured():
-    return {
-        name: Measured.of(ScoredImages.from_table(table, CLASSES), **ROLES, resamples=300)
-        for name, table in TABLES.items()
-    }
+    return {name: Measured.of(ScoredImages.from_table(table, ROLES), resamples=300) for name, table in TABLES.items()}
 
 
 @pytest.fixture(scope="module")
 def found(measured):
-    return standings(measured, "cosen", minority=("MEL",), test_train_ratio=0.5)
+    return standings(measured, "cosen", test_train_ratio=0.5)
 
 
 def test_every_method_meets_the_baseline_and_its_best_rival(found):
@@ -64,10 +62,10 @@ def test_every_method_meets_the_baseline_and_its_best_rival(found):
     assert found.ranks.average["worst"] == 4
 
 
-def test_comparisons_are_those_of_the_tables_adjusted_over_the_methods(found):
-    others = {name: table for name, table in TABLES.items() if name != "cosen"}
-    expected = compare_all(TABLES["cosen"], others, CLASSES, **ROLES, test_train_ratio=0.5, resamples=300)
-    for name, comparison in expected.items():
+def test_comparisons_are_those_of_the_tables_adjusted_over_the_methods(found, measured):
+    others = [name for name in TABLES if name != "cosen"]
+    expected = {name: compare(measured["cosen"], measured[name], test_train_ratio=0.5) for name in others}
+    for name, comparison in adjusted(expected).items():
         ours = found.over_baseline.comparisons[name]
         pd.testing.assert_frame_equal(ours.gains, comparison.gains)
         pd.testing.assert_frame_equal(ours.tests, comparison.tests)
@@ -96,7 +94,7 @@ def test_the_resolution_is_that_of_the_spread_that_was_observed(found, measured)
 
 
 def test_a_baseline_that_was_not_measured_leaves_the_rivals(measured):
-    found = standings(measured, "failed", minority=("MEL",), test_train_ratio=0.5)
+    found = standings(measured, "failed", test_train_ratio=0.5)
     assert found.over_baseline.against == {}
     assert found.over_baseline.resolution.empty
     assert list(found.over_rival.resolution.index) == list(measured)
@@ -104,11 +102,8 @@ def test_a_baseline_that_was_not_measured_leaves_the_rivals(measured):
 
 def test_one_fold_says_nothing_about_training_again():
     tables = {name: table[table["fold"] == 0] for name, table in TABLES.items()}
-    one = {
-        name: Measured.of(ScoredImages.from_table(table, CLASSES), **ROLES, resamples=50)
-        for name, table in tables.items()
-    }
-    row = standings(one, "cosen", minority=("MEL",), test_train_ratio=0.5).over_baseline.resolution.loc["affinity"]
+    one = {name: Measured.of(ScoredImages.from_table(table, ROLES), resamples=50) for name, table in tables.items()}
+    row = standings(one, "cosen", test_train_ratio=0.5).over_baseline.resolution.loc["affinity"]
     assert math.isnan(row["visible_training"])
     assert math.isnan(row["seeds_needed"])
     assert row["visible_images"] > 0
@@ -116,9 +111,9 @@ def test_one_fold_says_nothing_about_training_again():
 
 def test_methods_on_other_images_are_refused(measured):
     fewer = TABLES["softmax"][TABLES["softmax"]["image"] != "image000.png"]
-    other = Measured.of(ScoredImages.from_table(fewer, CLASSES), **ROLES, resamples=5)
+    other = Measured.of(ScoredImages.from_table(fewer, ROLES), resamples=5)
     with pytest.raises(ValueError, match=r"fewer: 1 images are only in the baseline, the first is image000\.png"):
-        standings({**measured, "fewer": other}, "cosen", minority=("MEL",), test_train_ratio=0.5)
+        standings({**measured, "fewer": other}, "cosen", test_train_ratio=0.5)
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,7 @@ from mlflow.tracking import MlflowClient
 from rich.console import Console
 
 from dermaffinity.config import read_config
-from dermaffinity.experiments.record import ExperimentFolder
-from dermaffinity.experiments.run import run_experiments
-from dermaffinity.tracking.base import NullTracker
+from dermaffinity.experiments.run import Plan, run_experiments
 from dermaffinity.tracking.mlflow_tracker import MlflowTracker
 from dermaffinity.training import precision
 
@@ -72,28 +70,28 @@ def test_an_experiment_keeps_and_tracks_the_precision_that_it_began_with(tiny_co
 
     def run(*overrides, **options):
         config, console = read_config(tiny_config, ["training.epochs=1", *overrides]), Console(file=StringIO())
-        run_experiments([config], runs=tmp_path, tracker=MlflowTracker(uri), folds=[0], console=console, **options)
-        description = ExperimentFolder(tmp_path / "tiny").description()
-        return description, console.file.getvalue()
+        plan = Plan(runs=tmp_path, tracker=MlflowTracker(uri), folds=[0], console=console, **options)
+        (experiment,) = run_experiments([config], plan)
+        return experiment, console.file.getvalue()
 
     on(monkeypatch, False)
     begun, said = run()
-    assert begun["identity"]["config"]["training"]["precision"] == "32-true"
+    assert begun.record.config["training"]["precision"] == "32-true"
     assert "bf16" not in said
-    tracked = MlflowClient(uri).get_run(begun["run_id"])
+    tracked = MlflowClient(uri).get_run(begun.run_id)
     assert tracked.data.params["training.precision"] == "32-true"
     on(monkeypatch, True)
     resumed, _ = run(resume=True)
-    assert resumed["identity"] == begun["identity"]
+    assert resumed.record == begun.record
 
 
 def test_imitated_bfloat16_is_announced_once_with_its_cost(tiny_config, tmp_path, monkeypatch):
     on(monkeypatch, False)
     monkeypatch.setattr("dermaffinity.experiments.run.launch", lambda jobs, launcher, progress: None)
-    monkeypatch.setattr("dermaffinity.experiments.run._outcome", lambda folder, run, failures: None)
+    monkeypatch.setattr("dermaffinity.experiments.run._finished", lambda path, run, failures: None)
     configs = [read_config(tiny_config, ["training.precision=bf16-mixed", f"name=tiny{n}"]) for n in range(2)]
     console = Console(file=StringIO())
-    run_experiments(configs, runs=tmp_path, tracker=NullTracker(), console=console)
+    run_experiments(configs, Plan(runs=tmp_path, console=console))
     said = console.file.getvalue()
     assert said.count("Warning: training.precision=bf16-mixed: this processor has no bfloat16") == 1
     assert "15 to 30 times the time of float32" in said

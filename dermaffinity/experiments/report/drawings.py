@@ -4,43 +4,33 @@ import numpy as np
 import pandas as pd
 
 from dermaffinity.experiments.compare import ComparedExperiments
-from dermaffinity.experiments.record import find_experiment
-from dermaffinity.experiments.report.evidence import Evidence, interval_of
+from dermaffinity.experiments.experiment import Experiment
 from dermaffinity.experiments.report.findings import coverage_curves
 from dermaffinity.experiments.report.revisit import SeenFold
+from dermaffinity.experiments.results import arrays
 from dermaffinity.metrics.curves import roc_curve
-from dermaffinity.metrics.reliability import reliability_bins
 from dermaffinity.report import figures
-from dermaffinity.report.html.render import (
-    Figures,
-    Picture,
-    picture,
-)
-from dermaffinity.report.tables import percent_interval
+from dermaffinity.report.html.render import Figures, Picture, picture
+from dermaffinity.report.tables import interval_of, percent_interval
 
 
 def draw(
-    evidence: Evidence,
+    experiment: Experiment,
     compared: ComparedExperiments | None,
     summaries: dict[str, pd.DataFrame],
     seen: list[SeenFold] | None,
     novelty: pd.Series | None,
 ) -> Figures:
     """Every picture of the report."""
-    counts, name = evidence.counts, evidence.name
+    counts, name, summary = experiment.record.class_counts, experiment.name, experiment.measures()
     methods = " and ".join(summaries)
-    recalls = "; ".join(
-        f"{code} {percent_interval(*interval_of(evidence.summary, f'recall.{code}'))}" for code in counts
-    )
-    aucs = "; ".join(f"{code} {percent_interval(*interval_of(evidence.summary, f'auc.{code}'))}" for code in counts)
-    tables = {name: evidence.table}
+    recalls = "; ".join(f"{code} {percent_interval(*interval_of(summary, f'recall.{code}'))}" for code in counts)
+    aucs = "; ".join(f"{code} {percent_interval(*interval_of(summary, f'auc.{code}'))}" for code in counts)
+    tables = {name: experiment.out_of_fold.table}
     if compared and compared.baseline != name:
-        base = find_experiment(compared.baseline, evidence.folder.path.parent)
-        tables = {compared.baseline: base.predictions("predictions"), **tables}
-    curves = {method: _roc_curves(evidence, table) for method, table in tables.items()}
-    bins = {"as trained": reliability_bins(*evidence.scored(evidence.table))}
-    if evidence.fold_models:
-        bins["calibrated"] = reliability_bins(*evidence.scored(evidence.calibrated))
+        tables = {compared.baseline: compared.experiments[compared.baseline].out_of_fold.table, **tables}
+    curves = {method: _roc_curves(experiment, table) for method, table in tables.items()}
+    bins = experiment.out_of_fold.bins()
     return Figures(
         recall=picture(
             figures.recall_figure(summaries, counts, ""),
@@ -49,7 +39,7 @@ def draw(
             "Recall of each class with its 95 % interval, the most frequent class at the top.",
         ),
         roc=picture(
-            figures.roc_figure(curves, evidence.summary, name, counts),
+            figures.roc_figure(curves, experiment.measures(), name, counts),
             "roc",
             f"ROC curves of each class against the rest. AUC of {name} in percent: {aucs}.",
             "Each class against the rest. Curves are averaged over folds, because models of different folds need not "
@@ -63,7 +53,7 @@ def draw(
             "number of images in each bin.",
         ),
         coverage=picture(
-            figures.coverage_figure(coverage_curves(evidence, novelty)),
+            figures.coverage_figure(coverage_curves(experiment, novelty)),
             "coverage",
             "Share of right answers against the share of images answered; the numbers are in the table below.",
             "What is gained by leaving the least sure images to a person. Dotted: all images answered. Shares below "
@@ -78,19 +68,20 @@ def draw(
         )
         if compared
         else None,
-        map=_map(evidence, seen[0]) if seen else None,
+        map=_map(experiment, seen[0]) if seen else None,
     )
 
 
-def _roc_curves(evidence: Evidence, table: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    labels, probabilities = evidence.scored(table)
+def _roc_curves(experiment: Experiment, table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    labels, probabilities = arrays(table, experiment.classes)
     models = table.groupby(["fold", "seed"]).ngroup().to_numpy()
     return {
-        name: roc_curve(labels == index, probabilities[:, index], models) for index, name in enumerate(evidence.classes)
+        name: roc_curve(labels == index, probabilities[:, index], models)
+        for index, name in enumerate(experiment.classes.names)
     }
 
 
-def _map(evidence: Evidence, seen: SeenFold) -> Picture:
+def _map(experiment: Experiment, seen: SeenFold) -> Picture:
     """One fold's test images, because the axes of different models have nothing to do with one another."""
     from sklearn.decomposition import PCA
 
@@ -103,7 +94,7 @@ def _map(evidence: Evidence, seen: SeenFold) -> Picture:
     if seen.centers_are_places:
         centers, meaning = seen.centers, "large markers are the centers that the head learned"
     else:
-        means = [embedding[seen.labels == label].mean(axis=0) for label in range(len(evidence.classes))]
+        means = [embedding[seen.labels == label].mean(axis=0) for label in range(len(experiment.classes.names))]
         centers = np.stack(means)[:, None]
         meaning = (
             "large markers are the means of the classes, and all lengths are one, because the class vectors of a "
@@ -115,7 +106,7 @@ def _map(evidence: Evidence, seen: SeenFold) -> Picture:
         seen.labels,
         seen.predicted == seen.labels,
         flat.reshape(*centers.shape[:2], 2),
-        evidence.classes,
+        experiment.classes.names,
         plane.explained_variance_ratio_.tolist(),
     )
     share = 100 * plane.explained_variance_ratio_.sum()

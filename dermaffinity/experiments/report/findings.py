@@ -6,20 +6,15 @@ import pandas as pd
 from dermaffinity.data.images import decode_image
 from dermaffinity.data.library import ImageLibrary
 from dermaffinity.data.manifest import COLUMNS
-from dermaffinity.experiments.report.evidence import Evidence, interval_of
+from dermaffinity.experiments.experiment import Experiment
 from dermaffinity.experiments.report.revisit import SeenFold
+from dermaffinity.experiments.results import arrays
 from dermaffinity.metrics.classification import MINORITY_BELOW
 from dermaffinity.metrics.conformal import in_set, p_values, promised_coverage
 from dermaffinity.metrics.curves import coverage_curve
 from dermaffinity.metrics.statistics import share_interval
-from dermaffinity.metrics.summary import per_fold
-from dermaffinity.report.html.render import (
-    Case,
-    CaseGroup,
-    Table,
-    thumbnail,
-)
-from dermaffinity.report.tables import percent_interval
+from dermaffinity.report.html.render import Case, CaseGroup, Table, thumbnail
+from dermaffinity.report.tables import interval_of, percent_interval
 
 _CASES = 12
 _COVERAGE = 0.9  # of the prediction sets
@@ -27,20 +22,19 @@ _AGES = {"under 40": 0, "40 to 59": 40, "60 to 79": 60, "80 and older": 80}  # y
 _MOST_VALUES = 20  # of a column that splits the results; more would be names
 
 
-def class_table(evidence: Evidence) -> Table:
+def class_table(experiment: Experiment) -> Table:
     """Images, groups and folds of each class."""
-    rows = evidence.first_seed(evidence.table)
+    rows = _first_seed(experiment, experiment.out_of_fold.table)
     in_fold = pd.crosstab(rows["label"], rows["fold"])
     groups = rows.groupby("label")["group"].nunique()
     external = None
-    if evidence.manifest is not None and len(evidence.manifest.external()):
-        external = evidence.manifest.external()["label"].value_counts()
+    if experiment.manifest is not None and len(experiment.manifest.external()):
+        external = experiment.manifest.external()["label"].value_counts()
     table = []
-    for name in evidence.classes:
-        kind = [
-            word for word, among in (("malignant", evidence.malignant), ("rare", evidence.minority)) if name in among
-        ]
-        cells = [name, ", ".join(kind) or "–", f"{evidence.counts[name]:,}", f"{groups.get(name, 0):,}"]
+    for name in experiment.classes.names:
+        kinds = {"malignant": experiment.classes.malignant, "rare": experiment.classes.minority}
+        kind = [word for word, among in kinds.items() if name in among]
+        cells = [name, ", ".join(kind) or "–", f"{experiment.record.class_counts[name]:,}", f"{groups.get(name, 0):,}"]
         cells += (
             [f"{count:,}" for count in in_fold.loc[name]] if name in in_fold.index else ["0"] * len(in_fold.columns)
         )
@@ -53,9 +47,9 @@ def class_table(evidence: Evidence) -> Table:
     )
 
 
-def fold_table(evidence: Evidence) -> Table:
+def fold_table(experiment: Experiment) -> Table:
     """The main measures of each fold and seed by itself."""
-    measured = per_fold(evidence.table, evidence.classes, minority=evidence.minority, malignant=evidence.malignant)
+    measured = experiment.out_of_fold.measured.by_fold
     wanted = {"balanced_accuracy": "Balanced accuracy", "minority_recall": "Minority recall", "accuracy": "Accuracy"}
     present = {metric: title for metric, title in wanted.items() if metric in measured}
     rows = [
@@ -65,12 +59,12 @@ def fold_table(evidence: Evidence) -> Table:
     return Table("Each fold and seed by itself: percent", ["Test fold", "Seed", *present.values()], rows)
 
 
-def calibration_table(evidence: Evidence) -> Table:
+def calibration_table(experiment: Experiment) -> Table:
     """Calibration error and Brier score, as trained and calibrated."""
     kinds = {"as trained": "", "calibrated": ".calibrated"}
-    present = {name: end for name, end in kinds.items() if f"ece{end}" in evidence.summary.index}
-    ece = [percent_interval(*interval_of(evidence.summary, f"ece{end}")) for end in present.values()]
-    brier = [_plain_interval(*interval_of(evidence.summary, f"brier{end}")) for end in present.values()]
+    present = {name: end for name, end in kinds.items() if f"ece{end}" in experiment.measures().index}
+    ece = [percent_interval(*interval_of(experiment.measures(), f"ece{end}")) for end in present.values()]
+    brier = [_plain_interval(*interval_of(experiment.measures(), f"brier{end}")) for end in present.values()]
     return Table(
         "Calibration with 95 % intervals; temperatures are fitted on inner validation images",
         ["Measure", *present],
@@ -78,26 +72,28 @@ def calibration_table(evidence: Evidence) -> Table:
     )
 
 
-def coverage_curves(evidence: Evidence, novelty: pd.Series | None) -> dict[str, pd.DataFrame]:
+def coverage_curves(experiment: Experiment, novelty: pd.Series | None) -> dict[str, pd.DataFrame]:
     """Accuracy against coverage, by confidence and, where it is known, by novelty."""
-    right, unsureness = _right_and_unsureness(evidence, novelty)
+    right, unsureness = _right_and_unsureness(experiment, novelty)
     return {name: coverage_curve(right, values) for name, values in unsureness.items()}
 
 
-def _right_and_unsureness(evidence: Evidence, novelty: pd.Series | None) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def _right_and_unsureness(
+    experiment: Experiment, novelty: pd.Series | None
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Which answers of the first seed are right (N,), and how unsure each is (N,), by the way to tell."""
-    rows = evidence.first_seed(evidence.calibrated)
-    labels, probabilities = evidence.scored(rows)
+    rows = _first_seed(experiment, experiment.out_of_fold.best)
+    labels, probabilities = arrays(rows, experiment.classes)
     unsureness = {"surest by confidence": 1 - probabilities.max(axis=1)}
     if novelty is not None:
         unsureness["least novel"] = novelty.loc[rows["image"]].to_numpy()
     return probabilities.argmax(axis=1) == labels, unsureness
 
 
-def coverage_table(evidence: Evidence, novelty: pd.Series | None) -> Table:
+def coverage_table(experiment: Experiment, novelty: pd.Series | None) -> Table:
     """Accuracy at some shares of images answered."""
-    right, unsureness = _right_and_unsureness(evidence, novelty)
-    groups = evidence.first_seed(evidence.calibrated)["group"].to_numpy()
+    right, unsureness = _right_and_unsureness(experiment, novelty)
+    groups = _first_seed(experiment, experiment.out_of_fold.best)["group"].to_numpy()
     rows = []
     for asked in (1.0, 0.9, 0.8, 0.7, 0.5):
         cells = [f"{100 * asked:.0f} %"]
@@ -120,7 +116,7 @@ def novelties(seen: list[SeenFold] | None) -> pd.Series | None:
     return pd.concat([pd.Series(fold.novelty, index=fold.images) for fold in seen])
 
 
-def novelty_sentence(evidence: Evidence, seen: list[SeenFold] | None) -> str:
+def novelty_sentence(experiment: Experiment, seen: list[SeenFold] | None) -> str:
     """What novelty is, and how often the answers above its limit are wrong."""
     if not seen:
         return "Novelty, the distance from every class center, needs the images and is not shown here."
@@ -139,21 +135,22 @@ def novelty_sentence(evidence: Evidence, seen: list[SeenFold] | None) -> str:
     )
 
 
-def prediction_sets(evidence: Evidence) -> tuple[Table | None, str]:
+def prediction_sets(experiment: Experiment) -> tuple[Table | None, str]:
     """How often prediction sets hold the true class, for each class on its own, against the promise."""
-    if not evidence.fold_models:
-        return None, "Prediction sets need the models' calibration scores, which are gone."
-    rows = evidence.first_seed(evidence.calibrated)
-    inside = np.zeros((len(rows), len(evidence.classes)), dtype=bool)
-    fold_models = {fold: evidence.fold_models[fold, evidence.seeds[0]] for fold in sorted(rows["fold"].unique())}
+    if not experiment.models:
+        why = "which are gone" if experiment.record.has_network else "and this method leaves none"
+        return None, f"Prediction sets need the models' calibration scores, {why}."
+    rows = _first_seed(experiment, experiment.out_of_fold.best)
+    inside = np.zeros((len(rows), len(experiment.classes.names)), dtype=bool)
+    fold_models = {fold: experiment.fold_models[fold, experiment.seeds[0]] for fold in sorted(rows["fold"].unique())}
     for fold, fold_model in fold_models.items():
         here = (rows["fold"] == fold).to_numpy()
-        scores = [np.asarray(fold_model.calibration.scores[name]) for name in evidence.classes]
-        inside[here] = in_set(p_values(scores, evidence.scored(rows[here])[1]), _COVERAGE)
-    labels, sizes, groups = evidence.scored(rows)[0], inside.sum(axis=1), rows["group"].to_numpy()
+        scores = [np.asarray(fold_model.calibration.scores[name]) for name in experiment.classes.names]
+        inside[here] = in_set(p_values(scores, arrays(rows[here], experiment.classes)[1]), _COVERAGE)
+    labels, sizes, groups = arrays(rows, experiment.classes)[0], inside.sum(axis=1), rows["group"].to_numpy()
     held = inside[np.arange(len(labels)), labels]
     table = []
-    for index, name in enumerate(evidence.classes):
+    for index, name in enumerate(experiment.classes.names):
         own = labels == index
         known = [len(fold_model.calibration.scores[name]) for fold_model in fold_models.values()]
         promised = min(promised_coverage(_COVERAGE, [count]) for count in known)
@@ -163,14 +160,7 @@ def prediction_sets(evidence: Evidence) -> tuple[Table | None, str]:
             f"{sizes[own].mean():.1f}" if own.any() else "–",
         ])  # fmt: skip
     table.append(["all", f"{len(held):,}", "", "", _share_interval_text(held, groups), f"{sizes.mean():.1f}"])
-    columns = [
-        "Class",
-        "Test images",
-        "Calibration images",
-        "Promised at least",
-        "Sets that hold it",
-        "Classes in a set",
-    ]
+    columns = "Class", "Test images", "Calibration images", "Promised at least", "Sets that hold it", "Classes in a set"
     caption = f"Prediction sets asked to hold the true class of {100 * _COVERAGE:.0f} % of each class's images"
     note = (
         "Each fold's model makes sets from its own inner validation images (conformal prediction, for each class on "
@@ -178,20 +168,20 @@ def prediction_sets(evidence: Evidence) -> tuple[Table | None, str]:
         f"well lie some way off. {_share_text(sizes == 1)} of the sets name a single class, {_share_text(sizes == 0)} "
         "are empty."
     )
-    return Table(caption, columns, table, frozenset({len(evidence.classes)})), note
+    return Table(caption, list(columns), table, frozenset({len(experiment.classes.names)})), note
 
 
-def subgroups(evidence: Evidence) -> dict[str, Table]:
+def subgroups(experiment: Experiment) -> dict[str, Table]:
     """Results by what the manifest knows of patients."""
-    if evidence.manifest is None:
+    if experiment.manifest is None:
         return {}
-    facts = evidence.manifest.development().set_index("image")
-    rows = evidence.first_seed(evidence.table)
+    facts = experiment.manifest.development().set_index("image")
+    rows = _first_seed(experiment, experiment.out_of_fold.table)
     tables = {}
     for column in (name for name in facts.columns if name not in COLUMNS):
         values = _subgroup_values(facts[column], column)
         if values is not None:
-            tables[column] = _subgroup_table(evidence, rows, values.loc[rows["image"]].to_numpy(), column)
+            tables[column] = _subgroup_table(experiment, rows, values.loc[rows["image"]].to_numpy(), column)
     return tables
 
 
@@ -207,13 +197,13 @@ def _subgroup_values(column: pd.Series, name: str) -> pd.Series | None:
     return column.where(column.notna(), "not recorded").replace("unknown", "not recorded")
 
 
-def _subgroup_table(evidence: Evidence, rows: pd.DataFrame, values: np.ndarray, column: str) -> Table:
-    labels, probabilities = evidence.scored(rows)
+def _subgroup_table(experiment: Experiment, rows: pd.DataFrame, values: np.ndarray, column: str) -> Table:
+    labels, probabilities = arrays(rows, experiment.classes)
     predicted, groups = probabilities.argmax(axis=1), rows["group"].to_numpy()
     right = predicted == labels
-    own = [labels == index for index in range(len(evidence.classes))]
+    own = [labels == index for index in range(len(experiment.classes.names))]
     recall = np.array([right[chosen].mean() if chosen.any() else np.nan for chosen in own])
-    is_malignant = np.isin(evidence.classes, evidence.malignant)
+    is_malignant = np.isin(experiment.classes.names, experiment.classes.malignant)
     order = [name for name in _AGES if column.lower() == "age" and name in values]
     order += [name for name in pd.Series(values).value_counts().index if name not in (*_AGES, "not recorded")]
     table = []
@@ -235,18 +225,17 @@ def _subgroup_table(evidence: Evidence, rows: pd.DataFrame, values: np.ndarray, 
     )
 
 
-def case_groups(evidence: Evidence, novelty: pd.Series | None, pictures: bool) -> list[CaseGroup]:
+def case_groups(experiment: Experiment, novelty: pd.Series | None, pictures: bool) -> list[CaseGroup]:
     """Images that a person should look at: sure errors, unsure answers, strange images."""
-    rows = evidence.first_seed(evidence.calibrated)
-    labels, probabilities = evidence.scored(rows)
+    rows = _first_seed(experiment, experiment.out_of_fold.best)
+    labels, probabilities = arrays(rows, experiment.classes)
     confidence, predicted = probabilities.max(axis=1), probabilities.argmax(axis=1)
-    own = probabilities[np.arange(len(labels)), labels]
+    own, names = probabilities[np.arange(len(labels)), labels], experiment.classes.names
     wrong = np.flatnonzero(predicted != labels)
     surest = wrong[np.argsort(-confidence[wrong], kind="stable")][:_CASES]
     unsure = np.argsort(confidence, kind="stable")[:_CASES]
-    library = (
-        ImageLibrary(evidence.manifest.root) if pictures and evidence.manifest and evidence.manifest.root else None
-    )
+    root = experiment.manifest.root if pictures and experiment.manifest else None
+    library = ImageLibrary(root) if root else None
     novelties = None if novelty is None else novelty.loc[rows["image"]].to_numpy()
 
     def cases(chosen: np.ndarray) -> list[Case]:
@@ -259,7 +248,7 @@ def case_groups(evidence: Evidence, novelty: pd.Series | None, pictures: bool) -
             if novelties is not None:
                 facts.append(f"novelty {novelties[index]:z.1f}".replace("-", "−"))
             shown = None if library is None else thumbnail(decode_image(library.read(image), image))
-            found.append(Case(image, evidence.classes[labels[index]], evidence.classes[predicted[index]], facts, shown))
+            found.append(Case(image, names[labels[index]], names[predicted[index]], facts, shown))
         return found
 
     groups = [
@@ -285,3 +274,8 @@ def _share_interval_text(chosen: np.ndarray, groups: np.ndarray) -> str:
 
 def _share_text(chosen: np.ndarray) -> str:
     return f"{100 * chosen.mean():.1f} %"
+
+
+def _first_seed(experiment: Experiment, table: pd.DataFrame) -> pd.DataFrame:
+    """One row per image, for what looks at single images."""
+    return table[table["seed"] == experiment.seeds[0]].reset_index(drop=True)

@@ -15,10 +15,10 @@ from dermaffinity.data.library import ImageLibrary
 from dermaffinity.data.manifest import Manifest
 from dermaffinity.data.transforms import EvaluationStage, FixedStage
 from dermaffinity.errors import DataError
-from dermaffinity.experiments.record import ExperimentFolder, class_indices
+from dermaffinity.experiments.experiment import Experiment
 from dermaffinity.heads import HeadOutput, Predictions
 from dermaffinity.heads.base import ScoreKind
-from dermaffinity.inference.model_folder import Description, load_networks, read_description
+from dermaffinity.inference.model_folder import Description, load_networks
 from dermaffinity.inference.predict import predict
 
 # Two machines, or two sizes of batches, round differently; another model or another image differs by far more.
@@ -42,9 +42,8 @@ class SeenFold:
 
 
 def revisit(
-    folder: ExperimentFolder,
+    experiment: Experiment,
     manifest: Manifest,
-    table: pd.DataFrame,
     *,
     seed: int,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
@@ -52,9 +51,8 @@ def revisit(
     """Runs every fold's model of one seed over its test images.
 
     Args:
-        folder: A finished experiment.
+        experiment: A finished one.
         manifest: The one it was run on, with a root.
-        table: Its out-of-fold table.
         seed: Which models.
         on_progress: Called with the number of images done and of all.
 
@@ -62,6 +60,7 @@ def revisit(
         DataError: When a model or an image cannot be read, or the models no longer say what the table says.
     """
     assert manifest.root is not None
+    table = experiment.out_of_fold.table
     library, total, done = ImageLibrary(manifest.root), len(manifest.development()), 0
 
     def count(images: int) -> None:
@@ -70,13 +69,13 @@ def revisit(
         on_progress(done, total)
 
     return [
-        _revisit_fold(folder, manifest, table[(table["seed"] == seed) & (table["fold"] == fold)], library, count)
+        _revisit_fold(experiment, manifest, table[(table["seed"] == seed) & (table["fold"] == fold)], library, count)
         for fold in range(manifest.folds)
     ]
 
 
 def _revisit_fold(
-    folder: ExperimentFolder,
+    experiment: Experiment,
     manifest: Manifest,
     known: pd.DataFrame,
     library: ImageLibrary,
@@ -85,13 +84,12 @@ def _revisit_fold(
     import torch
 
     fold, seed = int(known["fold"].iloc[0]), int(known["seed"].iloc[0])
-    path = folder.job(fold, seed).path
-    description = read_description(path)
-    (network,) = load_networks(path, description)
+    path, description = experiment.job(fold, seed).path, experiment.models[fold, seed]
+    (network,) = load_networks(path, description, experiment.record.config.get("plugins", ()))
     rows = manifest.development().set_index("image").loc[known["image"]].reset_index()
     preprocessing = description.preprocessing
     images = RowImages(library, rows, FixedStage(preprocessing.image_size, preprocessing.lesion_crop))
-    labels = class_indices(rows["label"], description.classes)
+    labels = experiment.classes.indices(rows["label"])
     dataset = ManifestDataset(images, labels, EvaluationStage(preprocessing.image_size))
     seen = predict(network, dataset, device=torch.device("cpu"), on_images=on_images)
     calibration = description.fold_models[0].calibration

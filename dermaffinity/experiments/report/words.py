@@ -11,50 +11,49 @@ import pandas as pd
 import yaml
 
 from dermaffinity.experiments.compare import ComparedExperiments
-from dermaffinity.experiments.report.evidence import Evidence, interval_of
+from dermaffinity.experiments.experiment import Experiment
 from dermaffinity.experiments.report.revisit import SeenFold
+from dermaffinity.inference.model_folder import Description
 from dermaffinity.metrics.classification import MINORITY_BELOW
-from dermaffinity.report.html.render import (
-    Headline,
-)
-from dermaffinity.report.tables import percent_interval
+from dermaffinity.report.html.render import Headline
+from dermaffinity.report.tables import interval_of, percent_interval
 
 
-def plain_summary(evidence: Evidence, compared: ComparedExperiments | None, matrix: np.ndarray) -> list[str]:
+def plain_summary(experiment: Experiment, compared: ComparedExperiments | None, matrix: np.ndarray) -> list[str]:
     """The results in sentences for readers who skip the tables."""
-    values, facts = evidence.summary, evidence.facts
-    images = sum(evidence.counts.values())
+    values, record, classes = experiment.measures(), experiment.record, experiment.classes
+    images, groups = sum(record.class_counts.values()), experiment.out_of_fold.table["group"].nunique()
     sentences = [
-        f"{evidence.name} was cross-validated on {facts['dataset']}: {images:,} images of "
-        f"{evidence.table['group'].nunique():,} patients or lesions in {len(evidence.classes)} classes. Every image "
-        f"was classified by one of {facts['folds']} models that was not trained on its part of the library.",
+        f"{experiment.name} was cross-validated on {record.dataset}: {images:,} images of "
+        f"{groups:,} patients or lesions in {len(classes.names)} classes. Every image "
+        f"was classified by one of {record.folds} models that was not trained on its part of the library.",
         f"On average over the classes, {_said(values, 'balanced_accuracy', '95 % interval ')} of a class's images were "
         "recognized (balanced accuracy).",
     ]
     if "minority_recall" in values.index:
         sentences.append(
-            f"Of the rare classes, those with fewer than {MINORITY_BELOW} images ({', '.join(evidence.minority)}), it "
+            f"Of the rare classes, those with fewer than {MINORITY_BELOW} images ({', '.join(classes.minority)}), it "
             f"recognized {_said(values, 'minority_recall')}."
         )
-    recalls = values.loc[[f"recall.{name}" for name in evidence.classes], "value"]
-    worst = evidence.classes[int(np.nanargmin(recalls))]
-    row = matrix[evidence.classes.index(worst)].astype(float)
-    row[evidence.classes.index(worst)] = 0
-    taken_for = f"; it was most often taken for {evidence.classes[int(row.argmax())]}" if row.any() else ""
+    recalls = values.loc[[f"recall.{name}" for name in classes.names], "value"]
+    weakest = int(np.nanargmin(recalls))
+    worst, row = classes.names[weakest], matrix[weakest].astype(float)
+    row[weakest] = 0
+    taken_for = f"; it was most often taken for {classes.names[int(row.argmax())]}" if row.any() else ""
     sentences.append(f"The weakest class is {worst}: {_said(values, f'recall.{worst}')} recognized{taken_for}.")
     if "malignant_sensitivity" in values.index:
         sentences.append(
-            f"Counting {_enumerated(evidence.malignant)} as malignant, {_said(values, 'malignant_sensitivity')} of the "
+            f"Counting {_enumerated(classes.malignant)} as malignant, {_said(values, 'malignant_sensitivity')} of the "
             f"malignant images were called malignant, and {_said(values, 'malignant_specificity')} of the others were "
             "not."
         )
-    if compared and evidence.name in compared.gains:
-        sentences.append(_gain_sentence(compared, evidence.name))
-    if evidence.external_summary is not None and evidence.external is not None:
-        number = evidence.external["image"].nunique()
+    if compared and experiment.name in compared.gains:
+        sentences.append(_gain_sentence(compared, experiment.name))
+    if experiment.external is not None:
+        number = experiment.external.table["image"].nunique()
         sentences.append(
             f"On {number:,} external images the balanced accuracy of the folds' models together was "
-            f"{_said(evidence.external_summary, 'balanced_accuracy')}."
+            f"{_said(experiment.external.summary, 'balanced_accuracy')}."
         )
     return sentences
 
@@ -69,89 +68,102 @@ def _gain_sentence(compared: ComparedExperiments, name: str) -> str:
     return f"Against {compared.baseline} its balanced accuracy differs by {difference}: {judged}."
 
 
-def headlines(evidence: Evidence) -> list[Headline]:
+def headlines(experiment: Experiment) -> list[Headline]:
     """The numbers at the top of the page."""
     wanted = [
-        ("balanced_accuracy", "Balanced accuracy", f"mean recall of {len(evidence.classes)} classes"),
-        ("minority_recall", "Minority recall", ", ".join(evidence.minority)),
+        ("balanced_accuracy", "Balanced accuracy", f"mean recall of {len(experiment.classes.names)} classes"),
+        ("minority_recall", "Minority recall", ", ".join(experiment.classes.minority)),
         ("worst_class_recall", "Worst class recall", "the class that is missed most"),
-        ("malignant_sensitivity", "Malignant sensitivity", ", ".join(evidence.malignant)),
+        ("malignant_sensitivity", "Malignant sensitivity", ", ".join(experiment.classes.malignant)),
         ("macro_auc", "Macro AUC", "each class against the rest"),
     ]
     headlines = []
     for metric, label, note in wanted:
-        if metric in evidence.summary.index:
-            value, _, interval = percent_interval(*interval_of(evidence.summary, metric)).partition(" ")
+        if metric in experiment.measures().index:
+            value, _, interval = percent_interval(*interval_of(experiment.measures(), metric)).partition(" ")
             headlines.append(Headline(label, value, interval.strip("[]").replace(", ", " to "), note))
     return headlines
 
 
-def run_facts(evidence: Evidence) -> list[tuple[str, str]]:
-    """Method, network and the settings that matter."""
-    config, training = evidence.config, evidence.config["training"]
-    facts = [(title, _component(config[section])) for title, section in (
-        ("Network", "backbone"), ("Neck", "neck"), ("Head", "head"), ("Loss", "loss"), ("Augmentation", "augmentation")
-    )]  # fmt: skip
-    crop = config["data"]["lesion_crop"]
-    facts.insert(0, ("Config", evidence.name))
+def run_facts(experiment: Experiment) -> list[tuple[str, str]]:
+    """Method and the settings that matter."""
+    config, training = experiment.record.config, experiment.record.config.get("training")
+    facts = [("Config", experiment.name)]
     facts += [
-        ("Image size", f"{config['data']['image_size']} pixels, " + (
-            "whole image" if crop is None else f"cropped to the lesion's mask with a margin of {crop:g} lesion sizes"
-        )),
-        ("Training", f"{training['epochs']} epochs, batches of {training['batch_size']}, learning rate "
-         f"{training['learning_rate']:g}, weight decay {training['weight_decay']:g}, precision "
-         f"{training['precision']}" + (", classes sampled evenly" if training["balanced_sampling"] else "")),
-        ("Seeds", ", ".join(map(str, evidence.seeds))),
-        ("Results written", _written_on(evidence.folder.path / "out_of_fold.csv")),
+        (title, _component(config[section])) for title, section in (
+            ("Network", "backbone"), ("Neck", "neck"), ("Head", "head"), ("Loss", "loss"),
+            ("Augmentation", "augmentation"), ("Features", "features"), ("Estimator", "estimator"),
+        ) if section in config
     ]  # fmt: skip
-    return facts
+    crop = config["data"]["lesion_crop"]
+    facts.append(("Image size", f"{config['data']['image_size']} pixels, " + (
+        "whole image" if crop is None else f"cropped to the lesion's mask with a margin of {crop:g} lesion sizes"
+    )))  # fmt: skip
+    if training:
+        evenly = ", classes sampled evenly" if training["balanced_sampling"] else ""
+        facts.append(("Training", f"{training['epochs']} epochs, batches of {training['batch_size']}, learning rate "
+         f"{training['learning_rate']:g}, weight decay {training['weight_decay']:g}, precision "
+         f"{training['precision']}{evenly}"))  # fmt: skip
+    return [
+        *facts,
+        ("Seeds", ", ".join(map(str, experiment.seeds))),
+        ("Results written", _written_on(experiment.path / "out_of_fold.csv")),
+    ]
 
 
-def data_facts(evidence: Evidence) -> list[tuple[str, str]]:
+def data_facts(experiment: Experiment) -> list[tuple[str, str]]:
     """Where the images come from and how they were split."""
-    facts, manifest = evidence.facts, evidence.manifest
+    record, manifest = experiment.record, experiment.manifest
     protocol = {
         "group": "group: all images of a patient or lesion are in the same fold",
         "image": "image: images are dealt out one by one, whoever they show",
     }
     rows = [
-        ("Manifest", facts["dataset"]),
-        ("Source", evidence.source),
-        ("License", evidence.license),
-        ("Folds", f"{facts['folds']}, test images in turn"),
-        ("Protocol", protocol.get(facts["protocol"], facts["protocol"])),
-        ("Split hash", evidence.split_hash),
+        ("Manifest", record.dataset),
+        ("Source", source_of(experiment)),
+        ("License", license_of(experiment)),
+        ("Folds", f"{record.folds}, test images in turn"),
+        ("Protocol", protocol.get(record.protocol, record.protocol)),
+        ("Split hash", experiment.record.split_hash),
     ]
     if manifest is not None:
-        experiment = f", experiment {manifest.experiment}" if manifest.experiment else ""
-        rows.insert(1, ("Library", f"adapter {manifest.adapter}{experiment}"))
+        task = f", task {manifest.experiment}" if manifest.experiment else ""
+        rows.insert(1, ("Library", f"adapter {manifest.adapter}{task}"))
     return rows
 
 
-def discipline(evidence: Evidence) -> list[str]:
+def discipline(experiment: Experiment) -> list[str]:
     """What the models saw of which images, in sentences."""
-    fraction, patience = evidence.facts["validation_fraction"], evidence.config["training"]["patience"]
-    stop = (
-        f"Training ran for all {evidence.config['training']['epochs']} epochs; the last network was kept, whatever its "
-        "score."
-        if patience is None
-        else f"Training stopped {patience} epochs after the best inner validation score, and that network was kept."
+    config, training = experiment.record.config, experiment.record.config.get("training")
+    held_out = (
+        f"{100 * config['data']['validation_fraction']:.0f} % of each model's training images were held out by group "
+        "as inner validation. "
     )
+    if training is None:
+        held_out += "The estimator did not learn from them."
+    else:
+        held_out += (
+            "Temperatures, the novelty threshold and the scores behind prediction sets come from there, never from "
+            "test images. "
+        ) + (
+            f"Training ran for all {training['epochs']} epochs; the last network was kept, whatever its score."
+            if training["patience"] is None
+            else f"Training stopped {training['patience']} epochs after the best inner validation score, and that "
+            "network was kept."
+        )
     return [
-        f"Every image was scored once ({_seeds(evidence)}), by the model of the fold that had it as a test image.",
-        f"{100 * fraction:.0f} % of each model's training images were held out by group as inner validation. "
-        "Temperatures, the novelty threshold and the scores behind prediction sets come from there, never from test "
-        f"images. {stop}",
-        "Class counts that losses use were taken from the training images of each fold alone.",
+        f"Every image was scored once ({_seeds(experiment)}), by the model of the fold that had it as a test image.",
+        held_out,
+        *(["Class counts that losses use were taken from the training images of each fold alone."] if training else []),
         "What people changed after they had seen earlier test results cannot be read from these files. Settings that "
         "were chosen so would make the numbers better than they are.",
     ]
 
 
-def external_note(evidence: Evidence) -> str:
+def external_note(experiment: Experiment) -> str:
     """What the external images are, or that there are none."""
-    if evidence.external is None:
-        aside = 0 if evidence.manifest is None else len(evidence.manifest.external())
+    if experiment.external is None:
+        aside = 0 if experiment.manifest is None else len(experiment.manifest.external())
         if aside:
             return f"The manifest sets {aside:,} images aside as an external test; they were not scored in this run."
         return "There is no external test: how far these results carry to other clinics and cameras is not known."
@@ -162,9 +174,9 @@ def external_note(evidence: Evidence) -> str:
     )
 
 
-def subgroups_note(evidence: Evidence, columns: list[str]) -> str:
+def subgroups_note(experiment: Experiment, columns: list[str]) -> str:
     """How to read results by subgroup, or why there are none."""
-    if evidence.manifest is None:
+    if experiment.manifest is None:
         return "The manifest was not at hand, so results cannot be split by what it may know of patients."
     if not columns:
         return "Not reported: the manifest has no facts of patients, such as age, sex or site."
@@ -187,21 +199,21 @@ def map_note(seen: list[SeenFold] | None) -> str:
     )
 
 
-def cases_note(evidence: Evidence, shown: bool, pictures: bool) -> str:
+def cases_note(experiment: Experiment, shown: bool, pictures: bool) -> str:
     """Whether images are shown, and under which terms."""
     if shown:
         return (
-            f"This report holds images of the library under its license, {evidence.license}: pass it on only as that "
-            "allows. A report without images is written with --no-images."
+            f"This report holds images of the library under its license, {license_of(experiment)}: pass it on only as "
+            "that allows. A report without images is written with --no-images."
         )
     return (
         "Images are left out on request." if not pictures else "The images were not at hand; cases are listed by name."
     )
 
 
-def unrecorded(evidence: Evidence) -> list[str]:
+def unrecorded(experiment: Experiment) -> list[str]:
     """Facts of patients that readers ask for and the manifest does not have."""
-    known = set() if evidence.manifest is None else {name.lower() for name in evidence.manifest.rows.columns}
+    known = set() if experiment.manifest is None else {name.lower() for name in experiment.manifest.rows.columns}
     asked = {
         "age": {"age"},
         "sex": {"sex", "gender"},
@@ -214,12 +226,12 @@ def unrecorded(evidence: Evidence) -> list[str]:
     return [fact for fact, names in asked.items() if not names & known]
 
 
-def commands(evidence: Evidence) -> str:
+def commands(experiment: Experiment) -> str:
     """The commands that give the same results again."""
-    manifest, name = evidence.manifest, evidence.facts["dataset"]
+    manifest, name = experiment.manifest, experiment.record.dataset
     path = f"data_manifests/{name}.csv"
     lines = []
-    if commit := evidence.facts["versions"].get("git_commit"):
+    if commit := experiment.record.versions.get("git_commit"):
         lines.append(f"git checkout {commit}")
     if manifest is not None:
         words = ["dermaffinity", "prepare", manifest.adapter, "FOLDER"]
@@ -229,28 +241,45 @@ def commands(evidence: Evidence) -> str:
     else:
         lines.append(f"# copy the manifest {name} to {path}")
     lines.append(shlex.join(["dermaffinity", "verify", path]))
-    words = ["dermaffinity", "crossval", f"{evidence.name}.yaml", "--seeds", ",".join(map(str, evidence.seeds))]
-    lines.append(shlex.join([*words, *(["--external"] if evidence.external is not None else [])]))
-    lines.append(shlex.join(["dermaffinity", "report", f"runs/{evidence.name}"]))
+    words = ["dermaffinity", "crossval", f"{experiment.name}.yaml", "--seeds", ",".join(map(str, experiment.seeds))]
+    lines.append(shlex.join([*words, *(["--external"] if experiment.external is not None else [])]))
+    lines.append(shlex.join(["dermaffinity", "report", f"runs/{experiment.name}"]))
     return "\n".join(lines)
 
 
-def portable_config(evidence: Evidence) -> str:
+def portable_config(experiment: Experiment) -> str:
     """The resolved config, without paths of the machine it was run on."""
-    config = dict(evidence.config)
-    config["data"] = {"manifest": f"data_manifests/{evidence.facts['dataset']}.csv", **config["data"]}
+    config = dict(experiment.record.config)
+    config["data"] = {"manifest": f"data_manifests/{experiment.record.dataset}.csv", **config["data"]}
     return yaml.safe_dump(config, sort_keys=False)
 
 
-def versions(evidence: Evidence) -> list[tuple[str, str]]:
+def versions(experiment: Experiment) -> list[tuple[str, str]]:
     """Of the software, and digests of the data."""
-    found = dict(evidence.facts["versions"])
+    found, model = dict(experiment.record.versions), model_of(experiment)
     commit = found.pop("git_commit", None)
-    found |= {} if evidence.model is None else evidence.model.versions
-    rows = [("commit", commit or "not recorded"), *found.items(), ("split", evidence.split_hash)]
-    if evidence.model is not None:
-        rows.append(("images", evidence.model.data.images_digest))
-    return rows
+    found |= {} if model is None else model.versions
+    rows = [("commit", commit or "not recorded"), *found.items(), ("split", experiment.record.split_hash)]
+    return rows if model is None else [*rows, ("images", model.data.images_digest)]
+
+
+def model_of(experiment: Experiment) -> Description | None:
+    """What one of the fold models says of itself; None where there are none."""
+    return next(iter(experiment.models.values()), None)
+
+
+def source_of(experiment: Experiment) -> str:
+    """Where the images come from."""
+    model = model_of(experiment)
+    known = experiment.manifest or (model.data if model else None)
+    return known.source if known else "not recorded with these results"
+
+
+def license_of(experiment: Experiment) -> str:
+    """Terms of the images."""
+    model = model_of(experiment)
+    known = experiment.manifest or (model.data if model else None)
+    return (known.license if known else "") or "not recorded with these results"
 
 
 def _said(summary: pd.DataFrame, metric: str, unit: str = "") -> str:
@@ -258,9 +287,9 @@ def _said(summary: pd.DataFrame, metric: str, unit: str = "") -> str:
     return f"{value:.1f} % ({unit}{low:.1f} to {high:.1f})"
 
 
-def _seeds(evidence: Evidence) -> str:
-    many = len(evidence.seeds) > 1
-    return f"{'for each of the seeds' if many else 'seed'} {', '.join(map(str, evidence.seeds))}"
+def _seeds(experiment: Experiment) -> str:
+    many = len(experiment.seeds) > 1
+    return f"{'for each of the seeds' if many else 'seed'} {', '.join(map(str, experiment.seeds))}"
 
 
 def _enumerated(names: Sequence[str]) -> str:

@@ -5,55 +5,21 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from dermaffinity.data.splits import measure_leak
 from dermaffinity.data.verify import leak_sentence, leak_statement
-from dermaffinity.errors import DermaffinityError
-from dermaffinity.experiments.compare import ComparedExperiments
-from dermaffinity.experiments.record import ExperimentFolder, find_experiment
+from dermaffinity.errors import ComparisonError, DataError, DermaffinityError, ManifestError
+from dermaffinity.experiments.compare import ComparedExperiments, compare_experiments, find_baseline
+from dermaffinity.experiments.experiment import Experiment
+from dermaffinity.experiments.record import FILE
+from dermaffinity.experiments.report import findings, words
 from dermaffinity.experiments.report.drawings import draw
-from dermaffinity.experiments.report.evidence import (
-    Evidence,
-    check_finished,
-    compare_with_baseline,
-    find_manifest,
-    label_counts,
-    matrix_of,
-)
-from dermaffinity.experiments.report.findings import (
-    calibration_table,
-    case_groups,
-    class_table,
-    coverage_table,
-    fold_table,
-    novelties,
-    novelty_sentence,
-    prediction_sets,
-    subgroups,
-)
 from dermaffinity.experiments.report.revisit import SeenFold, revisit
-from dermaffinity.experiments.report.words import (
-    cases_note,
-    commands,
-    data_facts,
-    discipline,
-    external_note,
-    headlines,
-    map_note,
-    plain_summary,
-    portable_config,
-    run_facts,
-    subgroups_note,
-    unrecorded,
-    versions,
-)
 from dermaffinity.files import atomic_write
 from dermaffinity.report.html.checklist import checklist
-from dermaffinity.report.html.render import (
-    Confusion,
-    ReportContent,
-    render,
-    table_of,
-)
+from dermaffinity.report.html.render import Confusion, ReportContent, render, table_of
 from dermaffinity.report.tables import gains_table, p_value_table, results_table
+
+_USUAL_BASELINE = "cosen"
 
 
 @dataclass(frozen=True)
@@ -73,26 +39,26 @@ class Written:
     notes: tuple[str, ...]
 
 
-def write_report(
-    sources: Sequence[str],
+def report(
+    sources: "Sequence[str | Path | Experiment]",
     *,
-    runs: Path,
     baseline: str | None = None,
-    out: Path | None = None,
-    pictures: bool = True,
-    manifest: Path | None = None,
+    out: str | Path | None = None,
+    images: bool = True,
+    manifest: str | Path | None = None,
+    runs: str | Path = "runs",
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Written:
-    """Writes the report of one experiment, beside others on the same split.
+    """Writes one HTML file about an experiment, beside others on the same split.
 
     Args:
-        sources: Experiments' folders, or configs' files or names. The report is about the first one.
-        runs: Folder of all experiments.
+        sources: Experiments, their folders, or their configs' names. The report is about the first one.
         baseline: What gains are measured against: one of the sources or of the first one's neighbors. By default
             CoSen, where it was run on the same split.
         out: The HTML file; by default ``report.html`` in the experiment's folder.
-        pictures: Whether to show images of the library.
+        images: Whether to show images of the library.
         manifest: Where the manifest is, if not where the experiment's config says.
+        runs: Folder of all experiments.
         on_progress: Called with the test images seen and all of them.
 
     Raises:
@@ -100,119 +66,190 @@ def write_report(
         ComparisonError: When the baseline or another source cannot be compared with it.
         ManifestError: When the manifest named is not the experiment's.
     """
+    first, *others = (Experiment.open(source, runs) for source in sources)
     # Absolute, because a folder called "." has no name.
-    subject, *others = (ExperimentFolder(find_experiment(source, runs).path.absolute()) for source in sources)
-    check_finished(subject)
+    subject = Experiment(first.path.absolute(), manifest=None if manifest is None else Path(manifest))
+    for experiment in (subject, *others):
+        _check_finished(experiment)
     notes: list[str] = []
-    evidence = Evidence.of(subject, find_manifest(subject, manifest, notes), notes)
-    compared = compare_with_baseline(subject, others, baseline, notes)
-    seen = _revisit(evidence, notes, on_progress)
-    # A page that is passed on does not tell where things lie on this machine.
+    _leave_out_what_is_gone(subject, notes)
+    compared = _compared(subject, others, baseline, notes)
+    seen = _revisit(subject, notes, on_progress)
+    # A report that is passed on does not tell where things lie on this machine.
     notes = [note.replace(f"{subject.path.parent}/", "") for note in notes]
-    content = _content(evidence, compared, seen, notes, pictures)
-    path = out or find_experiment(sources[0], runs).path / "report.html"
+    content = _content(subject, compared, seen, notes, images)
+    path = Path(out) if out else first.path / "report.html"
     with atomic_write(path) as file:
         file.write(render(content))
     shown = sum(case.thumbnail is not None for group in content.case_groups for case in group.cases)
-    return Written(path, shown, evidence.license, tuple(notes))
+    return Written(path, shown, words.license_of(subject), tuple(notes))
 
 
-def _revisit(evidence: Evidence, notes: list[str], on_progress: Callable[[int, int], None]) -> list[SeenFold] | None:
-    manifest = evidence.manifest
-    if manifest is None or not evidence.fold_models:
+def _check_finished(experiment: Experiment) -> None:
+    if experiment.record.scored != "test":
+        raise DataError(
+            f"{experiment.path}: scored its inner validation images, which are for choosing settings and not for "
+            "reporting; run the chosen config with dermaffinity crossval, without --inner"
+        )
+    if not experiment.complete:
+        raise DataError(
+            f"{experiment.path}: some folds are still to be run; run dermaffinity crossval CONFIG --resume, then "
+            "report again"
+        )
+
+
+def _leave_out_what_is_gone(subject: Experiment, notes: list[str]) -> None:
+    """From here on a subject without readable models or manifest has none."""
+    try:
+        _ = subject.models
+    except DataError as error:
+        subject.models = {}
+        notes.append(f"Calibrated probabilities and prediction sets are left out: {error.message}.")
+    try:
+        missing = subject.manifest is None
+    except ManifestError as error:
+        if subject.moved_to is not None:
+            raise
+        subject.manifest = None
+        notes.append(f"What the manifest knows is left out: {error.message}.")
+    else:
+        if missing:
+            notes.append(
+                f"Facts of patients are left out: the manifest {subject.record.dataset}.csv of split "
+                f"{subject.record.split_hash[:12]} was not found where this report was written."
+            )
+
+
+def _compared(
+    subject: Experiment, others: list[Experiment], baseline: str | None, notes: list[str]
+) -> ComparedExperiments | None:
+    """The subject beside a baseline and the other experiments asked for; None when there is nothing beside it."""
+    named = {experiment.name: experiment for experiment in (subject, *others)}
+    known = {experiment.name: experiment for experiment in _neighbors(subject)} | named
+    try:
+        base = find_baseline(baseline or _USUAL_BASELINE, known)
+        chosen = {**named, base: known[base]}
+        return compare_experiments(list(chosen.values()), baseline=base) if len(chosen) > 1 else None
+    except ComparisonError as error:
+        if baseline is not None or others:
+            raise
+        if any(name.endswith(_USUAL_BASELINE) for name in known):
+            notes.append(f"The comparison with {_USUAL_BASELINE} is left out: {error.message}.")
+        return None
+
+
+def _neighbors(subject: Experiment) -> list[Experiment]:
+    """Finished experiments on the same split, in the same folder."""
+    beside = [Experiment(path.parent) for path in sorted(subject.path.parent.glob(f"*/{FILE}"))]
+    split = (subject.record.split_hash, "test")
+    return [one for one in beside if (one.record.split_hash, one.record.scored) == split and one.complete]
+
+
+def _revisit(
+    experiment: Experiment, notes: list[str], on_progress: Callable[[int, int], None]
+) -> list[SeenFold] | None:
+    manifest = experiment.manifest
+    if manifest is None or not experiment.models:
         return None
     left_out = "The embedding map, novelty and pictures of cases are left out: "
     if manifest.root is None or not manifest.root.exists():
         notes.append(f"{left_out}the images were not at hand where this report was written.")
         return None
     try:
-        return revisit(evidence.folder, manifest, evidence.table, seed=evidence.seeds[0], on_progress=on_progress)
+        return revisit(experiment, manifest, seed=experiment.seeds[0], on_progress=on_progress)
     except DermaffinityError as error:
         notes.append(f"{left_out}{error.message}.")
         return None
 
 
 def _content(
-    evidence: Evidence,
+    experiment: Experiment,
     compared: ComparedExperiments | None,
     seen: list[SeenFold] | None,
     notes: list[str],
-    pictures: bool,
+    images: bool,
 ) -> ReportContent:
-    summaries = dict(compared.summaries) if compared else {evidence.name: evidence.summary}
-    novelty = novelties(seen)
-    split_tables = subgroups(evidence)
-    sets, sets_note = prediction_sets(evidence)
-    groups = case_groups(evidence, novelty, pictures and seen is not None)
+    summaries = compared.summaries if compared else {experiment.name: experiment.measures()}
+    record, classes, manifest, model = (
+        experiment.record,
+        experiment.classes,
+        experiment.manifest,
+        words.model_of(experiment),
+    )
+    novelty = findings.novelties(seen)
+    split_tables = findings.subgroups(experiment)
+    sets, sets_note = findings.prediction_sets(experiment)
+    groups = findings.case_groups(experiment, novelty, images and seen is not None)
     shown = any(case.thumbnail for group in groups for case in group.cases)
-    leaks = evidence.leak.share > 0
-    matrix = matrix_of(evidence, evidence.table)
-    seeds = f", summed over {len(evidence.seeds)} seeds" if len(evidence.seeds) > 1 else ""
+    rows = experiment.out_of_fold.table.query("seed == @experiment.seeds[0]")
+    leak = measure_leak(*(rows[column].tolist() for column in ("label", "group", "fold")))
+    leaks, matrix = leak.share > 0, experiment.out_of_fold.matrix
+    seeds = f", summed over {len(experiment.seeds)} seeds" if len(experiment.seeds) > 1 else ""
     gains = compared.gains if compared else None
-    external = evidence.external
+    external = experiment.external
     return ReportContent(
-        name=evidence.name,
-        dataset=evidence.facts["dataset"],
+        name=experiment.name,
+        dataset=record.dataset,
         created=datetime.now(UTC).strftime("%Y-%m-%d"),
-        intended_use=evidence.model.intended_use if evidence.model else "Research use only. Not a medical device.",
-        license=evidence.license,
-        source=evidence.source,
-        classes=evidence.classes,
-        malignant=evidence.malignant,
+        intended_use=model.intended_use if model else "Research use only. Not a medical device.",
+        license=words.license_of(experiment),
+        source=words.source_of(experiment),
+        classes=list(classes.names),
+        malignant=list(classes.malignant),
         baseline=compared.baseline if compared else None,
-        summary=plain_summary(evidence, compared, matrix),
+        summary=words.plain_summary(experiment, compared, matrix),
         notes=notes,
-        headlines=headlines(evidence),
-        run_facts=run_facts(evidence),
-        data_facts=data_facts(evidence),
-        class_table=class_table(evidence),
-        leak=leak_statement(evidence.manifest).split("\n") if evidence.manifest else [
-            f"Protocol '{evidence.facts['protocol']}': {leak_sentence(evidence.leak)}"
+        headlines=words.headlines(experiment),
+        run_facts=words.run_facts(experiment),
+        data_facts=words.data_facts(experiment),
+        class_table=findings.class_table(experiment),
+        leak=leak_statement(manifest).split("\n") if manifest else [
+            f"Protocol '{record.protocol}': {leak_sentence(leak)}"
         ],
         leaks=leaks,
-        discipline=discipline(evidence),
+        discipline=words.discipline(experiment),
         measures=table_of(
-            results_table(summaries, evidence.counts),
+            results_table(summaries, record.class_counts),
             "Recall of each class and measures over all classes, out of fold: percent [95 % interval]",
             "Class or measure",
         ),
-        by_fold=fold_table(evidence),
+        by_fold=findings.fold_table(experiment),
         gains=table_of(
-            gains_table(gains, evidence.counts),
+            gains_table(gains, record.class_counts),
             f"Gain over {compared.baseline}: percentage points [95 % interval]",
             "Class or measure",
         ) if compared and gains else None,
         tests=table_of(
             p_value_table(compared.tests), f"p-values against {compared.baseline}, adjusted (Holm)", "Test, measure"
         ) if compared else None,
-        figures=draw(evidence, compared, summaries, seen, novelty),
+        figures=draw(experiment, compared, summaries, seen, novelty),
         confusion=Confusion(
             f"Out-of-fold images{seeds}: each true class (row) by predicted class, with percent of the row",
-            evidence.classes,
+            list(classes.names),
             matrix,
         ),
-        calibration=calibration_table(evidence),
-        coverage=coverage_table(evidence, novelty),
-        novelty=novelty_sentence(evidence, seen),
+        calibration=findings.calibration_table(experiment),
+        coverage=findings.coverage_table(experiment, novelty),
+        novelty=findings.novelty_sentence(experiment, seen),
         sets=sets,
         sets_note=sets_note,
-        external=None if evidence.external_summary is None or external is None else table_of(
-            results_table({evidence.name: evidence.external_summary}, label_counts(external, evidence.classes)),
+        external=None if external is None else table_of(
+            results_table({experiment.name: external.summary}, external.counts),
             "External images, mean of the folds' models: percent [95 % interval]",
             "Class or measure",
         ),
         external_confusion=None if external is None else Confusion(
             "External images: each true class (row) by predicted class, with percent of the row",
-            evidence.classes,
-            matrix_of(evidence, external),
+            list(classes.names),
+            external.matrix,
         ),
-        external_note=external_note(evidence),
+        external_note=words.external_note(experiment),
         subgroups=list(split_tables.values()),
-        subgroups_note=subgroups_note(evidence, list(split_tables)),
-        map_note=map_note(seen),
+        subgroups_note=words.subgroups_note(experiment, list(split_tables)),
+        map_note=words.map_note(seen),
         case_groups=groups,
-        cases_note=cases_note(evidence, shown, pictures),
-        unrecorded=unrecorded(evidence),
+        cases_note=words.cases_note(experiment, shown, images),
+        unrecorded=words.unrecorded(experiment),
         checklist=checklist(
             external=external is not None,
             baseline=compared is not None,
@@ -221,7 +258,7 @@ def _content(
             novelty=seen is not None,
             thumbnails=shown,
         ),
-        commands=commands(evidence),
-        config=portable_config(evidence),
-        versions=versions(evidence),
+        commands=words.commands(experiment),
+        config=words.portable_config(experiment),
+        versions=words.versions(experiment),
     )  # fmt: skip

@@ -79,6 +79,11 @@ class Explanation:
 
         return explanation_sheet(self, [] if library is None else self._thumbnails(Path(library)))
 
+    def _repr_html_(self) -> str:
+        from dermaffinity.report.html.notebook import shown
+
+        return shown({}, self.figure())
+
     def save(self, path: str | Path, library: str | Path | None = None) -> None:
         """Writes the sheet as PNG.
 

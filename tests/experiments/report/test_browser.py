@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from dermaffinity.experiments.report.write import write_report
+from dermaffinity.experiments.report import write
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 SIZES = {"laptop": (1366, 768), "phone": (390, 844)}
@@ -25,7 +25,7 @@ def browser():
 @pytest.fixture(scope="module")
 def address(uninterrupted, tmp_path_factory) -> str:
     path = tmp_path_factory.mktemp("browser") / "report.html"
-    write_report(["tiny"], runs=uninterrupted / "runs", out=path)
+    write.report(["tiny"], runs=uninterrupted / "runs", out=path)
     return path.as_uri()
 
 

@@ -13,13 +13,10 @@ import pytest
 
 from dermaffinity.data.manifest import read_manifest, write_manifest
 from dermaffinity.errors import ComparisonError, DataError, ManifestError
-from dermaffinity.experiments.compare import compare_experiments
-from dermaffinity.experiments.record import read_table, write_table
-from dermaffinity.experiments.report.write import write_report
-from dermaffinity.metrics.classification import minority_classes
-from dermaffinity.metrics.summary import summarize
+from dermaffinity.experiments.experiment import Experiment
+from dermaffinity.experiments.report import write
+from dermaffinity.experiments.results import read_table, write_table
 from dermaffinity.report.tables import results_table
-from dermaffinity.tracking.base import NullTracker
 
 
 class Page(HTMLParser):
@@ -69,28 +66,22 @@ def runs(uninterrupted, tmp_path_factory) -> Path:
         shutil.copytree(uninterrupted / "runs" / "tiny", runs / name)
     folder = runs / "tiny_affinity"
     facts = json.loads((folder / "experiment.json").read_text())
-    columns = [f"p.{name}" for name in facts["classes"]]
-    measured = {"minority": minority_classes(facts["class_counts"]), "malignant": facts["malignant"]}
+    names = list(facts["class_counts"])
+    columns = [f"p.{name}" for name in names]
     for file in folder.glob("fold-*/predictions.csv"):
         table = read_table(file)
-        own = np.eye(len(columns))[pd.Index(facts["classes"]).get_indexer(table["label"])]
+        own = np.eye(len(columns))[pd.Index(names).get_indexer(table["label"])]
         table[columns] = 0.6 * table[columns] + 0.4 * np.roll(own, 1, axis=0)
-        table["predicted"] = np.array(facts["classes"])[table[columns].to_numpy().argmax(axis=1)]
+        table["predicted"] = np.array(names)[table[columns].to_numpy().argmax(axis=1)]
         write_table(table, file)
-    pooled = pd.concat([read_table(file) for file in sorted(folder.glob("fold-*/predictions.csv"))], ignore_index=True)
-    summary = summarize(pooled, facts["classes"], **measured)
-    calibrated = summary.loc[["ece", "brier"]].rename("{}.calibrated".format)
-    write_table(pooled, folder / "out_of_fold.csv")
-    write_table(pd.concat([summary, calibrated]).reset_index(names="metric"), folder / "out_of_fold_summary.csv")
-    external = pooled[pooled["label"] != "AK"].assign(fold=0)
-    write_table(external, folder / "external.csv")
-    external_summary = summarize(external, facts["classes"], **measured)
-    write_table(external_summary.reset_index(), folder / "external_summary.csv")
+    pooled = Experiment(folder).predictions()
+    for file in folder.glob("fold-*"):  # every fold's model says the same about an image
+        write_table(pooled[pooled["label"] != "AK"].assign(fold=int(file.name[5])), file / "external.csv")
     return runs
 
 
 def report(runs: Path, *sources: str, **options) -> tuple[Page, tuple[str, ...]]:
-    written = write_report(sources, runs=runs, out=runs.parent / "report.html", **options)
+    written = write.report(sources, runs=runs, out=runs.parent / "report.html", **options)
     return Page(written.path), written.notes
 
 
@@ -109,15 +100,13 @@ def changed(runs) -> tuple[Page, tuple[str, ...]]:
 
 
 def test_numbers_are_those_of_the_summary_tables(whole, changed, runs):
-    compared = compare_experiments(
-        ["tiny_affinity", "tiny_cosen"], baseline="tiny_cosen", runs=runs, tracker=NullTracker()
-    )
+    compared = Experiment(runs / "tiny_affinity").compare("tiny_cosen")
     known = results_table(compared.summaries, compared.class_counts)
     for page in (whole, changed[0]):
         head, rows = page.table("Recall of each class and measures over all")
         assert head[1:] == ["tiny_cosen", "tiny_affinity"]
         assert rows == {row: list(values) for (_, row), values in zip(known.index, known.to_numpy(), strict=True)}
-    stored = pd.read_csv(runs / "tiny_affinity" / "out_of_fold_summary.csv").set_index("metric")
+    stored = Experiment(runs / "tiny_affinity").measures()
     value, low, high = 100 * stored.loc["balanced_accuracy", ["value", "low", "high"]]
     assert f"{value:.1f} % (95 % interval {low:.1f} to {high:.1f}) of a class's images" in changed[0].text
     gain = 100 * compared.gains["tiny_affinity"].loc["gain.balanced_accuracy", "value"]
@@ -126,7 +115,7 @@ def test_numbers_are_those_of_the_summary_tables(whole, changed, runs):
 
 
 def test_the_confusion_matrix_counts_every_out_of_fold_image(changed, runs):
-    table = read_table(runs / "tiny_affinity" / "out_of_fold.csv")
+    table = Experiment(runs / "tiny_affinity").predictions()
     head, rows = changed[0].table("Out-of-fold images: each true class")
     for name in head[1:]:
         own = table[table["label"] == name]
@@ -184,7 +173,7 @@ def test_external_images_of_fewer_classes_have_a_dash_for_the_others(changed, ru
     head, rows = changed[0].table("External images, mean of the folds' models")
     assert head == ["Class or measure", "tiny_affinity"]
     assert rows["AK (n=0)"] == ["–"]
-    count = int((read_table(runs / "tiny_affinity" / "external.csv")["label"] == "ML").sum())
+    count = int((Experiment(runs / "tiny_affinity").external.table["label"] == "ML").sum())
     assert rows[f"ML (n={count})"] != ["–"]
     assert changed[0].table("External images: each true class")[1]["AK (0)"][0] == "0–"
 
@@ -230,7 +219,7 @@ def test_what_comes_from_data_is_escaped(runs, tmp_path):
     evil = "<img src=x onerror=alert(1)>&"
     facts = (folder / "experiment.json").read_text().replace('"AK"', json.dumps(evil))
     (folder / "experiment.json").write_text(facts)
-    for path in folder.glob("*.csv"):
+    for path in folder.glob("fold-*/*.csv"):
         path.write_text(re.sub(r"\bAK\b", evil, path.read_text()))
     page, notes = report(tmp_path / "runs", "<i>run")
     assert evil in page.text
@@ -248,7 +237,7 @@ def test_models_that_are_gone_and_an_unknown_manifest_are_left_out_in_words(runs
     (folder / "config.yaml").write_text(re.sub(r"manifest: .*", "manifest: gone.csv", config_file))
     page, notes = report(tmp_path / "runs", "old")
     assert any(note.startswith("Calibrated probabilities and prediction sets are left out") for note in notes)
-    assert any("the manifest gone.csv of split" in note for note in notes)
+    assert any("the manifest phantom-5.csv of split" in note for note in notes)
     assert "Prediction sets need the models' calibration scores, which are gone." in page.text
     assert "Protocol 'group': no test image has another image of its group in training." in page.text
     assert "license: not recorded with these results" in page.text
@@ -279,7 +268,7 @@ def test_subgroups_split_by_what_the_manifest_knows_with_what_their_classes_let_
     rows["camera_number"] = rng.integers(0, 9, len(rows))
     manifest.rows.loc[0, "age"] = None
     write_manifest(manifest, tmp_path / "facts.csv")
-    page, _ = report(runs, "tiny_cosen", manifest=tmp_path / "facts.csv", pictures=False)
+    page, _ = report(runs, "tiny_cosen", manifest=tmp_path / "facts.csv", images=False)
     assert [caption for caption in page.tables if caption.startswith("Results by")] == [
         "Results by age: percent [95 % interval]",
         "Results by sex: percent [95 % interval]",
@@ -300,7 +289,7 @@ def test_subgroups_split_by_what_the_manifest_knows_with_what_their_classes_let_
 
 
 def test_no_images_keeps_the_map_and_names_the_cases(runs):
-    page, notes = report(runs, "tiny_cosen", "tiny_affinity", pictures=False)
+    page, notes = report(runs, "tiny_cosen", "tiny_affinity", images=False)
     assert notes == ()
     assert not [tag for tag, _ in page.tags if tag == "img"]
     assert "Images are left out on request." in page.text
@@ -310,7 +299,7 @@ def test_no_images_keeps_the_map_and_names_the_cases(runs):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda facts: facts["identity"].update(scored="inner"), "scored its inner validation images"),
+        (lambda facts: facts.update(scored="inner"), "scored its inner validation images"),
         (None, "some folds are still to be run; run dermaffinity crossval CONFIG --resume"),
     ],
 )
@@ -318,7 +307,7 @@ def test_what_is_not_to_be_reported_is_refused(runs, tmp_path, spoil, message):
     folder = tmp_path / "runs" / "odd"
     shutil.copytree(runs / "tiny_cosen", folder)
     if spoil is None:
-        (folder / "out_of_fold.csv").unlink()
+        (folder / "fold-1_seed-0/metrics.json").unlink()
     else:
         facts = json.loads((folder / "experiment.json").read_text())
         spoil(facts)
@@ -335,6 +324,6 @@ def test_the_commands_and_the_config_give_the_experiment_again(whole, uninterrup
     path = uninterrupted.parent / "shown.yaml"
     path.write_text(shown)
     facts = json.loads((uninterrupted / "runs" / "tiny" / "experiment.json").read_text())
-    assert identity(read_config(path)) == facts["identity"]["config"]
+    assert identity(read_config(path)) == facts["config"]
     assert "dermaffinity prepare phantom FOLDER --experiment 5-class --protocol group --folds 3 --seed 0" in whole.text
-    assert facts["identity"]["split_hash"] in whole.text
+    assert facts["split_hash"] in whole.text

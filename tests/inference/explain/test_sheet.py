@@ -121,7 +121,7 @@ def test_a_training_image_is_nearest_to_itself(uninterrupted, phantom_library):
     assert first["image"] == name
     assert first["distance"] == pytest.approx(0, abs=1e-4)
     for fold in folds:  # its own test images are not among what it learned from
-        from dermaffinity.experiments.record import read_table
+        from dermaffinity.experiments.results import read_table
         from dermaffinity.inference.model_folder import load_examples
 
         (fold_model,) = fold.description.fold_models

@@ -1,0 +1,76 @@
+"""From a folder of images to a manifest on the disk."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from dermaffinity.config import check_arguments, parse_arguments
+from dermaffinity.data.adapters.base import adapter_class
+from dermaffinity.data.manifest import Manifest, read_manifest, write_manifest
+from dermaffinity.data.splits import Protocol
+from dermaffinity.errors import ConfigError
+
+
+def prepare(
+    adapter: str,
+    source: str | Path,
+    *,
+    experiment: str | None = None,
+    protocol: Protocol | None = None,
+    folds: int | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+    partial: bool = False,
+    exact_ids: bool = False,
+    on_note: Callable[[str], None] = lambda note: None,
+    on_progress: Callable[[int, int], None] | None = None,
+    **options: Any,
+) -> Manifest:
+    """Reads an image library and freezes it, with its folds, into a manifest.
+
+    Args:
+        adapter: ``dermofit``, ``ham10000``, ``image_folder``, ``mnist`` or ``phantom``.
+        source: The library's folder or zip archive.
+        experiment: The task that the library is read into, such as ``5-class`` (dermofit) or ``hamfit-7`` (ham10000).
+        protocol: ``group``: no patient or lesion crosses a fold; ``image``: single images; ``presplit``: the dataset's
+            own test set, the default where there is one; else ``group`` is.
+        folds: Number of folds; 3 by default, 1 under ``presplit``.
+        seed: Of the split, and of the draw where the adapter draws.
+        out: The manifest; ``data_manifests/NAME.csv`` by default.
+        partial: Accept a library with missing images.
+        exact_ids: Take group and class names for different ones even if they differ only in case, blanks, leading
+            zeros or a trailing .0.
+        on_note: Told what a person should know about how the library was read.
+        on_progress: Called after each image with the number done and the number of all.
+        **options: Of the adapter, such as ``groups="patients.csv"`` of ``image_folder``.
+
+    Example:
+        >>> manifest = prepare("image_folder", "FOLDER", groups="patients.csv")  # doctest: +SKIP
+
+    Raises:
+        ConfigError: For an unknown adapter, or options that it cannot use.
+        DataError: When the library is incomplete or damaged.
+    """
+    found = adapter_class(adapter)
+    if experiment is not None:
+        options["experiment"] = experiment
+    if partial:
+        options["partial"] = True
+    texts = {name: value for name, value in options.items() if isinstance(value, str)}
+    checked, problems = parse_arguments(found, texts)
+    others, refused = check_arguments(found, {name: value for name, value in options.items() if name not in texts})
+    if problems or refused:
+        raise ConfigError(
+            f"{adapter}: these options cannot be used; `dermaffinity prepare --help` lists those of every adapter",
+            [*problems, *refused],
+        )
+    try:
+        reader = found(Path(source), **checked, **others)
+    except ValueError as error:
+        raise ConfigError(f"{adapter}: {error}") from error
+    manifest = reader.prepare(folds=folds, protocol=protocol, seed=seed, exact_ids=exact_ids, on_progress=on_progress)
+    path = Path(out) if out else Path("data_manifests") / f"{manifest.name}.csv"
+    write_manifest(manifest, path)
+    for note in reader.notes:
+        on_note(note)
+    return read_manifest(path)
