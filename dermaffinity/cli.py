@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from dermaffinity.experiments.experiment import Experiment
     from dermaffinity.experiments.run import How
 
+_INTENDED_USE = "Research use only. Not a medical device."
+
 app = typer.Typer(
     help="Train, compare and use skin-lesion classifiers on small, strongly imbalanced image libraries.",
     no_args_is_help=True,
@@ -477,11 +479,11 @@ def export(
     for path in (first, *others):
         print(path)
     if kind == "onnx":
-        print(f"Next: {shlex.join(['python', str(out / 'preprocess_and_run.py')])} IMAGE...; for research only")
+        print(f"Next: {shlex.join(['python', str(out / 'preprocess_and_run.py')])} IMAGE...; {_INTENDED_USE}")
     else:
         print(
             f"Next, in {shlex.quote(str(first))}: python -m monai.bundle run --config_file configs/inference.json "
-            "--dataset_dir FOLDER; for research only"
+            f"--dataset_dir FOLDER; {_INTENDED_USE}"
         )
 
 

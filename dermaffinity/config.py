@@ -87,13 +87,6 @@ class Config(Section):
     data: DataSettings
 
     bases: ClassVar[dict[str, str]]  # what a section's class must be
-    quick: ClassVar[tuple[str, ...]] = ("data.image_size=32",)  # overrides that only show that everything works
-    precision: ClassVar[str | None] = None
-    acts_from: ClassVar[Mapping[str, float]] = {}  # see `dermaffinity.losses.Loss.acts_from`
-
-    def at_precision(self, precision: str) -> "Config":
-        """The config with this arithmetic, where it trains."""
-        return self
 
     def resolved(self) -> dict[str, Any]:
         """The whole config as plain values, every default filled in; what two equal experiments share."""
@@ -110,6 +103,14 @@ class Config(Section):
                 json.dumps({"class": component.class_path, **defaults, **component.model_extra})
             )
         return config
+
+    def setting(self, key: str) -> Any:
+        """A resolved value by dotted key; None where this kind of config has none."""
+        return dict(flatten(self.resolved())).get(key)
+
+    def with_setting(self, section: str, key: str, value: Any) -> "Config":
+        """The config with one valid value changed."""
+        return self.model_copy(update={section: getattr(self, section).model_copy(update={key: value})})
 
     def portable(self) -> dict[str, Any]:
         """``resolved`` without the folders of this machine: files by their names."""
@@ -139,22 +140,6 @@ class NetworkConfig(Config):
         "mixing": "dermaffinity.data.mixing.Mixing",
         "refit": "dermaffinity.refit.Refit",
     }
-    quick: ClassVar[tuple[str, ...]] = (*Config.quick, "training.epochs=1")
-
-    @property
-    def precision(self) -> str | None:  # type: ignore[override]
-        """That of the training."""
-        return self.training.precision
-
-    @property
-    def acts_from(self) -> Mapping[str, float]:  # type: ignore[override]
-        """That of the loss."""
-        loss: Any = import_class(self.loss.class_path)
-        return loss.acts_from
-
-    def at_precision(self, precision: str) -> Config:
-        """See `Config.at_precision`."""
-        return self.model_copy(update={"training": self.training.model_copy(update={"precision": precision})})
 
     def portable(self) -> dict[str, Any]:
         """See `Config.portable`."""

@@ -127,11 +127,6 @@ class Leak:
         """Of all test images, the share with a group mate in training; 0 without images."""
         return sum(self.group_mates.values()) / max(1, sum(self.images.values()))
 
-    @property
-    def same_label_share(self) -> float:
-        """Of all test images, the share with a group mate of the same class in training."""
-        return sum(self.same_label.values()) / max(1, sum(self.images.values()))
-
 
 def measure_leak(labels: Sequence[str], groups: Sequence[str], folds: Sequence[int]) -> Leak:
     """Counts, with each fold tested in turn, the test images whose group is in the other folds too.

@@ -30,20 +30,10 @@ class JobProgress(Protocol):
 class SilentProgress:
     """Shows nothing."""
 
-    def start(self, label: str, images: int) -> None:
+    def start(self, *_: object, **__: object) -> None:
         """Nothing."""
 
-    def images(self, count: int) -> None:
-        """Nothing."""
-
-    def skip(self, count: int) -> None:
-        """Nothing."""
-
-    def epoch(self, done: int, total: int, loss: float, score: float) -> None:
-        """Nothing."""
-
-    def finish(self, text: str) -> None:
-        """Nothing."""
+    images = skip = epoch = finish = start
 
 
 class RunProgress:

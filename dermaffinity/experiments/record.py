@@ -21,35 +21,21 @@ Scored = Literal["test", "inner"]
 
 
 class ExperimentRecord(BaseModel):
-    """What was run; equal for every process and every call that works on the experiment.
-
-    Attributes:
-        format: Version of the file.
-        name: Of the config.
-        config: The resolved config, without what may differ between machines.
-        scored: ``"test"`` for the test folds; ``"inner"`` for the inner validation images.
-        dataset: Name of the manifest.
-        split_hash: Of the manifest.
-        protocol: Of its split.
-        folds: Number of folds K.
-        class_counts: Images of each class that are trained on, in class order.
-        malignant: Codes of the malignant classes.
-        versions: Of the software that began the experiment.
-    """
+    """What was run; equal for every process and every call that works on the experiment."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: Literal[2] = 2
-    name: str
-    config: dict[str, Any]
-    scored: Scored
-    dataset: str
+    name: str  # of the config
+    config: dict[str, Any]  # resolved, without what may differ between machines
+    scored: Scored  # "test" for the test folds; "inner" for the inner validation images
+    dataset: str  # name of the manifest
     split_hash: str
     protocol: str
     folds: int
-    class_counts: dict[str, int]
+    class_counts: dict[str, int]  # images that are trained on, in class order
     malignant: tuple[str, ...]
-    versions: dict[str, str]
+    versions: dict[str, str]  # of the software that began the experiment
 
     @classmethod
     def read(cls, folder: Path) -> "ExperimentRecord":

@@ -9,13 +9,12 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
-import pandas as pd
 import torch
 import yaml
 from rich.console import Console
 
 import dermaffinity
-from dermaffinity.config import Config, EstimatorConfig, read_config
+from dermaffinity.config import Config, EstimatorConfig, import_class, read_config
 from dermaffinity.data.manifest import Manifest
 from dermaffinity.errors import ConfigError, TrainingError
 from dermaffinity.experiments.estimator_job import check_estimator_config
@@ -49,20 +48,7 @@ class How(TypedDict, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Which jobs of every config to run, where and how.
-
-    Args:
-        runs: Folder of all experiments.
-        tracker: Where the numbers go.
-        folds: Which test folds; None for all.
-        seeds: Which seeds.
-        resume: Whether to keep what an earlier call finished and continue where it was interrupted.
-        external: Whether to score the manifest's external images with every fold's model.
-        scored: ``"inner"`` scores the inner validation rows instead of the test folds.
-        launcher: How jobs are run.
-        keep_going: Whether a config with jobs that fail is an experiment with failures, rather than an error.
-        console: For progress.
-    """
+    """Which jobs of every config to run, where and how; see `How` and `crossval`."""
 
     runs: Path = Path("runs")
     tracker: Tracker = field(default_factory=NullTracker)
@@ -70,9 +56,9 @@ class Plan:
     seeds: Sequence[int] = (0,)
     resume: bool = False
     external: bool = False
-    scored: Scored = "test"
+    scored: Scored = "test"  # "inner" scores the inner validation rows instead of the test folds
     launcher: Launcher = "inline"
-    keep_going: bool = False
+    keep_going: bool = False  # a config with jobs that fail is an experiment with failures, rather than an error
     console: Console = field(default_factory=lambda: Console(stderr=True))
 
     def __post_init__(self) -> None:
@@ -200,11 +186,14 @@ def check_identity(config: Config, manifest: Manifest, experiment: Experiment, s
 
 def shortfalls(config: Config, jobs: Sequence[JobFolder]) -> list[str]:
     """In what the method of a config did not act in some of its trainings, so that the results are hardly its own."""
-    lowest = training_numbers(jobs)["low"] if config.acts_from else pd.Series(dtype=float)
+    loss: Any = import_class(path) if (path := config.setting("loss.class")) else None
+    if loss is None or not loss.acts_from:
+        return []
+    lowest = training_numbers(jobs)["low"]
     return [
         f"{name.replace('_', ' ')} ended at {lowest[f'training.{name}']:.2f} in at least one training; below "
-        f"{least:g} the loss hardly acts"
-        for name, least in config.acts_from.items()
+        f"{least:g} {loss.__name__} hardly acts"
+        for name, least in loss.acts_from.items()
         if lowest.get(f"training.{name}", least) < least
     ]
 

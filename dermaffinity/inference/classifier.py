@@ -137,25 +137,6 @@ class LesionClassifier:
             )
         return classifier
 
-    def of_fold(self, fold: int) -> "LesionClassifier":
-        """The classifier of one fold's network alone, with its own calibration.
-
-        It is the one that may be asked about that fold's test images: the other fold models learned from them.
-
-        Args:
-            fold: The test fold, which that network never saw.
-
-        Raises:
-            ValueError: When no fold model is of that fold.
-        """
-        for network, fold_model in zip(self.networks, self.description.fold_models, strict=True):
-            if fold_model.fold == fold:
-                alone = {"fold_models": (fold_model,), "temperature": fold_model.calibration.temperature}
-                description = self.description.model_copy(update=alone)
-                return LesionClassifier(description, [network], self.folder, views=self.views, device=self.device)
-        known = ", ".join(str(fold_model.fold) for fold_model in self.description.fold_models)
-        raise ValueError(f"there is no fold model of fold {fold}; there are fold models of the folds {known}")
-
     def predict(self, images: Any, *, abstain: bool = False) -> "np.ndarray":
         """The likeliest class of each image: (N,) class codes.
 
@@ -470,29 +451,13 @@ def _find(source: str | Path) -> Path:
     for folder in (path, path / "classifier", path / "artifacts" / "classifier"):
         if (folder / "classifier.json").is_file():
             return folder
-    if _fits_an_estimator(path):
+    if any((folder / "experiment.json").is_file() for folder in (path, path.parent)):
         raise DataError(
-            f"{path}: fits an estimator, whose results are tables and no classifier; load an experiment that trains a "
-            "network"
-        )
-    if (path / "experiment.json").is_file():
-        raise DataError(
-            f"{path}: has no classifier yet, which is written when every fold is finished; go on with dermaffinity "
-            "crossval --resume, or load the folder of one finished fold"
+            f"{path}: has no classifier yet, which is written when every fold is finished; run dermaffinity crossval "
+            "--resume, or load the folder of one finished fold. A method without a network leaves none"
         )
     found = "nothing is there" if not path.exists() else "no classifier.json is there" if path.is_dir() else "a file"
     raise DataError(f"{path}: expected the folder of a trained classifier or experiment, but found: {found}")
-
-
-def _fits_an_estimator(path: Path) -> bool:
-    """Whether this is an experiment, or a job of one, whose config has no network."""
-    import json
-
-    for file in (path / "experiment.json", path.parent / "experiment.json"):
-        if file.is_file():
-            facts = json.loads(file.read_text(encoding="utf-8"))
-            return "estimator" in facts.get("config", {})
-    return False
 
 
 def _download(uri: str) -> Path:

@@ -45,9 +45,7 @@ class Comparison:
     lost: int
 
 
-def compare(
-    baseline: Measured, candidate: Measured, *, test_train_ratio: float | None = None, seed: int = 0
-) -> Comparison:
+def compare(baseline: Measured, candidate: Measured, *, test_train_ratio: float | None = None) -> Comparison:
     """Gains of one method over another, with intervals and tests; `p_holm` is `p` until `adjusted` sees all of them.
 
     Args:
@@ -55,13 +53,12 @@ def compare(
         candidate: The method that gains.
         test_train_ratio: Test over training images of a fold, for the corrected t-test; about 1 / (K - 1) for K folds,
             more where training rows are set aside for validation. None where nothing can be said about other folds.
-        seed: Of the permutations.
     """
     right = candidate.predictions.correct() - baseline.predictions.correct()
     gained, lost = int((right > 0).sum()), int((right < 0).sum())
     tests = {
         ("mcnemar", "accuracy"): mcnemar_exact(gained, lost).mid_p,
-        **_sign_flip_tests(baseline.predictions, right, seed),
+        **_sign_flip_tests(baseline.predictions, right),
         **_corrected_t_tests(baseline, candidate, test_train_ratio),
     }
     table = pd.DataFrame([(test, metric, p) for (test, metric), p in tests.items()], columns=["test", "metric", "p"])
@@ -119,15 +116,13 @@ def _gains(base: Measured, other: Measured) -> pd.DataFrame:
     return interval_table(rows)
 
 
-def _sign_flip_tests(base: ScoredImages, right: np.ndarray, seed: int) -> dict[tuple[str, str], float]:
+def _sign_flip_tests(base: ScoredImages, right: np.ndarray) -> dict[tuple[str, str], float]:
     # Each image's share of its class's recall, so that their sum is the difference of the recalls.
     recall_share = right / np.bincount(base.labels)[base.labels]
     differences = {"accuracy": right, "balanced_accuracy": recall_share}
     if base.classes.minority:
         differences["minority_recall"] = recall_share * np.isin(base.classes.names, base.classes.minority)[base.labels]
-    return {
-        ("sign_flip", metric): sign_flip_test(values, base.groups, seed=seed) for metric, values in differences.items()
-    }
+    return {("sign_flip", metric): sign_flip_test(values, base.groups) for metric, values in differences.items()}
 
 
 def _corrected_t_tests(base: Measured, other: Measured, test_train_ratio: float | None) -> dict[tuple[str, str], float]:

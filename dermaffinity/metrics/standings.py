@@ -66,7 +66,6 @@ def standings(
     baseline: str,
     *,
     test_train_ratio: float | None = None,
-    seed: int = 0,
 ) -> Standings:
     """Compares every method with the baseline and with its best rival.
 
@@ -74,28 +73,17 @@ def standings(
         measured: By method, on the same images and folds, with the same seeds and resamples; at least two.
         baseline: One of them, or one that could not be measured.
         test_train_ratio: As for `dermaffinity.metrics.comparison.compare`.
-        seed: Of the permutations.
 
     Raises:
         ValueError: With every difference between what the methods scored.
     """
+    by_fold = {name: method.by_fold.groupby("fold")[_MEASURE].mean() for name, method in measured.items()}
+    others = {name: baseline for name in measured if name != baseline and baseline in measured}
+    rivals = best_rivals({name: method.value(_MEASURE) for name, method in measured.items()})
     return Standings(
-        contest(
-            measured,
-            {name: baseline for name in measured if name != baseline and baseline in measured},
-            test_train_ratio=test_train_ratio,
-            seed=seed,
-        ),
-        contest(
-            measured,
-            best_rivals({name: method.value(_MEASURE) for name, method in measured.items()}),
-            test_train_ratio=test_train_ratio,
-            seed=seed,
-        ),
-        # Not over seeds as well: those of a fold are no results of their own.
-        average_ranks(
-            pd.DataFrame({name: method.by_fold.groupby("fold")[_MEASURE].mean() for name, method in measured.items()})
-        ),
+        contest(measured, others, test_train_ratio=test_train_ratio),
+        contest(measured, rivals, test_train_ratio=test_train_ratio),
+        average_ranks(pd.DataFrame(by_fold)),  # not over seeds as well: those of a fold are no results of their own
     )
 
 
@@ -104,7 +92,6 @@ def contest(
     against: dict[str, str],
     *,
     test_train_ratio: float | None = None,
-    seed: int = 0,
 ) -> Contest:
     """Compares methods, each with another one.
 
@@ -112,14 +99,13 @@ def contest(
         measured: By method.
         against: The other one of each method.
         test_train_ratio: As for `dermaffinity.metrics.comparison.compare`.
-        seed: Of the permutations.
 
     Raises:
         ValueError: With every difference between what the methods scored.
     """
     check_paired(measured)
     comparisons = {
-        name: compare(measured[other], measured[name], test_train_ratio=test_train_ratio, seed=seed)
+        name: compare(measured[other], measured[name], test_train_ratio=test_train_ratio)
         for name, other in against.items()
     }
     comparisons = adjusted(comparisons) if comparisons else {}

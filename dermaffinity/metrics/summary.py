@@ -6,7 +6,9 @@ Axes: S seeds, N images, C classes, B resamples.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -16,6 +18,8 @@ from dermaffinity.metrics.reliability import brier_score, expected_calibration_e
 from dermaffinity.metrics.statistics import bootstrap_interval, bootstrap_weights, share_interval
 
 _LIMITS = {"brier": (0, 2), "nll": (0, math.inf)}  # all else lies in [0, 1]
+Measure = Callable[[np.ndarray, np.ndarray, np.ndarray], dict[str, np.ndarray]]  # of labels, probabilities, weights
+
 _FACTS = ("group", "label", "fold")  # of an image: the same for every seed
 
 
@@ -60,13 +64,19 @@ class ScoredImages:
         """Share of the seeds that predict each image right: (N,), in [0, 1]."""
         return (self.probabilities.argmax(axis=2) == self.labels).mean(axis=0)
 
-    def metrics_by_seed(self, weights: np.ndarray) -> dict[str, np.ndarray]:
-        """Each measure for each seed under weights (N, B): (S, B)."""
-        by_seed = [
-            weighted_metrics(self.labels, scores, weights, self.classes, folds=self.folds)
-            for scores in self.probabilities
-        ]
-        return {name: np.stack([metrics[name] for metrics in by_seed]) for name in by_seed[0]}
+    def resampled(self, measure: Measure, resamples: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """Each measure for each seed (S,), and its mean over the seeds on each resample of the groups (B,).
+
+        The same groups are drawn for every seed and method.
+        """
+
+        def by_seed(weights: np.ndarray) -> dict[str, np.ndarray]:
+            parts = [measure(self.labels, scores, weights) for scores in self.probabilities]
+            return {name: np.stack([part[name] for part in parts]) for name in parts[0]}  # (S, B) each
+
+        own = {name: values[:, 0] for name, values in by_seed(np.ones((len(self.labels), 1))).items()}
+        draws = [by_seed(w) for w in bootstrap_weights(self.groups, self.labels, resamples=resamples, seed=0)]
+        return own, {name: np.concatenate([part[name].mean(axis=0) for part in draws]) for name in own}
 
     def metrics_by_fold(self) -> pd.DataFrame:
         """The measures of every fold and seed on its own: columns `fold`, `seed` and one per measure.
@@ -81,12 +91,6 @@ class ScoredImages:
                 rows.append({"fold": fold, "seed": seed, **metrics})
         return pd.DataFrame(rows)
 
-    def resampled_metrics(self, *, resamples: int, seed: int) -> dict[str, np.ndarray]:
-        """Each measure on each resample of the groups: (B,). The same groups are drawn for every seed and method."""
-        draws = bootstrap_weights(self.groups, self.labels, resamples=resamples, seed=seed)
-        parts = [self.metrics_by_seed(weights) for weights in draws]
-        return {name: np.concatenate([part[name].mean(axis=0) for part in parts]) for name in parts[0]}
-
 
 @dataclass(frozen=True)
 class Measured:
@@ -98,20 +102,14 @@ class Measured:
     draws: dict[str, np.ndarray]  # (B,) each, the mean over seeds on each resample
 
     @classmethod
-    def of(cls, predictions: ScoredImages, *, seed: int = 0, resamples: int = 2000) -> "Measured":
+    def of(cls, predictions: ScoredImages, *, resamples: int = 2000) -> "Measured":
         """Measures predictions.
 
         Each measure is taken per seed and averaged over the seeds. AUCs rank only images of the same fold against one
         another.
-
-        Args:
-            predictions: Of one method.
-            seed: Of the resampling.
-            resamples: Number of resamples.
         """
-        once = np.ones((len(predictions.labels), 1))
-        by_seed = {name: values[:, 0] for name, values in predictions.metrics_by_seed(once).items()}
-        draws = predictions.resampled_metrics(resamples=resamples, seed=seed)
+        measure = partial(weighted_metrics, classes=predictions.classes, folds=predictions.folds)
+        by_seed, draws = predictions.resampled(measure, resamples)
         return cls(predictions, by_seed, predictions.metrics_by_fold(), draws)
 
     def value(self, metric: str) -> float:
@@ -143,33 +141,22 @@ class Measured:
         return interval_table(rows)
 
 
-def summarize_calibration(
-    table: pd.DataFrame, classes: Classes, *, seed: int = 0, resamples: int = 2000
-) -> pd.DataFrame:
+def summarize_calibration(table: pd.DataFrame, classes: Classes) -> pd.DataFrame:
     """`ece` and `brier` of a prediction table as `Measured.summary` gives them, and nothing else.
 
     Raises:
         ValueError: With all that is wrong with the table.
     """
-    predictions = ScoredImages.from_table(table, classes)
-    measures = {"ece": expected_calibration_error, "brier": brier_score}
 
-    def measured(weights: np.ndarray) -> dict[str, np.ndarray]:
-        by_seed = predictions.probabilities
-        return {
-            name: np.mean([measure(predictions.labels, scores, weights) for scores in by_seed], axis=0)
-            for name, measure in measures.items()
-        }
+    def measure(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
+        ece = expected_calibration_error(labels, scores, weights)
+        return {"ece": ece, "brier": brier_score(labels, scores, weights)}
 
-    values = measured(np.ones((len(predictions.labels), 1)))
-    drawn = [
-        measured(weights)
-        for weights in bootstrap_weights(predictions.groups, predictions.labels, resamples=resamples, seed=seed)
-    ]
+    by_seed, draws = ScoredImages.from_table(table, classes).resampled(measure, 2000)
     rows = {}
-    for name, (value,) in values.items():
-        draws = np.concatenate([part[name] for part in drawn])
-        rows[name] = (value, *bootstrap_interval(value, draws, _LIMITS.get(name, (0, 1))))
+    for name, values in by_seed.items():
+        value = float(values.mean())
+        rows[name] = (value, *bootstrap_interval(value, draws[name], _LIMITS.get(name, (0, 1))))
     return interval_table(rows)
 
 

@@ -29,12 +29,16 @@ def has_bfloat16() -> bool:
 
 def with_precision(config: Config, recorded: str | None = None) -> Config:
     """The config with ``training.precision: auto`` decided: as recorded with the experiment, else for this machine."""
-    if config.precision != "auto":
+    if config.setting("training.precision") != "auto":
         return config
-    return config.at_precision(recorded or ("bf16-mixed" if has_bfloat16() else "32-true"))
+    return config.with_setting("training", "precision", recorded or ("bf16-mixed" if has_bfloat16() else "32-true"))
 
 
 def slow_precision(config: Config) -> str | None:
     """What a person should know before this config trains here for hours; None where there is nothing to say."""
     on_processor = not torch.cuda.is_available() and not torch.backends.mps.is_available()
-    return _EMULATED if config.precision == "bf16-mixed" and on_processor and not has_bfloat16() else None
+    return (
+        _EMULATED
+        if config.setting("training.precision") == "bf16-mixed" and on_processor and not has_bfloat16()
+        else None
+    )

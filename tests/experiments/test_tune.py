@@ -51,7 +51,7 @@ def test_the_table_says_how_far_the_costs_of_cosen_went(tiny_config, tmp_path):
     still, moved = run(tiny_config, tmp_path, folds=[0], grid=grid).table.sort_values("settings").to_dict("records")
     assert still["training.largest_cost_ratio.value"] == 1
     assert still["remark"] == (
-        "largest cost ratio ended at 1.00 in at least one training; below 2 the loss hardly acts"
+        "largest cost ratio ended at 1.00 in at least one training; below 2 CoSenLoss hardly acts"
     )
     (job,) = Experiment(tmp_path / moved["experiment"]).jobs
     last = pd.read_csv(job.path / "history.csv")["largest_cost_ratio"].iloc[-1]

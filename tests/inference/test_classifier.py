@@ -82,16 +82,6 @@ def test_each_fold_gives_its_out_of_fold_probabilities_from_the_image_files(unin
         assert found == pytest.approx(expected, abs=1e-5)
 
 
-def test_a_member_alone_is_the_classifier_of_its_fold(uninterrupted):
-    together = LesionClassifier.load(uninterrupted / "runs/tiny")
-    for fold in range(3):
-        alone = LesionClassifier.load(uninterrupted / f"runs/tiny/fold-{fold}_seed-0")
-        assert together.of_fold(fold).predict_proba(PICTURES) == pytest.approx(alone.predict_proba(PICTURES), abs=1e-6)
-        assert together.of_fold(fold).novelty_threshold == alone.novelty_threshold
-    with pytest.raises(ValueError, match="no fold model of fold 3; there are fold models of the folds 0, 1, 2"):
-        together.of_fold(3)
-
-
 def test_an_experiment_is_the_mean_of_its_folds_calibrated_as_a_whole(uninterrupted):
     together = LesionClassifier.load(uninterrupted / "runs/tiny")
     folds = [LesionClassifier.load(uninterrupted / f"runs/tiny/fold-{fold}_seed-0") for fold in range(3)]

@@ -10,7 +10,7 @@ from dermaffinity.experiments.report.revisit import SeenFold
 from dermaffinity.experiments.results import arrays
 from dermaffinity.metrics.curves import roc_curve
 from dermaffinity.report import figures
-from dermaffinity.report.html.render import Figures, Picture, picture
+from dermaffinity.report.html.render import Picture, picture
 from dermaffinity.report.tables import interval_of, percent_interval
 
 
@@ -20,7 +20,7 @@ def draw(
     summaries: dict[str, pd.DataFrame],
     seen: list[SeenFold] | None,
     novelty: pd.Series | None,
-) -> Figures:
+) -> dict[str, Picture | None]:
     """Every picture of the report."""
     counts, name, summary = experiment.record.class_counts, experiment.name, experiment.measures()
     methods = " and ".join(summaries)
@@ -31,35 +31,35 @@ def draw(
         tables = {compared.baseline: compared.experiments[compared.baseline].out_of_fold.table, **tables}
     curves = {method: _roc_curves(experiment, table) for method, table in tables.items()}
     bins = experiment.out_of_fold.bins()
-    return Figures(
-        recall=picture(
+    return {
+        "recall": picture(
             figures.recall_figure(summaries, counts, ""),
             "recall",
             f"Recall of each class in percent with 95 % intervals for {methods}. {name}: {recalls}.",
             "Recall of each class with its 95 % interval, the most frequent class at the top.",
         ),
-        roc=picture(
+        "roc": picture(
             figures.roc_figure(curves, experiment.measures(), name, counts),
             "roc",
             f"ROC curves of each class against the rest. AUC of {name} in percent: {aucs}.",
             "Each class against the rest. Curves are averaged over folds, because models of different folds need not "
             f"share a scale. AUC in percent with its 95 % interval, of {name}.",
         ),
-        reliability=picture(
+        "reliability": picture(
             figures.reliability_figure(bins, ""),
             "reliability",
             f"Share of right answers against confidence, {' and '.join(bins)}; the numbers are in the table beside.",
             "Reliability: on the diagonal, 80 % of the answers given with a confidence of 80 % are right. Below, the "
             "number of images in each bin.",
         ),
-        coverage=picture(
+        "coverage": picture(
             figures.coverage_figure(coverage_curves(experiment, novelty)),
             "coverage",
             "Share of right answers against the share of images answered; the numbers are in the table below.",
             "What is gained by leaving the least sure images to a person. Dotted: all images answered. Shares below "
             "5 % rest on too few images to be drawn.",
         ),
-        gain=picture(
+        "gain": picture(
             figures.gain_figure(compared.gains, compared.baseline, counts),
             "gain",
             f"Gains over {compared.baseline} with 95 % intervals; the numbers are in the table below.",
@@ -68,8 +68,8 @@ def draw(
         )
         if compared
         else None,
-        map=_map(experiment, seen[0]) if seen else None,
-    )
+        "map": _map(experiment, seen[0]) if seen else None,
+    }
 
 
 def _roc_curves(experiment: Experiment, table: pd.DataFrame) -> dict[str, pd.DataFrame]:

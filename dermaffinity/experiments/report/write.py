@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from dermaffinity.data.splits import measure_leak
 from dermaffinity.data.verify import leak_sentence, leak_statement
@@ -16,7 +17,7 @@ from dermaffinity.experiments.report.drawings import draw
 from dermaffinity.experiments.report.revisit import SeenFold, revisit
 from dermaffinity.files import atomic_write
 from dermaffinity.report.html.checklist import checklist
-from dermaffinity.report.html.render import Confusion, ReportContent, render, table_of
+from dermaffinity.report.html.render import Confusion, render, table_of
 from dermaffinity.report.tables import gains_table, p_value_table, results_table
 
 _USUAL_BASELINE = "cosen"
@@ -81,7 +82,7 @@ def report(
     path = Path(out) if out else first.path / "report.html"
     with atomic_write(path) as file:
         file.write(render(content))
-    shown = sum(case.thumbnail is not None for group in content.case_groups for case in group.cases)
+    shown = sum(case.thumbnail is not None for group in content["case_groups"] for case in group.cases)
     return Written(path, shown, words.license_of(subject), tuple(notes))
 
 
@@ -125,7 +126,7 @@ def _compared(
 ) -> ComparedExperiments | None:
     """The subject beside a baseline and the other experiments asked for; None when there is nothing beside it."""
     named = {experiment.name: experiment for experiment in (subject, *others)}
-    known = {experiment.name: experiment for experiment in _neighbors(subject)} | named
+    known = named | {experiment.name: experiment for experiment in _neighbors(subject)} | named
     try:
         base = find_baseline(baseline or _USUAL_BASELINE, known)
         chosen = {**named, base: known[base]}
@@ -168,7 +169,7 @@ def _content(
     seen: list[SeenFold] | None,
     notes: list[str],
     images: bool,
-) -> ReportContent:
+) -> dict[str, Any]:
     summaries = compared.summaries if compared else {experiment.name: experiment.measures()}
     record, classes, manifest, model = (
         experiment.record,
@@ -187,70 +188,70 @@ def _content(
     seeds = f", summed over {len(experiment.seeds)} seeds" if len(experiment.seeds) > 1 else ""
     gains = compared.gains if compared else None
     external = experiment.external
-    return ReportContent(
-        name=experiment.name,
-        dataset=record.dataset,
-        created=datetime.now(UTC).strftime("%Y-%m-%d"),
-        intended_use=model.intended_use if model else "Research use only. Not a medical device.",
-        license=words.license_of(experiment),
-        source=words.source_of(experiment),
-        classes=list(classes.names),
-        malignant=list(classes.malignant),
-        baseline=compared.baseline if compared else None,
-        summary=words.plain_summary(experiment, compared, matrix),
-        notes=notes,
-        headlines=words.headlines(experiment),
-        run_facts=words.run_facts(experiment),
-        data_facts=words.data_facts(experiment),
-        class_table=findings.class_table(experiment),
-        leak=leak_statement(manifest).split("\n") if manifest else [
+    return {
+        "name": experiment.name,
+        "dataset": record.dataset,
+        "created": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "intended_use": model.intended_use if model else "Research use only. Not a medical device.",
+        "license": words.license_of(experiment),
+        "source": words.source_of(experiment),
+        "classes": list(classes.names),
+        "malignant": list(classes.malignant),
+        "baseline": compared.baseline if compared else None,
+        "summary": words.plain_summary(experiment, compared, matrix),
+        "notes": notes,
+        "headlines": words.headlines(experiment),
+        "run_facts": words.run_facts(experiment),
+        "data_facts": words.data_facts(experiment),
+        "class_table": findings.class_table(experiment),
+        "leak": leak_statement(manifest).split("\n") if manifest else [
             f"Protocol '{record.protocol}': {leak_sentence(leak)}"
         ],
-        leaks=leaks,
-        discipline=words.discipline(experiment),
-        measures=table_of(
+        "leaks": leaks,
+        "discipline": words.discipline(experiment),
+        "measures": table_of(
             results_table(summaries, record.class_counts),
             "Recall of each class and measures over all classes, out of fold: percent [95 % interval]",
             "Class or measure",
         ),
-        by_fold=findings.fold_table(experiment),
-        gains=table_of(
+        "by_fold": findings.fold_table(experiment),
+        "gains": table_of(
             gains_table(gains, record.class_counts),
             f"Gain over {compared.baseline}: percentage points [95 % interval]",
             "Class or measure",
         ) if compared and gains else None,
-        tests=table_of(
+        "tests": table_of(
             p_value_table(compared.tests), f"p-values against {compared.baseline}, adjusted (Holm)", "Test, measure"
         ) if compared else None,
-        figures=draw(experiment, compared, summaries, seen, novelty),
-        confusion=Confusion(
+        "figures": draw(experiment, compared, summaries, seen, novelty),
+        "confusion": Confusion(
             f"Out-of-fold images{seeds}: each true class (row) by predicted class, with percent of the row",
             list(classes.names),
             matrix,
         ),
-        calibration=findings.calibration_table(experiment),
-        coverage=findings.coverage_table(experiment, novelty),
-        novelty=findings.novelty_sentence(experiment, seen),
-        sets=sets,
-        sets_note=sets_note,
-        external=None if external is None else table_of(
+        "calibration": findings.calibration_table(experiment),
+        "coverage": findings.coverage_table(experiment, novelty),
+        "novelty": findings.novelty_sentence(experiment, seen),
+        "sets": sets,
+        "sets_note": sets_note,
+        "external": None if external is None else table_of(
             results_table({experiment.name: external.summary}, external.counts),
             "External images, mean of the folds' models: percent [95 % interval]",
             "Class or measure",
         ),
-        external_confusion=None if external is None else Confusion(
+        "external_confusion": None if external is None else Confusion(
             "External images: each true class (row) by predicted class, with percent of the row",
             list(classes.names),
             external.matrix,
         ),
-        external_note=words.external_note(experiment),
-        subgroups=list(split_tables.values()),
-        subgroups_note=words.subgroups_note(experiment, list(split_tables)),
-        map_note=words.map_note(seen),
-        case_groups=groups,
-        cases_note=words.cases_note(experiment, shown, images),
-        unrecorded=words.unrecorded(experiment),
-        checklist=checklist(
+        "external_note": words.external_note(experiment),
+        "subgroups": list(split_tables.values()),
+        "subgroups_note": words.subgroups_note(experiment, list(split_tables)),
+        "map_note": words.map_note(seen),
+        "case_groups": groups,
+        "cases_note": words.cases_note(experiment, shown, images),
+        "unrecorded": words.unrecorded(experiment),
+        "checklist": checklist(
             external=external is not None,
             baseline=compared is not None,
             subgroups=list(split_tables),
@@ -258,7 +259,7 @@ def _content(
             novelty=seen is not None,
             thumbnails=shown,
         ),
-        commands=words.commands(experiment),
-        config=words.portable_config(experiment),
-        versions=words.versions(experiment),
-    )  # fmt: skip
+        "commands": words.commands(experiment),
+        "config": words.portable_config(experiment),
+        "versions": words.versions(experiment),
+    }  # fmt: skip

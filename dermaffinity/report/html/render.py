@@ -1,16 +1,16 @@
 """An experiment's report as one HTML file that needs nothing else: no network, no script, no other file.
 
-`ReportContent` is what there is to say, `render` writes it as HTML. All text is escaped; figures are inline SVG whose
+`render` fills the template. All text is escaped; figures are inline SVG whose
 black follows the page's text color, so that they can be read in light and in dark.
 """
 
 import base64
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -98,68 +98,12 @@ class CaseGroup:
     cases: Sequence[Case]
 
 
-@dataclass(frozen=True)
-class Figures:
-    """The pictures of a report; one that cannot be drawn is None."""
+def render(report: Mapping[str, Any]) -> str:
+    """The page.
 
-    recall: Picture
-    roc: Picture
-    reliability: Picture
-    coverage: Picture
-    gain: Picture | None
-    map: Picture | None
-
-
-@dataclass(frozen=True)
-class ReportContent:
-    """Everything that a report says. Texts are plain; a list of texts is one paragraph or list item each."""
-
-    name: str
-    dataset: str
-    created: str
-    intended_use: str
-    license: str
-    source: str
-    classes: Sequence[str]
-    malignant: Sequence[str]
-    baseline: str | None
-    summary: Sequence[str]
-    notes: Sequence[str]  # what is missing, and why
-    headlines: Sequence[Headline]
-    run_facts: Sequence[tuple[str, str]]
-    data_facts: Sequence[tuple[str, str]]
-    class_table: Table
-    leak: Sequence[str]
-    leaks: bool  # whether test images have relatives in training
-    discipline: Sequence[str]
-    measures: Table
-    by_fold: Table
-    gains: Table | None
-    tests: Table | None
-    figures: Figures
-    confusion: Confusion
-    calibration: Table
-    coverage: Table
-    novelty: str
-    sets: Table | None
-    sets_note: str
-    external: Table | None
-    external_confusion: Confusion | None
-    external_note: str
-    subgroups: Sequence[Table]
-    subgroups_note: str
-    map_note: str
-    case_groups: Sequence[CaseGroup]
-    cases_note: str
-    unrecorded: Sequence[str]
-    checklist: Table
-    commands: str
-    config: str
-    versions: Sequence[tuple[str, str]]
-
-
-def render(report: ReportContent) -> str:
-    """The page."""
+    Args:
+        report: What the template asks for. Texts are plain; a list of texts is one paragraph or list item each.
+    """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
