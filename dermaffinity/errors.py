@@ -1,5 +1,6 @@
 """Errors that are the user's to fix: the command line prints them as one clear message, never as a traceback."""
 
+import difflib
 import re
 from collections.abc import Iterable, Sequence
 
@@ -80,6 +81,18 @@ def some_of(names: Iterable[str], limit: int = 8) -> str:
 def count_of(count: int, noun: str) -> str:
     """``1 image``, ``2 images``."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def nearest(word: str, known: Iterable[str], count: int = 1) -> list[str]:
+    """The known words that another was probably meant to be, whatever its case; the nearest first."""
+    by_folded = {name.casefold(): name for name in known}
+    return [by_folded[found] for found in difflib.get_close_matches(word.casefold(), by_folded, n=count)]
+
+
+def did_you_mean(word: str, known: Iterable[str], count: int = 1) -> str:
+    """`` (did you mean 'sigma'?)``, or nothing where no known word is near."""
+    near = nearest(word, known, count)
+    return f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""
 
 
 def _numbers_by_size(name: str) -> list[tuple[int, str]]:

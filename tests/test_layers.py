@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "losses": {"heads"},
     "refit": {"heads"},
     "models": {"heads", "errors"},
-    "data": {"errors", "files", "seeding"},
+    "data": {"config", "errors", "files", "seeding"},
     "report": {"files", "metrics"},
     "inference": {"config", "data", "errors", "files", "heads", "metrics", "models", "report"},
     "export": {"inference", "data", "errors", "files", "models"},

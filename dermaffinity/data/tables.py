@@ -1,16 +1,15 @@
 """Tables that people made: read as their spreadsheet wrote them, with identifiers that cannot differ unseen."""
 
 import csv
-import difflib
 import io
 import re
 import unicodedata
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import pandas as pd
 
-from dermaffinity.errors import DataError, count_of, some_of
+from dermaffinity.errors import DataError, count_of, nearest, some_of
 
 _DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 _ENCODINGS = {
@@ -151,13 +150,6 @@ def look_alikes(identifiers: Iterable[str], kind: str) -> list[str]:
     ]
 
 
-def nearest(word: str, allowed: Collection[str]) -> str | None:
-    """The one of some words that another was probably meant to be, whatever its case."""
-    by_folded = {name.casefold(): name for name in allowed}
-    close = difflib.get_close_matches(word.casefold(), by_folded, n=1)
-    return by_folded[close[0]] if close else None
-
-
 def _at_a_glance(identifier: str) -> str:
     folded = re.sub(_UNSEEN, "", unicodedata.normalize("NFKC", identifier).casefold())
     whole = re.sub(r"(?<=[0-9])\.0+$", "", folded)
@@ -175,7 +167,7 @@ def _check_columns(columns: list[str], needed: Sequence[str], name: str) -> None
     for column in needed:
         if column not in columns:
             near = nearest(column, columns)
-            problems.append(f"no column {column!r}" + (f" (is it {near!r}?)" if near else ""))
+            problems.append(f"no column {column!r}" + (f" (is it {near[0]!r}?)" if near else ""))
         elif columns.count(column) > 1:
             problems.append(f"{columns.count(column)} columns {column!r}")
     if problems:

@@ -46,7 +46,7 @@ def check_estimator_config(config: EstimatorConfig, manifest: Manifest, external
         DataError: When images have no mask.
     """
     try:
-        config.estimator.build(manifest.classes, 0)
+        config.estimator.build(classes=manifest.classes, seed=0)
     except ValueError as error:
         raise ConfigError(f"{config.name}: estimator: {error}") from error
     rows = manifest.rows if external else manifest.development()
@@ -96,7 +96,7 @@ def _fit(job: Job, images: Images, progress: JobProgress) -> Estimator:
     groups = images.rows["group"].to_numpy()[fit_rows]
     progress.start(f"{job.label}: fitting", len(fit_rows))
     seed = derive_seed("estimator", job.seed, job.fold)
-    estimator = _config(job).estimator.build(images.manifest.classes, seed)
+    estimator = _config(job).estimator.build(classes=images.manifest.classes, seed=seed)
     try:
         estimator.fit(features[fit_rows], images.labels[fit_rows], groups)
     except ValueError as error:

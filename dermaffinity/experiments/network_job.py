@@ -69,15 +69,15 @@ def _train_and_score(job: Job, images: Images, fabric: Fabric, run: Run, progres
     fit_rows, inner_rows, test_rows = parts(job, rows)
 
     seed_everything(derive_seed("initialization", job.seed, job.fold))
-    network = build_network(config.resolved(), len(classes), pretrained=True)
+    network = build_network(config.resolved(), len(classes), pretrained=True, plugins=config.plugins)
     counts = torch.bincount(torch.as_tensor(labels[fit_rows]), minlength=len(classes))
-    loss = config.loss.build(counts, network.head.embedding_dim)
+    loss = config.loss.build(class_counts=counts, embedding_dim=network.head.embedding_dim)
     mixing = None if config.mixing is None else config.mixing.build()
     seed = derive_seed("training", job.seed, job.fold)
     trainer = Trainer(network, loss, settings, seed=seed, fabric=fabric, mixing=mixing)
 
     fixed = EvaluationStage(config.data.image_size)
-    augmentation = config.augmentation.build(config.data.image_size)
+    augmentation = config.augmentation.build(image_size=config.data.image_size)
     augmented = TrainingStage(augmentation) if augmentation.random else fixed
 
     def dataset(which: np.ndarray, stage: EvaluationStage | TrainingStage) -> ManifestDataset:

@@ -19,7 +19,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 import dermaffinity
-from dermaffinity.config import Component, NetworkConfig, Section, explain, import_class
+from dermaffinity.config import Component, NetworkConfig, Section, build, explain, import_class, part_class
 from dermaffinity.errors import ConfigError, DataError
 from dermaffinity.files import atomic_write, sweep_partial
 from dermaffinity.models import LesionNetwork
@@ -217,17 +217,11 @@ def load_networks(folder: Path, description: Description, plugins: Sequence[str]
         DataError: When a file is missing or not the one described, or a part is not what its place asks for.
     """
     sections = description.model_dump(by_alias=True, include={"backbone", "neck", "head"})
-    for section, values in sections.items():
-        if not any(values["class"].startswith(f"{module}.") for module in ("dermaffinity", *plugins)):
-            raise DataError(
-                f"{folder}: {section} is {values['class']!r}, which is outside dermaffinity. If you trust that module, "
-                "name it in plugins"
-            )
     networks = []
     for fold_model in description.fold_models:
         content = _content(folder, fold_model)
         try:
-            network = build_network(sections, len(description.classes), pretrained=False)
+            network = build_network(sections, len(description.classes), pretrained=False, plugins=plugins)
             network.load_state_dict(load(content))
         except ConfigError as error:
             raise DataError(f"{folder}: {error.message}", error.problems) from error
@@ -266,28 +260,35 @@ def load_examples(folder: Path, description: Description, fold_model: FoldModel)
     return examples
 
 
-def build_network(sections: dict[str, Any], num_classes: int, *, pretrained: bool) -> LesionNetwork:
+def build_network(
+    sections: dict[str, Any], num_classes: int, *, pretrained: bool, plugins: Sequence[str] = ()
+) -> LesionNetwork:
     """A new network from the ``backbone``, ``neck`` and ``head`` sections of a config.
 
     Args:
         sections: Each section has the key ``class`` and that class's hyper-parameters.
         num_classes: Number of classes C.
         pretrained: Whether the backbone loads its ``weights``; not when they are about to be replaced.
+        plugins: Modules outside dermaffinity that parts may come from.
+
+    Raises:
+        ConfigError: When a class comes from elsewhere, or is not what its section asks for.
     """
 
-    def build(section: str, *facts: int) -> Any:
+    def part(section: str, **facts: int) -> Any:
         arguments = {key: value for key, value in sections[section].items() if key != "class"}
         if "weights" in arguments and not pretrained:
             arguments["weights"] = None
-        found = import_class(sections[section]["class"])
-        # A model may come from somebody else: nothing but a part of a network is built.
-        if not issubclass(found, import_class(NetworkConfig.bases[section])):
-            raise ConfigError(f"{section}: {found.__name__} is no {section} class")
-        return found(*facts, **arguments)
+        try:
+            # A model may come from somebody else: nothing but a part of a network is built.
+            found = part_class(sections[section]["class"], import_class(NetworkConfig.kinds()[section].base), plugins)
+        except ConfigError as error:
+            raise ConfigError(f"{section}: {error.message}") from error
+        return build(found, facts, arguments)
 
-    backbone = build("backbone")
-    neck = build("neck", backbone.num_features)
-    head = build("head", neck.embedding_dim, num_classes)
+    backbone = part("backbone")
+    neck = part("neck", num_features=backbone.num_features)
+    head = part("head", embedding_dim=neck.embedding_dim, num_classes=num_classes)
     return LesionNetwork(backbone, neck, head)
 
 

@@ -1,13 +1,12 @@
 """Every image network of timm as a backbone, for experiments beyond ResNet-18."""
 
-import difflib
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dermaffinity.errors import ConfigError
+from dermaffinity.errors import ConfigError, did_you_mean
 from dermaffinity.models.backbones import Backbone
 
 
@@ -32,8 +31,7 @@ class TimmBackbone(Backbone):
             ) from error
         # Other names, such as hf-hub:…, would download code and weights from anywhere.
         if not timm.is_model(name):
-            near = difflib.get_close_matches(name, timm.list_models(), n=3)
-            hint = f" (did you mean {' or '.join(near)}?)" if near else ""
+            hint = did_you_mean(name, timm.list_models(), 3)
             raise ConfigError(f"backbone.name: timm {timm.__version__} has no network {name!r}{hint}")
         network: Any
         try:

@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from dermaffinity.data.tables import clean, look_alikes, nearest, read_table
+from dermaffinity.data.tables import clean, look_alikes, read_table
 from dermaffinity.errors import DataError
 
 NEEDED = ("image", "group")
@@ -105,11 +105,6 @@ def test_many_look_alikes_are_summed_up():
     names = [text for number in range(20) for text in (f"{number}", f"{number}.0")]
     (problem,) = look_alikes(names, "group")
     assert re.search(r"'0' and '0\.0', '1' and '1\.0', .* and 12 more\. Write each", problem)
-
-
-def test_the_nearest_is_found_whatever_its_case():
-    assert nearest("MEL", ["nv", "mel"]) == "mel"
-    assert nearest("xyz", ["nv", "mel"]) is None
 
 
 @pytest.mark.parametrize("delimiter", [";", "\t", "|"])

@@ -5,7 +5,6 @@ A new dataset is one new file beside this one: its name is the adapter's name, i
 :class:`DatasetAdapter` subclass is the adapter.
 """
 
-import difflib
 import hashlib
 import importlib
 import pkgutil
@@ -20,13 +19,14 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import pandas as pd
 
+from dermaffinity.config import part_class
 from dermaffinity.data import adapters
 from dermaffinity.data.images import image_size
 from dermaffinity.data.library import Contents, ImageLibrary, printable
 from dermaffinity.data.manifest import Manifest
 from dermaffinity.data.splits import TRAINING_ONLY, Protocol, assign_folds
 from dermaffinity.data.tables import clean, look_alikes
-from dermaffinity.errors import ConfigError, DataError, ManifestError, count_of, some_of, summed
+from dermaffinity.errors import ConfigError, DataError, ManifestError, count_of, did_you_mean, some_of, summed
 
 
 class Record(NamedTuple):
@@ -251,15 +251,18 @@ def adapter_names() -> list[str]:
 
 
 def adapter_class(name: str) -> type[DatasetAdapter]:
-    """The adapter in ``dermaffinity/data/adapters/<name>.py``.
+    """The adapter in ``dermaffinity/data/adapters/<name>.py``, or the one at an import path such as ``clinic.OurAdapter``.
 
     Raises:
-        ConfigError: There is no such module.
+        ConfigError: There is none.
     """
+    if "." in name:
+        return part_class(name, DatasetAdapter, plugins=[name.rpartition(".")[0]])  # whoever names it trusts it
     if name not in adapter_names():
-        near = difflib.get_close_matches(name, adapter_names(), n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(f"There is no adapter {name!r}; there are {', '.join(adapter_names())}.{hint}")
+        raise ConfigError(
+            f"there is no adapter {name!r}{did_you_mean(name, adapter_names())}; there are "
+            f"{', '.join(adapter_names())}. One of your own is named by its import path, such as clinic.OurAdapter"
+        )
     module = importlib.import_module(f"{adapters.__name__}.{name}")
     (adapter,) = (
         member

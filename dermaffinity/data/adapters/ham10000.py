@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from dermaffinity.data.adapters.base import DatasetAdapter, Record, pair_by_id
-from dermaffinity.data.tables import nearest, read_table
-from dermaffinity.errors import DataError, ManifestError, count_of, some_of
+from dermaffinity.data.tables import read_table
+from dermaffinity.errors import DataError, ManifestError, count_of, did_you_mean, some_of
 
 # Dermofit's class counts, taken from HAM10000: akiec for AK and IEC, bkl for SK, nv for ML, vasc for VASC and PYO.
 # In the five-class experiment mel stands in for SCC, which HAM10000 lacks.
@@ -150,8 +150,7 @@ def _matching(pattern: re.Pattern[str], files: list[str]) -> Iterator[tuple[str,
 
 
 def _near(dx: str) -> str:
-    near = nearest(dx, Ham10000Adapter.classes)
-    return f" (did you mean {near!r}?)" if near else f" (known are {', '.join(Ham10000Adapter.classes)})"
+    return did_you_mean(dx, Ham10000Adapter.classes) or f" (known are {', '.join(Ham10000Adapter.classes)})"
 
 
 def _contradictions(metadata: pd.DataFrame, images: dict[str, str], masks: dict[str, str]) -> Iterator[str]:

@@ -10,8 +10,8 @@ from pathlib import Path, PurePosixPath
 
 from dermaffinity.data.adapters.base import DatasetAdapter, Record
 from dermaffinity.data.library import Contents
-from dermaffinity.data.tables import clean, nearest, read_table
-from dermaffinity.errors import ConfigError, DataError, count_of, some_of
+from dermaffinity.data.tables import clean, read_table
+from dermaffinity.errors import ConfigError, DataError, count_of, did_you_mean, nearest, some_of
 
 _PARTS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
 _PARTS |= {"test": "test", "testing": "test"}
@@ -261,7 +261,7 @@ def _groups_from_csv(path: Path, images: Sequence[str], needed: Sequence[str]) -
     problems = [f"{count_of(len(lines), 'line')} {fault}: {some_of(lines)}" for fault, lines in faults.items() if lines]
     if unknown:
         first = min(unknown)
-        near = nearest(unknown[first], named) or images[0]
+        near = [*nearest(unknown[first], named), images[0]][0]
         problems[0] += f". The library has such names as {near!r}"
     ungrouped = set(needed) - groups.keys()
     if ungrouped:
@@ -272,5 +272,4 @@ def _groups_from_csv(path: Path, images: Sequence[str], needed: Sequence[str]) -
 
 
 def _near(code: str, allowed: Sequence[str]) -> str:
-    near = nearest(code, allowed)
-    return f" (did you mean {near!r}?)" if near else f"; there are {', '.join(allowed)}"
+    return did_you_mean(code, allowed) or f"; there are {', '.join(allowed)}"

@@ -1,0 +1,160 @@
+"""What a config consists of: its sections and their settings."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from dermaffinity.config.parts import build, hyper_parameters, import_class
+
+
+class Section(BaseModel):
+    """A part of a config: unknown keys are refused, values are frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Component(Section):
+    """A class and its keyword-only arguments."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    class_path: str = Field(alias="class")
+
+    def build(self, **facts: Any) -> Any:
+        """An instance; of the ``facts`` of the run, its constructor names those that it is built from."""
+        return build(import_class(self.class_path), facts, self.model_extra or {})
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What the class of a section must be: the annotation of a field makes it a section that names a class.
+
+    Args:
+        base: Import path of the base class.
+        tried: Whether checking a config builds it, with stand-ins for the facts; not where building reads files or
+            needs the manifest's classes.
+    """
+
+    base: str
+    tried: bool = True
+
+
+class DataSettings(Section):
+    """Which images, and how they are preprocessed for the network."""
+
+    manifest: Path  # relative to the working directory
+    root: Path | None = None  # the library's folder; None for the one that `prepare` noted beside the manifest
+    image_size: int = Field(224, ge=16, le=2048)  # pixels; side of the square the network sees
+    lesion_crop: float | None = Field(
+        None, ge=0, le=4
+    )  # margin around the mask, in lesion sizes; None for the whole image
+    validation_fraction: float = Field(0.15, gt=0, lt=0.5)  # share of the training rows cut off for choices
+
+
+class TrainingSettings(Section):
+    """The optimization; the defaults are those of fine-tuning a ResNet-18."""
+
+    epochs: int = Field(30, ge=1)
+    batch_size: int = Field(32, ge=2)
+    learning_rate: float = Field(0.01, gt=0)
+    head_rate_factor: float = Field(1.0, gt=0)  # learning rate of neck and head, as a multiple of learning_rate
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(5e-4, ge=0)  # never applied to normalization, biases and centers
+    warmup_epochs: float = Field(1.0, ge=0)  # linear, then one cosine to zero
+    balanced_sampling: bool = False  # draw every class equally often
+    # Of an exponential moving average of the weights over the steps, which then is the result; None: the last weights.
+    average_decay: float | None = Field(None, gt=0, lt=1)
+    sam_radius: float | None = Field(None, gt=0)  # of sharpness-aware minimization, at twice the work; None: without
+    patience: int | None = Field(
+        None, ge=1
+    )  # epochs without a better inner-validation score before stopping; None: never
+    # auto: bf16-mixed on a GPU or processor that has it in hardware, else 32-true; decided when an experiment begins.
+    precision: str = Field("auto", pattern=r"^(auto|32-true|16-mixed|bf16-mixed)$")
+    workers: int = Field(0, ge=0)  # processes that augment images; 0 augments in the training process
+
+
+class Config(Section):
+    """One experiment: what every kind of config has."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)
+    dataset: str | None = None  # the halves that it was composed of, by name; no part of the experiment
+    method: str | None = None
+    plugins: tuple[str, ...] = ()  # modules outside dermaffinity that the config may take classes from
+    grid: dict[
+        str, tuple[Any, ...]
+    ] = {}  # what `dermaffinity tune` tries: dotted key -> values; no part of the experiment
+    data: DataSettings
+
+    not_of_the_experiment: ClassVar[set[str]] = {"dataset", "method", "grid"}
+
+    @classmethod
+    def kinds(cls) -> dict[str, Kind]:
+        """The sections that name a class, and what that class must be."""
+        return {
+            name: kind
+            for name, field in cls.model_fields.items()
+            for kind in field.metadata
+            if isinstance(kind, Kind)
+        }
+
+    def components(self) -> dict[str, Component]:
+        """The sections that name a class, without those that this config leaves out."""
+        return {name: part for name in self.kinds() if (part := getattr(self, name)) is not None}
+
+    def resolved(self) -> dict[str, Any]:
+        """The whole config as plain values, every default filled in; what two equal experiments share."""
+        config = json.loads(self.model_dump_json(by_alias=True, exclude=self.not_of_the_experiment))
+        for section, component in self.components().items():
+            parameters = hyper_parameters(import_class(component.class_path))
+            defaults = {name: parameter.default for name, parameter in parameters.items()}
+            config[section] = json.loads(
+                json.dumps({"class": component.class_path, **defaults, **(component.model_extra or {})})
+            )
+        return config
+
+    def setting(self, key: str) -> Any:
+        """A resolved value by dotted key; None where this kind of config has none."""
+        return dict(flatten(self.resolved())).get(key)
+
+    def with_setting(self, section: str, key: str, value: Any) -> "Config":
+        """The config with one valid value changed."""
+        return self.model_copy(update={section: getattr(self, section).model_copy(update={key: value})})
+
+    def portable(self) -> dict[str, Any]:
+        """``resolved`` without the folders of this machine: files by their names."""
+        config = self.resolved()
+        config["data"] |= {"manifest": self.data.manifest.name, "root": None}
+        return config
+
+
+class NetworkConfig(Config):
+    """An experiment that trains a network."""
+
+    augmentation: Annotated[Component, Kind("dermaffinity.data.augmentation.Augmentation")]
+    backbone: Annotated[Component, Kind("dermaffinity.models.Backbone", tried=False)]
+    neck: Annotated[Component, Kind("dermaffinity.models.Neck")] = Component.model_validate(
+        {"class": "dermaffinity.models.IdentityNeck"}
+    )
+    head: Annotated[Component, Kind("dermaffinity.heads.Head")]
+    loss: Annotated[Component, Kind("dermaffinity.losses.Loss")]
+    mixing: Annotated[Component | None, Kind("dermaffinity.data.mixing.Mixing")] = None  # of the images of a batch
+    refit: Annotated[Component | None, Kind("dermaffinity.refit.Refit")] = None  # of the head, after training
+    training: TrainingSettings = TrainingSettings()
+
+    def portable(self) -> dict[str, Any]:
+        """See `Config.portable`."""
+        config = super().portable()
+        weights = config["backbone"].get("weights")
+        if isinstance(weights, str):
+            config["backbone"]["weights"] = Path(weights).name
+        return config
+
+
+class EstimatorConfig(Config):
+    """An experiment that fits an estimator to features of the masked lesion, without a network."""
+
+    features: Annotated[Component, Kind("dermaffinity.classic.Features")]
+    estimator: Annotated[Component, Kind("dermaffinity.classic.Estimator", tried=False)]
