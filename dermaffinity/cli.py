@@ -36,6 +36,18 @@ Runs = Annotated[Path, typer.Option("--runs", help="Folder of all experiments' r
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of every config.")
 ]
+Plugins = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--plugins", metavar="MODULE", help="Trust a module of your own to hold parts of the network or loss."
+    ),
+]
+Configs = Annotated[
+    list[str],
+    typer.Argument(
+        help="YAML files, or a dataset and a method such as hamfit7_cosen or 'hamfit7_*'.", metavar="CONFIG..."
+    ),
+]
 LauncherName = Annotated[str, typer.Option("--launcher", help="inline: one job after the other; local: side by side.")]
 Views = Annotated[
     Literal["1", "2", "4", "8"],
@@ -88,7 +100,12 @@ class _PrepareCommand(TyperCommand):
 
 @app.command(cls=_PrepareCommand)
 def prepare(
-    adapter: Annotated[str, typer.Argument(help="dermofit, ham10000, image_folder, mnist or phantom.")],
+    adapter: Annotated[
+        str,
+        typer.Argument(
+            help="dermofit, ham10000, image_folder, mnist or phantom; one of your own by import path, clinic.OurAdapter."
+        ),
+    ],
     source: Annotated[Path, typer.Argument(help="The library's folder or zip archive.")],
     experiment: Annotated[str | None, typer.Option(help="Such as 5-class (dermofit) or hamfit-7 (ham10000).")] = None,
     protocol: Annotated[
@@ -179,10 +196,11 @@ def verify(
 
 @app.command()
 def crossval(
-    configs: Annotated[list[str], typer.Argument(help="YAML configs, or names of shipped ones.", metavar="CONFIG...")],
+    configs: Configs,
     folds: Annotated[str | None, typer.Option(help="Such as 0,1; default: all.")] = None,
     seeds: Annotated[str, typer.Option(help="Such as 0,1,2.")] = "0",
     overrides: Overrides = None,
+    plugins: Plugins = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an earlier command stopped.")] = False,
     external: Annotated[
         bool, typer.Option("--external", help="Score the manifest's external images as well, once, at the end.")
@@ -201,13 +219,14 @@ def crossval(
 ) -> None:
     """Train and score every fold of one or more experiments, and track them in MLflow.
 
-    Example: dermaffinity crossval configs/dermofit5_*.yaml --seeds 0,1,2
+    Example: dermaffinity crossval dermofit5_cosen dermofit5_affinity_plus --seeds 0,1,2
     """
+    from dermaffinity.config import matching
     from dermaffinity.experiments import run
 
     experiments = run.crossval(
-        configs,
-        overrides=overrides or (),
+        matching(configs),
+        overrides=_with_plugins(overrides, plugins),
         resume=resume,
         external=external,
         inner=inner,
@@ -254,7 +273,7 @@ def compare(
 
 @app.command()
 def tune(
-    config: Annotated[str, typer.Argument(help="A YAML config, or the name of a shipped one.")],
+    config: Annotated[str, typer.Argument(help="A YAML file, or a dataset and a method such as hamfit7_cosen.")],
     grid: Annotated[
         list[str] | None,
         typer.Option(
@@ -264,6 +283,7 @@ def tune(
     folds: Annotated[str | None, typer.Option(help="Such as 0,1; default: all.")] = None,
     seeds: Annotated[str, typer.Option(help="Such as 0,1,2.")] = "0",
     overrides: Overrides = None,
+    plugins: Plugins = None,
     launcher: LauncherName = "inline",
     runs: Runs = Path("runs"),
     tracking_uri: Uri = None,
@@ -276,10 +296,11 @@ def tune(
     from dermaffinity.experiments import tune
     from dermaffinity.report.method_tables import tuning_table
 
+    settings = _with_plugins(overrides, plugins)
     tuning = tune.tune(
         config,
         grid=dict(_grid(text) for text in grid or ()),
-        overrides=overrides or (),
+        overrides=settings,
         **_how(folds, seeds, launcher, runs, tracking_uri, quiet),
     )
     if tuning is None:  # torchrun has started this process to help another
@@ -288,12 +309,12 @@ def tune(
     _print_tables({title: tuning_table(tuning.table)})
     for name in ("tuning.csv", "chosen.yaml"):
         print(tuning.folder / name)
-    print(f"Next: {_with_chosen(config, overrides or (), tuning.chosen)}")
+    print(f"Next: {_with_chosen(config, settings, tuning.chosen)}")
 
 
 @app.command()
 def benchmark(
-    configs: Annotated[list[str], typer.Argument(help="YAML configs, or names of shipped ones.", metavar="CONFIG...")],
+    configs: Configs,
     folds: Annotated[str | None, typer.Option(help="Such as 0,1; default: all.")] = None,
     seeds: Annotated[str, typer.Option(help="Such as 0,1,2; tuning uses the first.")] = "0",
     tuned: Annotated[bool, typer.Option("--tuned", help="Tune every config that states a grid first.")] = False,
@@ -303,6 +324,7 @@ def benchmark(
         bool, typer.Option("--external", help="Score the manifest's external images as well, once, at the end.")
     ] = False,
     overrides: Overrides = None,
+    plugins: Plugins = None,
     train: Annotated[bool, typer.Option("--train/--no-train", help="--no-train: only measure what is there.")] = True,
     quick: Annotated[
         bool, typer.Option("--quick", help="One fold, one seed, one epoch at 32 pixels: does it work at all?")
@@ -317,11 +339,12 @@ def benchmark(
 
     Example: dermaffinity benchmark hamfit7_cosen hamfit7_softmax hamfit7_affinity --seeds 0,1,2 --tuned
     """
+    from dermaffinity.config import matching
     from dermaffinity.experiments import benchmark
 
     found = benchmark.benchmark(
-        configs,
-        overrides=overrides or (),
+        matching(configs),
+        overrides=_with_plugins(overrides, plugins),
         tuned=tuned,
         budget=budget,
         baseline=baseline,
@@ -351,6 +374,7 @@ def predict(
     coverage: Annotated[
         float, typer.Option(min=0.5, max=0.999, help="Share of images whose set shall hold their class.")
     ] = 0.9,
+    plugins: Plugins = None,
     views: Views = "1",
     device: Device = "cpu",
     quiet: Quiet = False,
@@ -368,7 +392,7 @@ def predict(
     def report(name: str, fault: str) -> None:
         faults.append((name, fault))
 
-    classifier = LesionClassifier.load(model, views=int(views), device=device)  # type: ignore[arg-type]
+    classifier = LesionClassifier.load(model, views=int(views), device=device, plugins=plugins or ())  # type: ignore[arg-type]
     files = find_images(images, report)
     if not files:
         raise DataError("there are no images to predict", summed(faults))
@@ -400,6 +424,7 @@ def explain(
         Path | None,
         typer.Option(help="Folder, zip archive or manifest of the training images, to show the nearest ones."),
     ] = None,
+    plugins: Plugins = None,
     views: Views = "1",
     device: Device = "cpu",
 ) -> None:
@@ -409,7 +434,7 @@ def explain(
     """
     from dermaffinity.inference import classifier
 
-    explanation = classifier.explain(model, image, views=int(views), device=device)  # type: ignore[arg-type]
+    explanation = classifier.explain(model, image, views=int(views), device=device, plugins=plugins or ())  # type: ignore[arg-type]
     explanation.save(out, library)
     print(f"{out}: {explanation.predicted} with {100 * explanation.probabilities.max():.1f} %")
     print(f"{100 * explanation.coverage:g} % set: {', '.join(explanation.prediction_set) or 'empty'}")
@@ -468,6 +493,7 @@ def export(
     kind: Annotated[
         str, typer.Option("--format", help="onnx: one file, without PyTorch; bundle: a folder for MONAI's tools.")
     ] = "onnx",
+    plugins: Plugins = None,
 ) -> None:
     """Write a trained classifier in the format of another tool, checked to give the same numbers.
 
@@ -475,7 +501,7 @@ def export(
     """
     from dermaffinity import export
 
-    first, *others = export.export(model, out, format=kind)  # type: ignore[arg-type]
+    first, *others = export.export(model, out, format=kind, plugins=plugins or ())  # type: ignore[arg-type]
     for path in (first, *others):
         print(path)
     if kind == "onnx":
@@ -485,6 +511,94 @@ def export(
             f"Next, in {shlex.quote(str(first))}: python -m monai.bundle run --config_file configs/inference.json "
             f"--dataset_dir FOLDER; {_INTENDED_USE}"
         )
+
+
+configs_app = typer.Typer(help="List, show and copy configs: any dataset with any method.")
+app.add_typer(configs_app, name="configs")
+
+
+@configs_app.callback(invoke_without_command=True)
+def configs(context: typer.Context) -> None:
+    """List the datasets and methods that experiments are composed of, with the question each asks.
+
+    Example: dermaffinity configs
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from rich.table import Table
+
+    from dermaffinity.config import HALVES, question, shipped
+
+    console = Console(highlight=False)
+    for half in HALVES:
+        table = Table("", "", title=f"{half}s".capitalize(), title_justify="left", box=None, show_header=False)
+        for name, path in shipped(half).items():
+            table.add_row(name, question(path))
+        console.print(table)
+    print("An experiment is a dataset and a method: dermaffinity configs show hamfit7_affinity_plus")
+
+
+@configs_app.command()
+def show(
+    name: Annotated[str, typer.Argument(help="DATASET_METHOD, a dataset, a method, or a YAML file.")],
+    overrides: Overrides = None,
+) -> None:
+    """Print an experiment with every setting and default, or a dataset or method as it is written.
+
+    Example: dermaffinity configs show hamfit7_affinity_plus
+    """
+    import yaml
+
+    from dermaffinity.config import read_config, shipped
+
+    if half := (shipped("dataset") | shipped("method")).get(name):
+        print(half.read_text(encoding="utf-8"), end="")
+        return
+    config = read_config(name, overrides or ())
+    grid = {"grid": {key: list(values) for key, values in config.grid.items()}} if config.grid else {}
+    print(yaml.safe_dump(config.resolved() | grid, sort_keys=False, allow_unicode=True), end="")
+
+
+@configs_app.command()
+def copy(
+    name: Annotated[str, typer.Argument(help="DATASET_METHOD, a dataset or a method.")],
+    out: Annotated[
+        Path | None, typer.Argument(help="The file to write; default: my_NAME.yaml.", metavar="FILE")
+    ] = None,
+) -> None:
+    """Write a config of your own to change, and beside it the schema by which editors complete and check it.
+
+    Example: dermaffinity configs copy hamfit7_affinity_plus ours.yaml
+    """
+    from dermaffinity.config import HALVES, copy_of, json_schema, shipped
+    from dermaffinity.files import atomic_write, write_json
+
+    path = out or Path(f"my_{name}.yaml")
+    if path.exists():
+        raise ConfigError(f"{path} exists already; name another file")
+    schema = path.with_name("dermaffinity.schema.json")
+    text = copy_of(name, schema.name)
+    with atomic_write(path) as file:
+        file.write(text)
+    write_json(schema, json_schema())
+    print(f"{path}: change what you like; editors complete and check it with {schema.name}")
+    if half := next((half for half in HALVES if name in shipped(half)), None):
+        print(f"Next: name it in a config, {half}: {path.name}")
+    else:
+        print(f"Next: {_command('crossval', str(path))}")
+
+
+@configs_app.command()
+def schema() -> None:
+    """Print the JSON Schema of configs, for editors and other tools.
+
+    Example: dermaffinity configs schema > dermaffinity.schema.json
+    """
+    import json
+
+    from dermaffinity.config import json_schema
+
+    print(json.dumps(json_schema(), indent=2))
 
 
 @app.command()
@@ -576,6 +690,11 @@ def _how(folds: str | None, seeds: str, launcher: str, runs: Path, tracking_uri:
         "tracking_uri": tracking_uri,
         "quiet": quiet,
     }
+
+
+def _with_plugins(overrides: list[str] | None, plugins: list[str] | None) -> list[str]:
+    """The overrides, and the trusted modules as one more: they are added to those that a config lists."""
+    return [*(overrides or ()), *([f"plugins=[{', '.join(plugins)}]"] if plugins else [])]
 
 
 def _grid(text: str) -> tuple[str, list[Any]]:

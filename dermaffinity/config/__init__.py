@@ -15,10 +15,20 @@ from dermaffinity.config.model import (
     TrainingSettings,
 )
 from dermaffinity.config.parts import build, explain, import_class, parse_arguments, part_class
-from dermaffinity.config.reading import compose, flatten, matching, question, read_config, shipped, shipped_names
-from dermaffinity.config.schema import json_schema
+from dermaffinity.config.reading import (
+    HALVES,
+    compose,
+    flatten,
+    matching,
+    question,
+    read_config,
+    shipped,
+    shipped_names,
+)
+from dermaffinity.config.schema import copy_of, json_schema
 
 __all__ = [
+    "HALVES",
     "Component",
     "Config",
     "DataSettings",
@@ -28,6 +38,7 @@ __all__ = [
     "TrainingSettings",
     "build",
     "compose",
+    "copy_of",
     "explain",
     "flatten",
     "import_class",

@@ -94,10 +94,7 @@ class Config(Section):
     def kinds(cls) -> dict[str, Kind]:
         """The sections that name a class, and what that class must be."""
         return {
-            name: kind
-            for name, field in cls.model_fields.items()
-            for kind in field.metadata
-            if isinstance(kind, Kind)
+            name: kind for name, field in cls.model_fields.items() for kind in field.metadata if isinstance(kind, Kind)
         }
 
     def components(self) -> dict[str, Component]:

@@ -1,7 +1,7 @@
 """Parts of an experiment: classes that a config or a model names by import path.
 
-This is the one place where such a path becomes a class, its hyper-parameters are checked, and it is built. A class says in
-its constructor what it is built from: positional parameters are facts of the run, such as the number of classes, and
+This is the one place where such a path becomes a class, its hyper-parameters are checked, and it is built. A class says
+in its constructor what it is built from: positional parameters are facts of the run, such as the number of classes, and
 keyword-only parameters are hyper-parameters.
 """
 
@@ -64,8 +64,8 @@ def part_class(path: str, base: type, plugins: Sequence[str]) -> type:
     if not _within(path, ("dermaffinity", *plugins)):
         module = path.rpartition(".")[0] or path
         raise ConfigError(
-            f"class {path!r} is outside dermaffinity; if you trust it, add --plugins {module} (in a config or in Python: "
-            f"plugins: [{module}])"
+            f"class {path!r} is outside dermaffinity; if you trust it, add --plugins {module} (in a config and in "
+            f"Python: plugins: [{module}])"
         )
     found = import_class(path)
     if not issubclass(found, base) or found is base or inspect.isabstract(found):

@@ -1,8 +1,8 @@
 """Finding, composing, overriding and checking configs.
 
-A config is composed of a dataset, a method, what the dataset changes for that method, and what the file itself states, in
-this order; then come ``--set`` and a grid's values. A section that names a class replaces the whole section before it;
-any other is merged key by key.
+A config is composed of a dataset, a method, what the dataset changes for that method, and what the file itself states,
+in this order; then come ``--set`` and a grid's values. A section that names a class replaces the whole section before
+it; any other is merged key by key.
 """
 
 import copy
@@ -16,9 +16,10 @@ from pydantic import ValidationError
 
 from dermaffinity.config.model import Config, EstimatorConfig, NetworkConfig
 from dermaffinity.config.parts import FACTS, check_arguments, explain, facts_of, import_class, part_class
-from dermaffinity.errors import ConfigError, did_you_mean, nearest
+from dermaffinity.errors import ConfigError, nearest
 
 Half = Literal["dataset", "method"]
+HALVES: tuple[Half, ...] = ("dataset", "method")
 
 # What of the images' layout a grid may change; anything else would choose other images to be judged on.
 _GRID_DATA = ("data.image_size", "data.lesion_crop")
@@ -39,7 +40,8 @@ def shipped_names() -> list[str]:
 
 def question(path: Path) -> str:
     """What a dataset or method is there to find out: its first line."""
-    return path.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# Question: ")
+    asked = path.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# Question: ")
+    return asked[:1].upper() + asked[1:]
 
 
 def matching(sources: Sequence[str]) -> list[str]:
@@ -63,7 +65,6 @@ def read_config(
     source: str | Path,
     overrides: Sequence[str] = (),
     settings: Mapping[str, Any] | None = None,
-    plugins: Sequence[str] = (),
 ) -> Config:
     """Composes and checks one config.
 
@@ -71,7 +72,6 @@ def read_config(
         source: Path of a YAML file, or a shipped dataset and method such as ``hamfit7_cosen``.
         overrides: ``key=value`` texts such as ``training.epochs=5``; they go through the same checks.
         settings: The same as values by dotted key, such as a combination of a grid; they come last.
-        plugins: Modules outside dermaffinity that classes may come from, besides those that the config lists.
 
     Raises:
         ConfigError: With every problem found.
@@ -81,7 +81,6 @@ def read_config(
         _apply(values, override)
     for key, value in (settings or {}).items():
         _assign(values, key, value, f"setting {key}")
-    values["plugins"] = _together(values.get("plugins", ()), plugins)
     kind = _kind_of(values)
     config, problems = _check(values, kind)
     problems += _check_grid(values, kind, problems)
@@ -99,7 +98,7 @@ def compose(source: str | Path) -> dict[str, Any]:
     if Path(source).is_file():
         path = Path(source)
         own = {"name": path.stem} | read_yaml(path)
-        halves = {half: _find_half(half, own[half], path) for half in ("dataset", "method") if own.get(half)}  # type: ignore[arg-type]
+        halves = {half: _find_half(half, own[half], path) for half in HALVES if own.get(half)}
     else:
         halves = _halves(str(source))
         own = {"name": str(source)}
@@ -161,7 +160,7 @@ def _find_half(half: Half, source: Any, asking: Path) -> Path:
 
 def _read_half(path: Path | None, half: Half) -> dict[str, Any]:
     values = {} if path is None else read_yaml(path)
-    if wrong := [key for key in ("name", "dataset", "method") if key in values]:
+    if wrong := [key for key in ("name", *HALVES) if key in values]:
         raise ConfigError(f"{path}: the config of a {half} has no {wrong[0]!r}; a config that is composed of it has")
     return values
 
@@ -179,8 +178,7 @@ def _compose(dataset: Path | None, method: Path | None, own: dict[str, Any]) -> 
         base = {key: value for key, value in base.items() if key in kind.model_fields and key != "grid"}
     values: dict[str, Any] = {}
     for layer in (base, changes, *special, own):
-        plugins = _together(values.get("plugins", ()), layer.get("plugins", ()))
-        values = _merge(values, layer) | ({"plugins": plugins} if plugins else {})
+        values = _merge(values, layer)
     names = {"dataset": dataset, "method": method}
     return values | {half: path.stem for half, path in names.items() if path is not None}
 
@@ -189,23 +187,15 @@ def _kind_of(values: Mapping[str, Any]) -> type[Config]:
     return EstimatorConfig if "estimator" in values else NetworkConfig
 
 
-def _together(listed: Any, more: Any) -> Any:
-    """Two lists as one; what is no list stays as it is, for the check to name."""
-    for plugins in (listed, more):
-        if not isinstance(plugins, list | tuple):
-            return plugins
-    return list(dict.fromkeys([*listed, *more]))
-
-
 class _UniqueKeys(yaml.SafeLoader):
     """YAML in which no key hides another of the same name."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         keys = [key.value for key, _ in node.value]
-        for key, _ in node.value:
-            if keys.count(key.value) > 1:
+        for number, (key, _) in enumerate(node.value):
+            if key.value in keys[:number]:
                 raise yaml.constructor.ConstructorError(
-                    problem=f"the key {key.value!r} is there twice", problem_mark=key.start_mark
+                    problem=f"line {key.start_mark.line + 1} states {key.value!r} a second time"
                 )
         return super().construct_mapping(node, deep)
 
@@ -215,12 +205,17 @@ def _load(text: str) -> Any:
 
 
 def _merge(base: dict[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    """The base with the config's values over it; a section that names a class replaces the base's whole section."""
+    """The base with the config's values over it.
+
+    A section that names a class replaces the base's whole section; plugins add up.
+    """
     merged = dict(base)
     for key, value in config.items():
         known = merged.get(key)
         if isinstance(known, dict) and isinstance(value, dict) and "class" not in value:
             merged[key] = _merge(known, value)
+        elif key == "plugins" and isinstance(known, list) and isinstance(value, list):
+            merged[key] = list(dict.fromkeys([*known, *value]))
         else:
             merged[key] = value
     return merged
@@ -230,7 +225,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise ConfigError(f"--set {override}: write key=value, such as --set training.epochs=5")
-    if key in ("dataset", "method"):
+    if key in HALVES:
         raise ConfigError(f"--set {override}: name another config instead, or write {key}: into a file of your own")
     try:
         value = _load(text)
@@ -248,7 +243,7 @@ def _assign(values: dict[str, Any], key: str, value: Any, said: str) -> None:
         values = values[section]
         if not isinstance(values, dict):
             raise ConfigError(f"{said}: {section!r} is not a section")
-    values[last] = value
+    values[last] = _merge(values, {last: value})[last] if key == "plugins" else value
 
 
 def _check(values: dict[str, Any], kind: type[Config]) -> tuple[Config | None, list[str]]:

@@ -1,11 +1,43 @@
-"""The JSON Schema by which an editor completes and checks configs."""
+"""Configs for a person's editor: a copy to change, and the JSON Schema that completes and checks it."""
 
 import inspect
+from itertools import takewhile
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 from dermaffinity.config.model import DataSettings, EstimatorConfig, Kind, NetworkConfig, TrainingSettings
 from dermaffinity.config.parts import arguments_model, import_class, shipped_parts
-from dermaffinity.config.reading import shipped
+from dermaffinity.config.reading import HALVES, compose, shipped
+
+
+def copy_of(name: str, schema: str) -> str:
+    """The text of a shipped config for a file of one's own: a dataset or method as it stands, or the two composed.
+
+    Args:
+        name: A dataset, a method, or the two as DATASET_METHOD.
+        schema: Where the JSON Schema lies, seen from the new file.
+
+    Raises:
+        ConfigError: When there is no such config.
+    """
+    modeline = f"# yaml-language-server: $schema={schema}\n"
+    files = shipped("dataset") | shipped("method")
+    if name in files:
+        return modeline + files[name].read_text(encoding="utf-8")
+    values = compose(name)
+    origin = {half: values.pop(half) for half in ("method", "dataset")}
+    comments = "".join(_first_comment(files[half]) for half in origin.values())
+    order = [*NetworkConfig.model_fields, *EstimatorConfig.model_fields]
+    text = "".join(
+        yaml.safe_dump({section: values[section]}, sort_keys=False, default_flow_style=None, width=1000)
+        for section in sorted(values, key=lambda section: (section == "grid", order.index(section)))
+        if section != "name"  # which is the file's: a changed config is another experiment
+    )
+    return (
+        f"{modeline}{comments}# Copied from the dataset {origin['dataset']} and the method {origin['method']}.\n{text}"
+    )
 
 
 def json_schema() -> dict[str, Any]:
@@ -16,26 +48,7 @@ def json_schema() -> dict[str, Any]:
     sections = {"data": _settings(DataSettings), "training": _settings(TrainingSettings)}
     for config in (NetworkConfig, EstimatorConfig):
         sections |= {name: _section(kind) for name, kind in config.kinds().items()}
-    names = {half: {"anyOf": [{"enum": list(shipped(half))}, {"pattern": r"\.ya?ml$"}]} for half in ("dataset", "method")}  # type: ignore[arg-type]
-    return {
-        "$schema": "http://json-schema.org/draft-07/schema#",
-        "title": "dermaffinity config",
-        "type": "object",
-        "additionalProperties": False,
-        "properties": {
-            "name": {"type": "string", "description": "The experiment's name; the file's name if left out."},
-            "dataset": {**names["dataset"], "description": "A shipped dataset, or the path of a file."},
-            "method": {**names["method"], "description": "A shipped method, or the path of a file."},
-            "plugins": {"type": "array", "items": {"type": "string"}, "description": "Modules to take classes from."},
-            "grid": {"type": "object", "additionalProperties": {"type": "array"}, "description": "What tune tries."},
-            "methods": {
-                "type": "object",
-                "description": "In a dataset: what it changes for a method, and why.",
-                "additionalProperties": {"properties": sections, "additionalProperties": False},
-            },
-            **sections,
-        },
-    }
+    names = {half: {"anyOf": [{"enum": list(shipped(half))}, {"pattern": r"\.ya?ml$"}]} for half in HALVES}
 
 
 def _settings(model: type[DataSettings] | type[TrainingSettings]) -> dict[str, Any]:
@@ -67,6 +80,11 @@ def _section(kind: Kind) -> dict[str, Any]:
             for path, keys in arguments.items()
         ],
     }
+
+
+def _first_comment(path: Path) -> str:
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return "".join(takewhile(lambda line: line.startswith("#"), lines))
 
 
 def _first_line(found: type) -> str:

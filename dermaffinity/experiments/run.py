@@ -333,7 +333,7 @@ def _write(experiment: Experiment, run: Run) -> None:
         join_models(folders, experiment.path / "classifier", joint[0, seed])
         classifier = read_description(experiment.path / "classifier")
         run.log_model(
-            partial(write_mlflow_model, experiment.path / "classifier"),
+            partial(write_mlflow_model, experiment.path / "classifier", plugins=record.config.get("plugins", ())),
             record.dataset,
             record.name,
             digest=classifier.digest,

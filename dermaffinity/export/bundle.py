@@ -38,14 +38,16 @@ class BundleNetwork(nn.Module):
     Args:
         models: The bundle's ``models`` folder, whose ``classifier.json`` describes the network. Its weights come from
             ``model.pt``, which whoever builds this loads.
+        plugins: Modules outside dermaffinity that parts of the network come from; they are imported.
     """
 
-    def __init__(self, models: str | Path) -> None:
+    def __init__(self, models: str | Path, plugins: Sequence[str] = ()) -> None:
         super().__init__()
         description = read_description(Path(models))
         sections = description.model_dump(by_alias=True, include={"backbone", "neck", "head"})
         networks = [
-            build_network(sections, len(description.classes), pretrained=False) for _ in description.fold_models
+            build_network(sections, len(description.classes), pretrained=False, plugins=plugins)
+            for _ in description.fold_models
         ]
         self.classifier = CalibratedNetwork(description, networks)
 
@@ -147,14 +149,14 @@ def export_bundle(classifier: LesionClassifier, folder: Path) -> Path:
         torch.save(state, file)
     write_json(root / "models" / FILE, json.loads(description.model_dump_json(by_alias=True)))
     write_json(root / "configs" / "metadata.json", _metadata(classifier))
-    write_json(root / "configs" / "inference.json", _inference())
+    write_json(root / "configs" / "inference.json", _inference(description.plugins))
     for name, text in {"LICENSE": _license(classifier), "docs/README.md": _readme(classifier)}.items():
         with atomic_write(root / name) as file:
             file.write(text)
     return root
 
 
-def _inference() -> dict[str, Any]:
+def _inference(plugins: Sequence[str]) -> dict[str, Any]:
     models = "$@bundle_root + '/models'"
     return {
         # MONAI takes one name from each import.
@@ -168,7 +170,7 @@ def _inference() -> dict[str, Any]:
         "output_dir": "$@bundle_root + '/eval'",
         "dataset_dir": "$@bundle_root + '/images'",
         "device": "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
-        "network_def": {"_target_": f"{_HERE}.BundleNetwork", "models": models},
+        "network_def": {"_target_": f"{_HERE}.BundleNetwork", "models": models, "plugins": list(plugins)},
         "network": "$@network_def.to(@device)",
         "preprocessing": {
             "_target_": "Compose",

@@ -69,6 +69,7 @@ def predict(
     coverage: float = 0.9,
     views: Literal[1, 2, 4, 8] = 1,
     device: Literal["cpu", "cuda", "auto"] = "cpu",
+    plugins: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Predicts image files with a trained classifier; a file that cannot be used is named in a warning.
 
@@ -79,6 +80,7 @@ def predict(
         coverage: Share of images whose set shall hold their class.
         views: See `LesionClassifier`.
         device: See `LesionClassifier.load`.
+        plugins: See `LesionClassifier.load`.
 
     Returns:
         The table, see `predict_files`; ``set`` holds lists.
@@ -87,7 +89,7 @@ def predict(
     def warn(name: str, fault: str) -> None:
         warnings.warn(f"{name}: {fault}", stacklevel=2)
 
-    classifier = LesionClassifier.load(model, views=views, device=device)
+    classifier = LesionClassifier.load(model, views=views, device=device, plugins=plugins)
     files = find_images([Path(source) for source in images], warn)
     predict_files(
         classifier, files, Path(out), coverage=coverage, on_problem=warn, on_progress=lambda done, total: None

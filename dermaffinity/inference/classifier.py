@@ -427,9 +427,10 @@ def explain(
     *,
     views: Literal[1, 2, 4, 8] = 1,
     device: Literal["cpu", "cuda", "auto"] = "cpu",
+    plugins: Sequence[str] = (),
 ) -> "Explanation":
     """Why a trained classifier says what it says about an image; see `LesionClassifier.explain`."""
-    return LesionClassifier.load(model, views=views, device=device).explain(image)
+    return LesionClassifier.load(model, views=views, device=device, plugins=plugins).explain(image)
 
 
 def _device(word: str) -> "device":

@@ -99,6 +99,12 @@ class Description(Facts):
     fold_models: tuple[FoldModel, ...]
     digest: str  # SHA-256 over all other entries
 
+    @property
+    def plugins(self) -> tuple[str, ...]:
+        """The modules outside dermaffinity that parts of the network come from; whoever loads it must trust them."""
+        modules = [part.class_path.rpartition(".")[0] for part in (self.backbone, self.neck, self.head)]
+        return tuple(dict.fromkeys(module for module in modules if module.partition(".")[0] != "dermaffinity"))
+
 
 class TrainingExamples(NamedTuple):
     """Where a fold model places the n images that it was fitted on, as they are, without augmentation."""

@@ -251,7 +251,7 @@ def adapter_names() -> list[str]:
 
 
 def adapter_class(name: str) -> type[DatasetAdapter]:
-    """The adapter in ``dermaffinity/data/adapters/<name>.py``, or the one at an import path such as ``clinic.OurAdapter``.
+    """The adapter in ``dermaffinity/data/adapters/<name>.py``, or at an import path such as ``clinic.OurAdapter``.
 
     Raises:
         ConfigError: There is none.

@@ -8,6 +8,7 @@ pinned requirements, dermaffinity among them: while no package index has it, bui
 """
 
 import io
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,7 +35,7 @@ _PACKAGES = (
 )
 
 
-def write_mlflow_model(folder: Path, target: Path) -> None:
+def write_mlflow_model(folder: Path, target: Path, plugins: Sequence[str] = ()) -> None:
     """Writes the MLflow model of a trained classifier.
 
     Its input is a table with the column ``image``, the bytes of image files; its parameter ``coverage`` is that of the
@@ -44,6 +45,8 @@ def write_mlflow_model(folder: Path, target: Path) -> None:
     Args:
         folder: Model folder, with ``classifier.json``.
         target: Where to; must not exist.
+        plugins: Modules outside dermaffinity that parts of the network come from. The model imports them wherever it is
+            loaded, and does not hold them.
 
     Raises:
         DataError: When the classifier cannot be read.
@@ -58,6 +61,7 @@ def write_mlflow_model(folder: Path, target: Path) -> None:
         mlflow_model=model,
         python_model=Path(__file__).with_name("pyfunc.py"),
         artifacts={"classifier": str(folder)},
+        model_config={"plugins": list(plugins)} if plugins else None,
         signature=_signature(description),
         input_example=pd.DataFrame({"image": [_example_image()]}),
         pip_requirements=_requirements(),

@@ -21,7 +21,8 @@ class ServedClassifier(PythonModel):
 
     def load_context(self, context: PythonModelContext) -> None:
         """Reads the classifier, of which no code is run."""
-        self.classifier = LesionClassifier.load(context.artifacts["classifier"])
+        plugins = (context.model_config or {}).get("plugins", ())
+        self.classifier = LesionClassifier.load(context.artifacts["classifier"], plugins=plugins)
 
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
