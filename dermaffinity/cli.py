@@ -103,7 +103,7 @@ def prepare(
     adapter: Annotated[
         str,
         typer.Argument(
-            help="dermofit, ham10000, image_folder, mnist or phantom; one of your own by import path, clinic.OurAdapter."
+            help="dermofit, ham10000, image_folder, mnist or phantom; your own by import path, clinic.OurAdapter."
         ),
     ],
     source: Annotated[Path, typer.Argument(help="The library's folder or zip archive.")],

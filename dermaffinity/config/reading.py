@@ -100,9 +100,8 @@ def compose(source: str | Path) -> dict[str, Any]:
         own = {"name": path.stem} | read_yaml(path)
         halves = {half: _find_half(half, own[half], path) for half in HALVES if own.get(half)}
     else:
-        halves = _halves(str(source))
-        own = {"name": str(source)}
-    return _compose(halves.get("dataset"), halves.get("method"), own)
+        halves, own = shipped_halves(str(source)), {"name": str(source)}
+    return layered(halves.get("dataset"), halves.get("method"), own)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -130,8 +129,12 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield f"{prefix}{key}", value
 
 
-def _halves(name: str) -> dict[Half, Path]:
-    """The dataset and method of a shipped config."""
+def shipped_halves(name: str) -> dict[Half, Path]:
+    """The dataset and method of a shipped config.
+
+    Raises:
+        ConfigError: When there is no such config.
+    """
     datasets, methods = shipped("dataset"), shipped("method")
     for dataset, path in datasets.items():
         if name.startswith(f"{dataset}_") and (method := name.removeprefix(f"{dataset}_")) in methods:
@@ -165,7 +168,12 @@ def _read_half(path: Path | None, half: Half) -> dict[str, Any]:
     return values
 
 
-def _compose(dataset: Path | None, method: Path | None, own: dict[str, Any]) -> dict[str, Any]:
+def layered(dataset: Path | None, method: Path | None, own: dict[str, Any]) -> dict[str, Any]:
+    """What the files of a dataset and a method give together, and ``own`` over them.
+
+    Raises:
+        ConfigError: When a file is no config.
+    """
     base, changes = _read_half(dataset, "dataset"), _read_half(method, "method")
     exceptions = base.pop("methods", None) or {}
     if not isinstance(exceptions, dict):

@@ -9,7 +9,7 @@ import yaml
 
 from dermaffinity.config.model import DataSettings, EstimatorConfig, Kind, NetworkConfig, TrainingSettings
 from dermaffinity.config.parts import arguments_model, import_class, shipped_parts
-from dermaffinity.config.reading import HALVES, compose, shipped
+from dermaffinity.config.reading import HALVES, layered, shipped, shipped_halves
 
 
 def copy_of(name: str, schema: str) -> str:
@@ -26,18 +26,17 @@ def copy_of(name: str, schema: str) -> str:
     files = shipped("dataset") | shipped("method")
     if name in files:
         return modeline + files[name].read_text(encoding="utf-8")
-    values = compose(name)
-    origin = {half: values.pop(half) for half in ("method", "dataset")}
-    comments = "".join(_first_comment(files[half]) for half in origin.values())
+    halves = shipped_halves(name)
+    values = layered(halves["dataset"], halves["method"], {})
+    dataset, method = (values.pop(half) for half in HALVES)
+    comments = _first_comment(halves["method"]) + _first_comment(halves["dataset"])
     order = [*NetworkConfig.model_fields, *EstimatorConfig.model_fields]
     text = "".join(
         yaml.safe_dump({section: values[section]}, sort_keys=False, default_flow_style=None, width=1000)
         for section in sorted(values, key=lambda section: (section == "grid", order.index(section)))
-        if section != "name"  # which is the file's: a changed config is another experiment
     )
-    return (
-        f"{modeline}{comments}# Copied from the dataset {origin['dataset']} and the method {origin['method']}.\n{text}"
-    )
+    # No name, which is then the file's: a changed config is another experiment.
+    return f"{modeline}{comments}# Copied from the dataset {dataset} and the method {method}.\n{text}"
 
 
 def json_schema() -> dict[str, Any]:
@@ -49,6 +48,25 @@ def json_schema() -> dict[str, Any]:
     for config in (NetworkConfig, EstimatorConfig):
         sections |= {name: _section(kind) for name, kind in config.kinds().items()}
     names = {half: {"anyOf": [{"enum": list(shipped(half))}, {"pattern": r"\.ya?ml$"}]} for half in HALVES}
+    return {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "title": "dermaffinity config",
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {
+            "name": {"type": "string", "description": "The experiment's name; the file's name if left out."},
+            "dataset": {**names["dataset"], "description": "A shipped dataset, or the path of a file."},
+            "method": {**names["method"], "description": "A shipped method, or the path of a file."},
+            "plugins": {"type": "array", "items": {"type": "string"}, "description": "Modules to take classes from."},
+            "grid": {"type": "object", "additionalProperties": {"type": "array"}, "description": "What tune tries."},
+            "methods": {
+                "type": "object",
+                "description": "In a dataset: what it changes for a method, and why.",
+                "additionalProperties": {"properties": sections, "additionalProperties": False},
+            },
+            **sections,
+        },
+    }
 
 
 def _settings(model: type[DataSettings] | type[TrainingSettings]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dermaffinity import LesionClassifier
-from dermaffinity.config import read_config, shipped_configs
+from dermaffinity.config import read_config, shipped
 from dermaffinity.data.transforms import EvaluationStage, Normalize
 from dermaffinity.errors import ExportError
 from dermaffinity.export.network import CalibratedNetwork
@@ -43,10 +43,12 @@ class CosineTowardsCenters(Head):
 
 
 def shipped_parts() -> dict[str, dict]:
-    """The different networks that the shipped configs describe, by their parts."""
+    """The different networks that the shipped configs describe, by their parts: small backbones with a few methods."""
     found = {}
-    for path in shipped_configs().values():
-        config = read_config(path).resolved()
+    names = [f"hamfit7_{method}" for method in shipped("method")]
+    names += [f"{dataset}_{method}" for dataset in ("demo", "mnist", "mnist2d") for method in ("softmax", "affinity")]
+    for name in names:
+        config = read_config(name).resolved()
         if "backbone" not in config:
             continue  # a method without a network
         parts = {section: config[section] for section in ("backbone", "neck", "head")}

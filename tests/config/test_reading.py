@@ -1,24 +1,12 @@
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import pytest
 import yaml
 
-from dermaffinity.config import (
-    EstimatorConfig,
-    NetworkConfig,
-    check_arguments,
-    flatten,
-    import_class,
-    parse_arguments,
-    read_config,
-    shipped_configs,
-)
+from dermaffinity.config import EstimatorConfig, NetworkConfig, flatten, matching, read_config, shipped, shipped_names
 from dermaffinity.errors import ConfigError
 from dermaffinity.heads import AffinityHead, LinearHead
-from dermaffinity.losses import AffinityLoss
 
 CONFIG = {
     "name": "trial",
@@ -62,7 +50,7 @@ def test_a_config_gives_its_values_and_the_defaults_of_the_rest(write):
 
 
 def test_sections_build_their_class_with_facts_and_hyper_parameters(write):
-    head = read_config(write()).head.build(16, 4)
+    head = read_config(write()).head.build(embedding_dim=16, num_classes=4, class_counts=None)
     assert isinstance(head, AffinityHead)
     assert head.centers.shape == (4, 5, 16)
     assert head.sigma == 2.0
@@ -118,7 +106,7 @@ def test_configs_cannot_be_changed(write):
         ({"head": {"class": "dermaffinity.heads.AffinityHed"}}, "(did you mean 'AffinityHead'?)"),
         (
             {"head": {"class": "dermaffinity.head.LinearHead"}},
-            "head.class 'dermaffinity.head.LinearHead': cannot import",
+            "head: class 'dermaffinity.head.LinearHead': cannot import",
         ),
         (
             {"head": {"class": "dermaffinity.heads.AffinityHead", "centres_per_class": 3}},
@@ -154,10 +142,10 @@ def test_configs_cannot_be_changed(write):
         ),
         (
             {"head": {"class": "dermaffinity.losses.AffinityLoss"}},
-            "head.class: 'dermaffinity.losses.AffinityLoss' is not a Head; "
+            "head: class 'dermaffinity.losses.AffinityLoss' is not a Head; "
             "dermaffinity has AffinityHead, AffinityMixtureHead, CosineHead, LinearHead",
         ),
-        ({"head": {"class": "dermaffinity.heads.Head"}}, "head.class: 'dermaffinity.heads.Head' is not a Head"),
+        ({"head": {"class": "dermaffinity.heads.Head"}}, "head: class 'dermaffinity.heads.Head' is not a Head"),
         ({"backbone": {"class": "dermaffinity.models.Backbone"}}, "'dermaffinity.models.Backbone' is not a Backbone"),
         (
             {"neck": {"class": "dermaffinity.models.Neck"}},
@@ -165,7 +153,7 @@ def test_configs_cannot_be_changed(write):
         ),
         (
             {"head": {"class": "torch.nn.Linear"}},
-            "head.class: 'torch.nn.Linear' is outside dermaffinity; list its module under plugins: to allow it",
+            "head: class 'torch.nn.Linear' is outside dermaffinity; if you trust it, add --plugins torch.nn (",
         ),
         (
             {"loss": {"class": "dermaffinity.losses.CoSenLoss"}},
@@ -203,7 +191,7 @@ def test_all_problems_are_reported_at_once(write):
             colour="red",
         )
     )
-    starts = ("colour:", "data: missing", "head.class:", "loss.margn:", "training.epochs:", "training.momentum:")
+    starts = ("colour:", "data: missing", "head: class", "loss.margn:", "training.epochs:", "training.momentum:")
     assert len(found) == len(starts)
     assert all(sum(problem.startswith(start) for problem in found) == 1 for start in starts)
 
@@ -220,8 +208,11 @@ def test_all_problems_of_the_constructors_are_reported_at_once(write):
 def test_numbers_that_yaml_takes_for_something_else_reach_the_class_as_numbers(write, key, text, value):
     config = read_config(write(), [f"head.{key}={text}"])
     assert config.resolved()["head"][key] == value
-    assert type(config.head.build(8, 2).sigma) is float
-    assert config.head.build(8, 2).centers.shape[1] == config.resolved()["head"]["centers_per_class"]
+    assert type(config.head.build(embedding_dim=8, num_classes=2).sigma) is float
+    assert (
+        config.head.build(embedding_dim=8, num_classes=2).centers.shape[1]
+        == config.resolved()["head"]["centers_per_class"]
+    )
 
 
 def test_no_other_spelling_of_class_reaches_a_class_unchecked(write):
@@ -251,7 +242,7 @@ def plugin(tmp_path, monkeypatch):
 def test_a_listed_plugin_may_give_a_class_of_the_right_kind(write, plugin):
     loss = {"class": "dermaffinity.losses.CoSenLoss"}
     config = read_config(write(plugins=[plugin], head={"class": f"{plugin}.TwinHead"}, loss=loss))
-    assert isinstance(config.head.build(8, 2), LinearHead)
+    assert isinstance(config.head.build(embedding_dim=8, num_classes=2), LinearHead)
     (found,) = problems_of(write(plugins=[plugin], head={"class": f"{plugin}.Unrelated"}, loss=loss))
     assert f"'{plugin}.Unrelated' is not a Head" in found
 
@@ -261,40 +252,130 @@ def test_an_unlisted_module_is_not_even_imported(write, plugin):
     assert plugin not in sys.modules
 
 
-def config_with_base(tmp_path, base: dict, config: dict) -> Path:
-    (tmp_path / "base.yaml").write_text(yaml.safe_dump(base), encoding="utf-8")
-    path = tmp_path / "config.yaml"
-    path.write_text(yaml.safe_dump({"base": "base.yaml"} | config), encoding="utf-8")
-    return path
+def test_plugins_add_up(write, plugin):
+    loss = {"class": "dermaffinity.losses.CoSenLoss"}
+    path = write(plugins=["json"], head={"class": f"{plugin}.TwinHead"}, loss=loss)
+    assert read_config(path, [f"plugins=[{plugin}, json]"]).plugins == ("json", plugin)
 
 
-def test_a_config_changes_single_values_of_its_base(tmp_path):
-    config = read_config(config_with_base(tmp_path, CONFIG, {"name": "long", "training": {"batch_size": 8}}))
-    assert (config.name, config.training.epochs, config.training.batch_size) == ("long", 3, 8)
-    assert config.data.image_size == 32
+HALF = {key: CONFIG[key] for key in ("data", "augmentation", "backbone", "training")}
+METHOD = {
+    "head": {"class": "dermaffinity.heads.AffinityHead", "sigma": 2.0},
+    "loss": {"class": "dermaffinity.losses.AffinityLoss"},
+    "training": {"learning_rate": 0.5},
+    "grid": {"loss.margin": [0.5, 0.75]},
+}
 
 
-def test_a_section_that_names_a_class_replaces_that_of_the_base(tmp_path):
+@pytest.fixture
+def compose_of(tmp_path):
+    """Writes a dataset and a method, and a config that is composed of them."""
+
+    def write_halves(dataset: dict, method: dict, **own) -> Path:
+        for name, values in (("clinic", dataset), ("hinge", method), ("ours", own)):
+            halves = {"dataset": "clinic.yaml", "method": "hinge.yaml"} if name == "ours" else {}
+            (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(halves | values), encoding="utf-8")
+        return tmp_path / "ours.yaml"
+
+    return write_halves
+
+
+def test_a_config_is_composed_of_dataset_and_method_and_named_by_its_file(compose_of):
+    config = read_config(compose_of(HALF, METHOD))
+    assert (config.name, config.dataset, config.method) == ("ours", "clinic", "hinge")
+    assert (config.training.epochs, config.training.learning_rate) == (3, 0.5)
+    assert config.resolved()["head"]["sigma"] == 2.0
+    assert config.resolved()["neck"] == {"class": "dermaffinity.models.IdentityNeck"}
+    assert "dataset" not in config.resolved()
+
+
+def test_dataset_then_method_then_the_datasets_exception_then_the_file_then_overrides(compose_of):
+    def rate(dataset: dict, own: dict, *overrides: str) -> float:
+        path = compose_of(HALF | {"training": {"learning_rate": 0.1}} | dataset, METHOD, training=own)
+        return read_config(path, overrides).training.learning_rate
+
+    exception = {"methods": {"hinge.yaml": {"training": {"learning_rate": 0.6}}, "cosen": {"training": {"epochs": 1}}}}
+    assert rate({}, {}) == 0.5
+    assert rate(exception, {}) == 0.6
+    assert rate(exception, {"learning_rate": 0.7}) == 0.7
+    assert rate(exception, {"learning_rate": 0.7}, "training.learning_rate=0.8") == 0.8
+    assert read_config(compose_of(HALF | exception, METHOD)).training.epochs == 3
+
+
+def test_a_section_that_names_a_class_replaces_the_one_before_and_any_other_is_merged(compose_of):
     head = {"class": "dermaffinity.heads.AffinityHead", "centers_per_class": 2}
-    assert read_config(config_with_base(tmp_path, CONFIG, {"head": head})).resolved()["head"]["sigma"] == 10.0
-    without_class = {"head": {"centers_per_class": 2}}
-    merged = read_config(config_with_base(tmp_path, CONFIG, without_class)).resolved()["head"]
+    assert read_config(compose_of(HALF, METHOD, head=head)).resolved()["head"]["sigma"] == 10.0
+    merged = read_config(compose_of(HALF, METHOD, head={"centers_per_class": 2})).resolved()["head"]
     assert (merged["sigma"], merged["centers_per_class"]) == (2.0, 2)
 
 
-def test_a_base_has_no_base_of_its_own(tmp_path):
-    with pytest.raises(ConfigError, match=r"base\.yaml: a base config has no base of its own; merge 'more\.yaml' into"):
-        read_config(config_with_base(tmp_path, CONFIG | {"base": "more.yaml"}, {}))
+def test_the_grids_of_dataset_and_method_are_tried_together(compose_of):
+    rates = {"training.learning_rate": [0.1, 0.2]}
+    config = read_config(compose_of(HALF | {"grid": rates}, METHOD, grid={"loss.margin": [0.25]}))
+    assert config.grid == {"training.learning_rate": (0.1, 0.2), "loss.margin": (0.25,)}
 
 
-def test_a_missing_base_is_named(write):
-    with pytest.raises(ConfigError, match=r"its base 'nowhere\.yaml' is not a file in"):
-        read_config(write(base="nowhere.yaml"))
+def test_a_dataset_alone_leaves_the_rest_to_the_file(write, compose_of):
+    compose_of(HALF, METHOD)
+    path = write(data=None, training=None, dataset="clinic.yaml")
+    config = read_config(path)
+    assert (config.name, config.dataset, config.method, config.training.epochs) == ("trial", "clinic", None, 3)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "method", "message"),
+    [
+        ({"name": "x"}, {}, r"clinic\.yaml: the config of a dataset has no 'name'"),
+        ({}, {"dataset": "hamfit7"}, r"hinge\.yaml: the config of a method has no 'dataset'"),
+        ({"methods": ["cosen"]}, {}, r"clinic\.yaml: methods: is a mapping"),
+        ({"methods": {"cosn": {}}}, {}, r"clinic\.yaml: there is no method 'cosn': the nearest are cosen"),
+    ],
+)
+def test_a_half_that_cannot_be_composed_is_refused(compose_of, dataset, method, message):
+    with pytest.raises(ConfigError, match=message):
+        read_config(compose_of(HALF | dataset, METHOD | method))
+
+
+def test_an_unknown_half_is_told_with_the_nearest(write):
+    with pytest.raises(ConfigError, match=r"trial\.yaml: there is no dataset 'hamfit8': the nearest are hamfit"):
+        read_config(write(dataset="hamfit8"))
+    with pytest.raises(
+        ConfigError, match="there is no method 'zzz': `dermaffinity configs` lists them; a file of your"
+    ):
+        read_config(write(method="zzz"))
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("demo_afinity", "the nearest are demo_affinity, [a-z0-9_]+, [a-z0-9_]+; `dermaffinity configs` lists"),
+        ("hamfit7_cosn.yaml", "the nearest are hamfit7_cosen, "),
+        ("hamfit7", "hamfit7 is a dataset; add a method, such as hamfit7_affinity_plus"),
+        ("cosen", "cosen is a method; add a dataset, such as library_cosen"),
+        ("§", "give the path of a YAML file, or DATASET_METHOD"),
+    ],
+)
+def test_an_unknown_config_is_told_with_what_was_probably_meant(name, advice):
+    with pytest.raises(ConfigError, match=f"there is no config {name}: {advice}"):
+        read_config(name)
+
+
+def test_a_pattern_stands_for_the_shipped_configs_that_it_matches(tmp_path):
+    assert matching(["a.yaml", "hamfit?_cosen", "x"]) == ["a.yaml", "hamfit5_cosen", "hamfit7_cosen", "x"]
+    assert len(matching(["*"])) == len(shipped("dataset")) * len(shipped("method")) == len(shipped_names())
+    (tmp_path / "a[1].yaml").touch()
+    assert matching([f"{tmp_path}/a[1].yaml"]) == [f"{tmp_path}/a[1].yaml"]
+    with pytest.raises(ConfigError, match=r"no shipped config matches nowhere_\*"):
+        matching(["nowhere_*"])
 
 
 def test_overrides_change_the_config_and_pass_the_same_checks(write):
     config = read_config(write(training=None), ["training.epochs=5", "head.sigma=0.5", "name=other", "data.root=/data"])
-    assert (config.training.epochs, config.head.build(8, 2).sigma, config.name) == (5, 0.5, "other")
+    assert (config.training.epochs, config.head.build(embedding_dim=8, num_classes=2).sigma, config.name) == (
+        5,
+        0.5,
+        "other",
+    )
     assert config.data.root == Path("/data")
     found = problems_of(write(), ["training.epoch=5", "head.sigma=-1", "training.batch_size=1"])
     assert found == [
@@ -305,7 +386,7 @@ def test_overrides_change_the_config_and_pass_the_same_checks(write):
 
 def test_an_override_may_put_in_another_class(write):
     overrides = ["head={class: dermaffinity.heads.LinearHead}", "loss={class: dermaffinity.losses.CrossEntropyLoss}"]
-    assert isinstance(read_config(write(), overrides).head.build(8, 2), LinearHead)
+    assert isinstance(read_config(write(), overrides).head.build(embedding_dim=8, num_classes=2), LinearHead)
 
 
 @pytest.mark.parametrize(
@@ -315,6 +396,8 @@ def test_an_override_may_put_in_another_class(write):
         ("=5", "--set =5: write key=value"),
         ("training.epochs=[1", r"--set training.epochs=\[1: '\[1' is not a YAML value"),
         ("name.first=x", "--set name.first=x: 'name' is not a section"),
+        ("method=cosen", "--set method=cosen: name another config instead, or write method: into a file of your own"),
+        ("head={sigma: 1, sigma: 2}", "is not a YAML value"),
     ],
 )
 def test_a_malformed_override_is_refused(write, override, message):
@@ -328,6 +411,8 @@ def test_a_malformed_override_is_refused(write, override, message):
         (b"head: [1, 2", "not a YAML config .*line 1"),
         (b"name: a\n\thead: b", "not a YAML config"),
         (b"\xff\xfe\x00", "not a YAML config"),
+        (b"name: a\nhead: {sigma: 1}\nhead: {sigma: 2}", r"not a YAML config \(line 3 states 'head' a second time\)"),
+        (b"head:\n  sigma: 1\n  sigma: 2", "line 3 states 'sigma' a second time"),
         (b"", "a config is a mapping of sections such as data, head and loss, found an empty file"),
         (b"- a\n- b\n", "a config is a mapping of sections .* found a list"),
         (b"!!python/object/apply:os.getcwd []", "not a YAML config"),
@@ -340,42 +425,8 @@ def test_a_file_that_is_no_config_is_refused(tmp_path, content, message):
         read_config(path)
 
 
-def test_an_unknown_config_lists_the_shipped_ones_with_the_nearest():
-    with pytest.raises(ConfigError, match=r"no config demo_afinity \(did you mean 'demo_affinity'\?\).*demo_cosen"):
-        read_config("demo_afinity")
-
-
-def test_a_shipped_config_is_found_by_its_name():
-    assert read_config("demo_affinity").resolved() == read_config(shipped_configs()["demo_affinity"]).resolved()
-
-
-@pytest.mark.parametrize(
-    ("path", "message"),
-    [
-        ("LinearHead", "class 'LinearHead': cannot import 'LinearHead'"),
-        ("dermaffinity.nowhere.LinearHead", r"cannot import 'dermaffinity\.nowhere' \(No module named"),
-        ("dermaffinity.heads.LinarHead", r"has no class 'LinarHead' \(did you mean 'LinearHead'\?\)"),
-        ("dermaffinity.config.read_config", "dermaffinity.config has no class 'read_config'"),
-    ],
-)
-def test_a_path_without_a_class_is_refused(path, message):
-    with pytest.raises(ConfigError, match=message):
-        import_class(path)
-
-
-def test_arguments_get_the_annotated_type_or_a_problem_each():
-    assert check_arguments(AffinityLoss, {"margin": "0.5"}) == ({"margin": 0.5}, [])
-    values, problems = check_arguments(AffinityLoss, {"margin": "wide", "diversity": "none"}, "loss.")
-    assert values == {}
-    assert [problem.partition(":")[0] for problem in problems] == ["loss.margin", "loss.diversity"]
-
-
 def test_flattened_settings_have_dotted_keys_in_order():
     assert list(flatten({"a": 1, "b": {"c": 2, "d": {"e": 3}}})) == [("a", 1), ("b.c", 2), ("b.d.e", 3)]
-
-
-def test_every_base_of_a_section_exists():
-    assert all(import_class(path).__doc__ for kind in (NetworkConfig, EstimatorConfig) for path in kind.bases.values())
 
 
 ESTIMATOR = {
@@ -384,11 +435,10 @@ ESTIMATOR = {
 }
 
 
-def test_a_config_with_an_estimator_takes_from_a_networks_base_only_what_both_have(write, tmp_path):
-    write("base.yaml")
-    path = tmp_path / "knn.yaml"
-    path.write_text(yaml.safe_dump({"base": "base.yaml", "name": "knn", **ESTIMATOR}), encoding="utf-8")
-    config = read_config(path, ["estimator.neighbors=5"])
+def test_a_config_with_an_estimator_takes_from_a_dataset_only_what_both_kinds_have(compose_of):
+    rates = {"training.learning_rate": [0.1, 0.2]}
+    config = read_config(compose_of(HALF | {"grid": rates}, ESTIMATOR), ["estimator.neighbors=5"])
+    assert config.grid == {}
     assert isinstance(config, EstimatorConfig)
     resolved = config.resolved()
     assert resolved.keys() == {"name", "plugins", "data", "features", "estimator"}
@@ -404,13 +454,13 @@ def test_a_config_with_an_estimator_takes_from_a_networks_base_only_what_both_ha
 
 def test_sections_of_a_network_do_not_fit_a_config_with_an_estimator(write):
     assert problems_of(write(**ESTIMATOR), ["features.levels=1", "estimator.neigbors=3"])[:2] == [
-        "augmentation: unknown key; allowed: name, plugins, grid, data, features, estimator",
-        "backbone: unknown key; allowed: name, plugins, grid, data, features, estimator",
+        "augmentation: unknown key; allowed: name, dataset, method, plugins, grid, data, features, estimator",
+        "backbone: unknown key; allowed: name, dataset, method, plugins, grid, data, features, estimator",
     ]
-    only = dict.fromkeys(NetworkConfig.bases) | {"training": None} | ESTIMATOR
+    only = dict.fromkeys(NetworkConfig.kinds()) | {"training": None} | ESTIMATOR
     assert problems_of(write(**only), ["features.levels=1"]) == ["features: levels must be from 2 to 256, got 1"]
     assert problems_of(write(**only), ["estimator.class=dermaffinity.heads.LinearHead"]) == [
-        "estimator.class: 'dermaffinity.heads.LinearHead' is not a Estimator; dermaffinity has FlatKNN, "
+        "estimator: class 'dermaffinity.heads.LinearHead' is not a Estimator; dermaffinity has FlatKNN, "
         "HierarchicalBayes, HierarchicalKNN"
     ]
 
@@ -446,64 +496,6 @@ def test_every_wrong_value_of_a_grid_is_reported_together_with_the_config(tiny_c
     ]
 
 
-def test_a_grid_replaces_that_of_its_base_and_an_estimator_takes_none_from_it(tiny_config, tmp_path):
-    (tmp_path / "base.yaml").write_text(tiny_config.read_text() + "grid: {training.learning_rate: [0.01, 0.02]}\n")
-    (tmp_path / "same.yaml").write_text("base: base.yaml\nname: same\n")
-    (tmp_path / "own.yaml").write_text("base: base.yaml\nname: own\ngrid: {loss.cost_rate: [0.5]}\n")
-    (tmp_path / "classic.yaml").write_text(
-        "base: base.yaml\nname: classic\nfeatures: {class: dermaffinity.classic.ColorTexture}\n"
-        "estimator: {class: dermaffinity.classic.FlatKNN}\n"
-    )
-    assert read_config(tmp_path / "same.yaml").grid == {"training.learning_rate": (0.01, 0.02)}
-    assert read_config(tmp_path / "own.yaml").grid == {"loss.cost_rate": (0.5,)}
-    assert read_config(tmp_path / "classic.yaml").grid == {}
-
-
 def test_settings_come_after_overrides_as_values(tiny_config):
     config = read_config(tiny_config, ["training.epochs=2"], {"training.epochs": 4, "name": "other"})
     assert (config.training.epochs, config.name) == (4, "other")
-
-
-class _Typed:
-    def __init__(
-        self,
-        source: str,
-        *,
-        names: Sequence[str] = (),
-        text: str | None = None,
-        file: Path | None = None,
-        share: float = 0.0,
-        yes: bool = False,
-        kind: Literal["1", "no"] = "1",
-    ) -> None: ...
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "value"),
-    [
-        ("names", "1", ["1"]),
-        ("names", "mel", ["mel"]),
-        ("names", "[0,1]", ["0", "1"]),
-        ("names", "[yes]", ["yes"]),
-        ("names", "[01, 1e3, 2020-01-01, ~, null]", ["01", "1e3", "2020-01-01", "~", "null"]),
-        ("names", '["a, b", c]', ["a, b", "c"]),
-        ("names", "a: b", ["a: b"]),
-        ("text", r"^([A-Z]\d{3})_[ab]", r"^([A-Z]\d{3})_[ab]"),
-        ("text", "[0-9]+(x)", "[0-9]+(x)"),
-        ("text", "007", "007"),
-        ("file", "[1].csv", Path("[1].csv")),
-        ("share", "1e-1", 0.1),
-        ("yes", "yes", True),
-        ("kind", "no", "no"),
-    ],
-)
-def test_the_type_of_a_parameter_decides_what_a_typed_text_means(name, text, value):
-    assert parse_arguments(_Typed, {name: text}) == ({name: value}, [])
-
-
-def test_texts_that_are_not_of_the_type_are_told_together():
-    values, problems = parse_arguments(_Typed, {"share": "half", "yes": "so", "name": "x", "names": "[a"})
-    assert values == {}
-    assert [problem.split(":")[0] for problem in problems] == ["names", "share", "yes", "name"]
-    assert problems[0] == "names: '[a' is not a list, such as [a, b]"
-    assert problems[3] == "name: unknown key (did you mean 'names'?)"
