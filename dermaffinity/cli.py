@@ -513,13 +513,13 @@ def export(
         )
 
 
-configs_app = typer.Typer(help="List, show and copy configs: any dataset with any method.")
+configs_app = typer.Typer()
 app.add_typer(configs_app, name="configs")
 
 
 @configs_app.callback(invoke_without_command=True)
 def configs(context: typer.Context) -> None:
-    """List the datasets and methods that experiments are composed of, with the question each asks.
+    """List the datasets and methods that experiments are composed of; show, copy and describe configs.
 
     Example: dermaffinity configs
     """

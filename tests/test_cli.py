@@ -63,7 +63,7 @@ def desk(fresh_folder, phantom_manifest, tiny_config):
 @pytest.mark.parametrize(
     ("code", "words", "message"),
     [
-        (2, "prepare dermofitt empty", "There is no adapter 'dermofitt'.*Did you mean 'dermofit'"),
+        (2, "prepare dermofitt empty", "there is no adapter 'dermofitt' .did you mean 'dermofit'"),
         (1, "prepare dermofit nowhere", "dermofit: no folder or archive nowhere. Dermofit is licensed"),
         (1, "prepare dermofit empty", "empty"),
         (2, "prepare dermofit empty --folds 0", "'--folds'"),
@@ -309,3 +309,67 @@ def test_what_was_taken_for_granted_is_printed(commands, stranger):
     assert "group names that differ only in case, blanks, leading zeros or a trailing .0: 'P4' and 'p4'" in done.stderr
     assert commands.run(*words, "--exact-ids", folder=stranger).code == 0
     assert read_manifest(stranger / "data_manifests/my-lib.csv").exact_ids
+
+
+def test_configs_are_listed_shown_and_copied(commands, fresh_folder):
+    folder = fresh_folder("configs")
+    listed = commands.run("configs", folder=folder)
+    assert listed.code == 0
+    assert re.search(r"Datasets.*hamfit7 +Which method.*Methods.*cosen +What does CoSen", listed.stdout, re.DOTALL)
+    shown = commands.run("configs", "show", "hamfit7_cosen", "--set", "training.epochs=2", folder=folder)
+    assert yaml.safe_load(shown.stdout)["training"]["epochs"] == 2
+    assert yaml.safe_load(shown.stdout)["grid"]["loss.sigma"] == [0.5, 1.0]
+    assert "methods:\n" in commands.run("configs", "show", "hamfit7", folder=folder).stdout
+
+    copied = commands.run("configs", "copy", "hamfit7_cosen", folder=folder)
+    assert copied.stdout.splitlines()[-1] == "Next: dermaffinity crossval my_hamfit7_cosen.yaml"
+    assert read_config(folder / "my_hamfit7_cosen.yaml").name == "my_hamfit7_cosen"
+    schema = json.loads((folder / "dermaffinity.schema.json").read_text())
+    assert json.loads(commands.run("configs", "schema", folder=folder).stdout) == schema
+    again = commands.run("configs", "copy", "hamfit7_cosen", folder=folder)
+    assert (again.code, "my_hamfit7_cosen.yaml exists already" in again.stderr) == (2, True)
+
+    half = commands.run("configs", "copy", "library", "clinic.yaml", folder=folder)
+    assert half.stdout.splitlines()[-1] == "Next: name it in a config, dataset: clinic.yaml"
+    (folder / "ours.yaml").write_text("dataset: clinic.yaml\nmethod: cosen\n")
+    ours = read_config(folder / "ours.yaml").resolved()
+    assert ours == read_config("library_cosen").resolved() | {"name": "ours"}
+
+
+CLINIC = """
+from dermaffinity.data.adapters.phantom import PhantomAdapter
+from dermaffinity.heads import LinearHead
+
+class OurAdapter(PhantomAdapter):
+    name = "clinic"
+
+class OurHead(LinearHead):
+    "Our own."
+"""
+
+
+def test_parts_of_ones_own_are_used_by_every_verb_that_is_told_to_trust_them(
+    commands, fresh_folder, phantom_library, tiny_config
+):
+    folder = fresh_folder("clinic")
+    (folder / "clinic.py").write_text(CLINIC)
+    source = (str(phantom_library), "--experiment", "5-class", "--out", "clinic.csv")
+    prepared = commands.run("prepare", "clinic.OurAdapter", *source, folder=folder)
+    assert prepared.code == 0, prepared.stderr
+    assert read_manifest(folder / "clinic.csv").adapter == "clinic"
+
+    config = yaml.safe_load(tiny_config.read_text()) | {"name": "ours", "head": {"class": "clinic.OurHead"}}
+    (folder / "ours.yaml").write_text(yaml.safe_dump(config))
+    words = ("crossval", "ours.yaml", "--set", "data.manifest=clinic.csv", "--set", "training.epochs=1")
+    refused = commands.run(*words, folder=folder)
+    assert (refused.code, "if you trust it, add --plugins clinic" in refused.stderr) == (2, True)
+    trained = commands.run(*words, "--plugins", "clinic", folder=folder)
+    assert trained.code == 0, trained.stderr
+
+    image = str(next(phantom_library.rglob("*.png")))
+    for verb in (("predict", "runs/ours", image), ("explain", "runs/ours", image)):
+        refused = commands.run(*verb, folder=folder)
+        assert (refused.code, "add --plugins clinic" in refused.stderr) == (1, True)
+        assert commands.run(*verb, "--plugins", "clinic", folder=folder).code == 0
+    assert "add --plugins clinic" in commands.run("report", "ours", "--no-images", folder=folder).stdout
+    assert "add --plugins" not in commands.run("report", "ours", "--plugins", "clinic", folder=folder).stdout

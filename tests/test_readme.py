@@ -32,10 +32,9 @@ def test_the_loss_shown_is_one_file_and_its_config_another(tmp_path, monkeypatch
     assert config["loss"] == {"class": "dermaffinity.losses.poly1.Poly1Loss", "epsilon": 2}
     config["loss"]["class"] = "poly1.Poly1Loss"
     (tmp_path / "poly1.yaml").write_text(yaml.safe_dump({**config, "plugins": ["poly1"]}))
-    (tmp_path / "hamfit7.yaml").write_text((ROOT / "configs" / "hamfit7.yaml").read_text())
     monkeypatch.syspath_prepend(tmp_path)
 
-    loss = read_config(tmp_path / "poly1.yaml").loss.build(torch.ones(3), 4)
+    loss = read_config(tmp_path / "poly1.yaml").loss.build(class_counts=torch.ones(3), embedding_dim=4)
 
     logits, labels = torch.randn(5, 3), torch.tensor([0, 1, 2, 0, 1])
     output = HeadOutput(logits, torch.zeros(5, 4), torch.zeros(3, 1, 4))

@@ -47,6 +47,7 @@ def json_schema() -> dict[str, Any]:
     sections = {"data": _settings(DataSettings), "training": _settings(TrainingSettings)}
     for config in (NetworkConfig, EstimatorConfig):
         sections |= {name: _section(kind) for name, kind in config.kinds().items()}
+    sections["grid"] = {"additionalProperties": {"type": "array"}, "description": "What tune tries."}
     names = {half: {"anyOf": [{"enum": list(shipped(half))}, {"pattern": r"\.ya?ml$"}]} for half in HALVES}
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
@@ -58,7 +59,6 @@ def json_schema() -> dict[str, Any]:
             "dataset": {**names["dataset"], "description": "A shipped dataset, or the path of a file."},
             "method": {**names["method"], "description": "A shipped method, or the path of a file."},
             "plugins": {"type": "array", "items": {"type": "string"}, "description": "Modules to take classes from."},
-            "grid": {"type": "object", "additionalProperties": {"type": "array"}, "description": "What tune tries."},
             "methods": {
                 "type": "object",
                 "description": "In a dataset: what it changes for a method, and why.",
