@@ -332,7 +332,11 @@ def test_weights_that_are_not_the_ones_described_are_refused(saved, tmp_path, da
         ("head", SECTIONS["head"] | {"sigma": -1}, "do not fit together .*sigma must be positive"),
         ("head", SECTIONS["head"] | {"centres": 2}, "do not fit together .*centres"),
         ("head", {"class": "dermaffinity.heads.Affinity"}, r"has no class 'Affinity' \(did you mean"),
-        ("backbone", {"class": "dermaffinity.heads.LinearHead"}, "backbone: LinearHead is no backbone class"),
+        (
+            "backbone",
+            {"class": "dermaffinity.heads.LinearHead"},
+            r"backbone: class 'dermaffinity\.heads\.LinearHead' is not a Backbone; dermaffinity has DigitNet, ",
+        ),
         ("neck", {"class": "dermaffinity.cli.main"}, "has no class 'main'"),
     ],
 )
@@ -346,9 +350,9 @@ def test_a_model_from_elsewhere_can_neither_import_nor_call_what_it_names(saved,
     (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Net: pass\n")
     monkeypatch.syspath_prepend(tmp_path)
     rewrite(saved, lambda values: values.update(backbone={"class": "evil.Net"}))
-    with pytest.raises(DataError, match=r"backbone is 'evil\.Net', which is outside dermaffinity.*plugins"):
+    with pytest.raises(DataError, match=r"backbone: class 'evil\.Net' is outside dermaffinity.*--plugins evil"):
         load(saved)
     assert not (tmp_path / "ran").exists()
     description = read_description(saved)
-    with pytest.raises(DataError, match="backbone: Net is no backbone class"):
+    with pytest.raises(DataError, match=r"backbone: class 'evil\.Net' is not a Backbone"):
         load_networks(saved, description, plugins=["evil"])
