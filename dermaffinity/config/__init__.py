@@ -14,11 +14,18 @@ from dermaffinity.config.model import (
     Section,
     TrainingSettings,
 )
-from dermaffinity.config.parts import build, explain, import_class, parse_arguments, part_class
+from dermaffinity.config.parts import (
+    build,
+    check_arguments,
+    explain,
+    flatten,
+    import_class,
+    parse_arguments,
+    part_class,
+)
 from dermaffinity.config.reading import (
     HALVES,
     compose,
-    flatten,
     matching,
     question,
     read_config,
@@ -37,6 +44,7 @@ __all__ = [
     "Section",
     "TrainingSettings",
     "build",
+    "check_arguments",
     "compose",
     "copy_of",
     "explain",

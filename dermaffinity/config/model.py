@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from dermaffinity.config.parts import build, hyper_parameters, import_class
+from dermaffinity.config.parts import build, flatten, hyper_parameters, import_class
 
 
 class Section(BaseModel):

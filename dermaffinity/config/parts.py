@@ -10,7 +10,7 @@ import inspect
 import os
 import sys
 from collections import abc
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
@@ -28,6 +28,15 @@ FACTS = {
     "seed": "of whatever is random in learning",
 }
 """What a part may be built from: the names that positional parameters of its constructor can have."""
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested settings as dotted keys, in order."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def import_class(path: str) -> type:

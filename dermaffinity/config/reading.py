@@ -7,7 +7,7 @@ it; any other is merged key by key.
 
 import copy
 import fnmatch
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -118,15 +118,6 @@ def read_yaml(path: Path) -> dict[str, Any]:
         found = "an empty file" if values is None else f"a {type(values).__name__}"
         raise ConfigError(f"{path}: a config is a mapping of sections such as data, head and loss, found {found}")
     return values
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested settings as dotted keys, in order."""
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def shipped_halves(name: str) -> dict[Half, Path]:
