@@ -126,7 +126,7 @@ def test_a_network_and_an_estimator_see_the_same_rows_and_are_compared(
     reported = commands.run("report", "tiny_knn", "--baseline", "tiny", "--no-images", folder=folder)
     assert reported.code == 0, reported.stderr
     report = (folder / "runs/tiny_knn/report.html").read_text()
-    assert "<td>FlatKNN" in report
+    assert "FlatKNN: " in report
     assert "calibration scores, and this method leaves none" in report
     assert "Gain over the baseline tiny" in report
 

@@ -15,7 +15,6 @@ from dermaffinity.experiments.experiment import Experiment
 from dermaffinity.experiments.report.revisit import SeenFold
 from dermaffinity.inference.model_folder import Description
 from dermaffinity.metrics.classification import MINORITY_BELOW
-from dermaffinity.report.html.render import Headline
 from dermaffinity.report.tables import interval_of, percent_interval
 
 
@@ -68,7 +67,7 @@ def _gain_sentence(compared: ComparedExperiments, name: str) -> str:
     return f"Against {compared.baseline} its balanced accuracy differs by {difference}: {judged}."
 
 
-def headlines(experiment: Experiment) -> list[Headline]:
+def headlines(experiment: Experiment) -> list[dict[str, str]]:
     """The numbers at the top of the page."""
     wanted = [
         ("balanced_accuracy", "Balanced accuracy", f"mean recall of {len(experiment.classes.names)} classes"),
@@ -81,7 +80,8 @@ def headlines(experiment: Experiment) -> list[Headline]:
     for metric, label, note in wanted:
         if metric in experiment.measures().index:
             value, _, interval = percent_interval(*interval_of(experiment.measures(), metric)).partition(" ")
-            headlines.append(Headline(label, value, interval.strip("[]").replace(", ", " to "), note))
+            interval = interval.strip("[]").replace(", ", " to ")
+            headlines.append({"label": label, "value": value, "interval": interval, "note": note})
     return headlines
 
 

@@ -17,7 +17,7 @@ from dermaffinity.experiments.report.drawings import draw
 from dermaffinity.experiments.report.revisit import SeenFold, revisit
 from dermaffinity.files import atomic_write
 from dermaffinity.report.html.checklist import checklist
-from dermaffinity.report.html.render import Confusion, render, table_of
+from dermaffinity.report.html.render import render, table_of
 from dermaffinity.report.tables import gains_table, p_value_table, results_table
 
 _USUAL_BASELINE = "cosen"
@@ -224,11 +224,10 @@ def _content(
             p_value_table(compared.tests), f"p-values against {compared.baseline}, adjusted (Holm)", "Test, measure"
         ) if compared else None,
         "figures": draw(experiment, compared, summaries, seen, novelty),
-        "confusion": Confusion(
-            f"Out-of-fold images{seeds}: each true class (row) by predicted class, with percent of the row",
-            list(classes.names),
-            matrix,
-        ),
+        "confusion": {
+            "caption": f"Out-of-fold images{seeds}: each true class (row) by predicted class, with percent of the row",
+            "matrix": matrix,
+        },
         "calibration": findings.calibration_table(experiment),
         "coverage": findings.coverage_table(experiment, novelty),
         "novelty": findings.novelty_sentence(experiment, seen),
@@ -239,11 +238,10 @@ def _content(
             "External images, mean of the folds' models: percent [95 % interval]",
             "Class or measure",
         ),
-        "external_confusion": None if external is None else Confusion(
-            "External images: each true class (row) by predicted class, with percent of the row",
-            list(classes.names),
-            external.matrix,
-        ),
+        "external_confusion": None if external is None else {
+            "caption": "External images: each true class (row) by predicted class, with percent of the row",
+            "matrix": external.matrix,
+        },
         "external_note": words.external_note(experiment),
         "subgroups": list(split_tables.values()),
         "subgroups_note": words.subgroups_note(experiment, list(split_tables)),

@@ -60,25 +60,6 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Confusion:
-    """A confusion matrix, for C classes."""
-
-    caption: str
-    classes: Sequence[str]
-    matrix: np.ndarray  # (C, C), true classes as rows
-
-
-@dataclass(frozen=True)
-class Headline:
-    """One number at the top of the page."""
-
-    label: str
-    value: str
-    interval: str
-    note: str
-
-
-@dataclass(frozen=True)
 class Case:
     """One image that the reader may want to look at."""
 

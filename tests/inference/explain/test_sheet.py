@@ -179,6 +179,10 @@ def test_no_text_overlaps_another_or_leaves_the_page(changes, with_library):
         assert not box.padded(-1).overlaps(other_box.padded(-1)), (name, other)
 
 
+def test_a_notebook_shows_the_sheet():
+    assert "data:image/png;base64," in invented()._repr_html_()
+
+
 def test_the_page_warns_of_novelty_and_says_what_it_is_for():
     shown = " ".join(texts(invented().figure()))
     assert "Novel: this image is unlike those" in shown
