@@ -65,8 +65,11 @@ def main() -> None:
     console = Console(highlight=False)
     console.print(f"Part of the prior at prediction, by fold: {chosen}")
     for part, rows in results.groupby("part", sort=False):
-        cells = rows.apply(lambda row: f"{row['value']:.1f} [{row['low']:.1f}, {row['high']:.1f}]", axis=1)
-        table = cells.groupby([rows["method"], rows["measure"]], sort=False).first().unstack(sort=False)
+        shown = [
+            f"{value:.1f} [{low:.1f}, {high:.1f}]" for value, low, high in rows[["value", "low", "high"]].to_numpy()
+        ]
+        order = {"index": "method", "columns": "measure", "values": "shown"}
+        table = rows.assign(shown=shown).pivot_table(**order, aggfunc="first", sort=False)
         console.print(console_table(table, f"{part}: percent [95 % interval]", console.width))
 
 
