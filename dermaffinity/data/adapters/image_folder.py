@@ -167,14 +167,22 @@ class ImageFolderAdapter(DatasetAdapter):
             if code not in self.classes
         ]
         homeless = [path for path in self._images if not self._labels[path]]
-        if homeless:
-            problems.append(
-                f"{count_of(len(homeless), 'image')} without label, outside every class folder: {some_of(homeless)}"
-            )
+        problems += [self._homeless_message(homeless)] if homeless else []
         if len(self.classes) < 2:
             problems.append(f"two classes are the least, found {len(self.classes)}. {self.how_to_get()}")
         if problems:
             raise DataError(f"{self.name}: {self.library.root} is no library of these classes.", problems)
+
+    def _homeless_message(self, homeless: Sequence[str]) -> str:
+        found = f"{count_of(len(homeless), 'image')} without label, outside every class folder: {some_of(homeless)}"
+        part = next((PurePosixPath(path).parent for path in homeless if path in self._parts), None)
+        if part is None:
+            return f"{found}. Put each image into the folder of its class, or move it out of the library"
+        return (
+            f"{found}. The parts of a split hold one folder for each class, as in "
+            f"{part / next((name for name in self._labels.values() if name), 'CLASS')}/; sort the images of "
+            f"{part} into such folders, or move {part} out of the library if their classes are not known"
+        )
 
     def _groups(self, images: Sequence[str]) -> dict[str, str]:
         if self._groups_csv:

@@ -94,7 +94,8 @@ def test_what_makes_no_library_is_reported_at_once(fake, tmp_path):
     assert caught.value.problems == (
         "there is no folder for the class 'naevus' (did you mean 'nevus'?)",
         "the malignant 'melanoma' is not a class; there are naevus",
-        "1 image without label, outside every class folder: stray.png",
+        "1 image without label, outside every class folder: stray.png. Put each image into the folder of its class, "
+        "or move it out of the library",
         "two classes are the least, found 1. Point SOURCE at a folder that holds one folder of images for each class.",
     )
 
@@ -302,9 +303,17 @@ def test_split_folders_beside_others_are_refused_unless_they_are_the_classes(fak
     assert {record.label for record in adapter.records()} == {"Train", "TEST"}
 
 
-def test_images_of_a_split_without_class_folder_are_named(fake, tmp_path):
-    with pytest.raises(DataError, match=r"1 image without label, outside every class folder: TEST/9.png"):
-        ImageFolderAdapter(split_library(fake, tmp_path / "lib", [*SPLIT, "TEST/9.png"]))
+@pytest.mark.parametrize("wrapper", ["", "wrapper/"])
+def test_a_part_of_a_split_without_class_folders_is_named_with_what_is_allowed(fake, tmp_path, wrapper):
+    names = [f"{wrapper}{name}" for name in (*SPLIT[:4], "TEST/8.png", "TEST/9.png")]
+    with pytest.raises(DataError) as caught:
+        ImageFolderAdapter(split_library(fake, tmp_path / "lib", names))
+    test = f"{wrapper}TEST"
+    assert caught.value.problems == (
+        f"2 images without label, outside every class folder: {test}/8.png, {test}/9.png. The parts of a split hold "
+        f"one folder for each class, as in {test}/a/; sort the images of {test} into such folders, or move {test} out "
+        "of the library if their classes are not known",
+    )
 
 
 def test_one_folder_around_the_classes_is_named_with_the_command_that_reads_them(fake, tmp_path):
