@@ -284,7 +284,7 @@ def _open_held(config: Config, manifest: Manifest, experiment: Experiment, plan:
         write_json(experiment.path / FILE, record.model_dump(mode="json"))
     with atomic_write(experiment.path / "config.yaml") as file:
         yaml.safe_dump(config.resolved(), file, sort_keys=False)
-    tracker.end_orphans(run, "folder_id", [run_id for job in experiment.all_jobs() if (run_id := job.run_id)])
+    tracker.end_orphans(run, "folder_id", lambda: [run_id for job in experiment.all_jobs() if (run_id := job.run_id)])
     run.log_params(record.config)
     run.log_text(yaml.safe_dump(config.portable(), sort_keys=False), "config.yaml")
     profile = {"num_rows": sum(record.class_counts.values()), **record.class_counts}

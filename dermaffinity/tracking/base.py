@@ -110,13 +110,16 @@ class Tracker(Protocol):
     def child(self, parent: Run, name: str, *, run_id: str | None, tags: Mapping[str, str]) -> Run:
         """Open the run of one fold and seed. It inherits the parent's tags, because filters do not look at parents."""
 
-    def end_orphans(self, parent: Run, tag: str, known: Collection[str]) -> None:
+    def end_orphans(self, parent: Run, tag: str, known: Callable[[], Collection[str]]) -> None:
         """End the runs that nobody knows: created, but a process or the store failed before their ids were noted.
+
+        Runs of the last minute are left alone: another process may be about to note them.
 
         Args:
             parent: The run of the experiment.
             tag: A tag of that run which its children and former runs of the same experiment share, and nothing else.
-            known: The ids of the runs that are not orphans, besides the parent's.
+            known: Gives the ids of the runs that are not orphans, besides the parent's. Asked after the store, so that
+                a run which another process creates and notes in between is no orphan.
         """
 
 
@@ -133,7 +136,7 @@ class NullTracker:
         """Give a run that forgets everything."""
         return _NullRun()
 
-    def end_orphans(self, parent: Run, tag: str, known: Collection[str]) -> None:
+    def end_orphans(self, parent: Run, tag: str, known: Callable[[], Collection[str]]) -> None:
         """Do nothing: there are none."""
 
 

@@ -51,6 +51,9 @@ _NAME_LENGTH = 250
 _PARAM_LENGTH = 6000
 _DIGEST_LENGTH = 36
 
+# Seconds after which a run that a process created is noted, if ever.
+_NOTED_WITHIN = 60
+
 _Result = TypeVar("_Result")
 
 
@@ -107,12 +110,16 @@ class MlflowTracker:
             opened.info.experiment_id, name, run_id, {**inherited, **tags, "mlflow.parentRunId": parent.id}
         )
 
-    def end_orphans(self, parent: Run, tag: str, known: Collection[str]) -> None:
+    def end_orphans(self, parent: Run, tag: str, known: Callable[[], Collection[str]]) -> None:
         """End the runs that nobody knows; see :class:`dermaffinity.tracking.base.Tracker`."""
         opened = self.call(lambda client: client.get_run(parent.id))
-        query = f"tags.`{tag}` = '{opened.data.tags[tag]}' and attributes.status = 'RUNNING'"
+        settled = int(1000 * (time.time() - _NOTED_WITHIN))
+        query = (
+            f"tags.`{tag}` = '{opened.data.tags[tag]}' and attributes.status = 'RUNNING' "
+            f"and attributes.start_time < {settled}"
+        )
         running = self.call(lambda client: client.search_runs([opened.info.experiment_id], query))
-        for orphan in {run.info.run_id for run in running} - {parent.id, *known}:
+        for orphan in {run.info.run_id for run in running} - {parent.id, *known()}:
             MlflowRun(self, orphan, reopened=True).finish("KILLED")
 
     def call(self, action: "Callable[[MlflowClient], _Result]") -> _Result:

@@ -20,6 +20,7 @@ from dermaffinity.experiments.run import Plan, run_experiments
 from dermaffinity.files import hold
 from dermaffinity.inference.model_folder import read_description
 from dermaffinity.losses import CrossEntropyLoss
+from dermaffinity.tracking import mlflow_tracker
 from dermaffinity.tracking.base import NullTracker
 from dermaffinity.tracking.mlflow_tracker import MlflowRun, MlflowTracker
 
@@ -216,6 +217,7 @@ def test_a_run_is_noted_at_once_and_found_again_when_the_store_fails_after_that(
 
 
 def test_runs_whose_ids_were_lost_are_ended_when_the_experiment_goes_on(opening, monkeypatch):
+    monkeypatch.setattr(mlflow_tracker, "_NOTED_WITHIN", -60)  # as if all runs were old
     failing_once(monkeypatch, "_open_run")
     with pytest.raises(TrackingError, match="gone away"):
         opening.parent()

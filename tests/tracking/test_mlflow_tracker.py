@@ -13,8 +13,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from mlflow import MlflowClient
 
 from dermaffinity.errors import TrackingError
+from dermaffinity.tracking import mlflow_tracker
 from dermaffinity.tracking.base import NullTracker, Run, Tracker
 from dermaffinity.tracking.mlflow_tracker import MlflowTracker, serve_ui, ui_command
 
@@ -104,6 +106,33 @@ def test_a_known_run_is_reopened(tracker, parent):
     again = open_parent(tracker, "test_a_known_run_is_reopened", run_id=parent.id)
     assert again.id == parent.id
     assert stored(tracker, again).info.status == "RUNNING"
+
+
+def test_a_run_that_its_process_has_not_noted_yet_is_no_orphan_for_a_minute(tracker, parent, monkeypatch):
+    child = tracker.child(parent, "fold 0", run_id=None, tags={"role": "child"})
+    tracker.end_orphans(parent, "split_hash", list)
+    assert stored(tracker, child).info.status == "RUNNING"
+    monkeypatch.setattr(mlflow_tracker, "_NOTED_WITHIN", -1)  # a minute later
+    tracker.end_orphans(parent, "split_hash", list)
+    assert stored(tracker, child).info.status == "KILLED"
+    assert stored(tracker, parent).info.status == "RUNNING"
+
+
+def test_a_run_that_is_noted_while_the_store_is_asked_is_no_orphan(tracker, parent, monkeypatch):
+    child = tracker.child(parent, "fold 0", run_id=None, tags={"role": "child"})
+    noted: list[str] = []
+    search = MlflowClient.search_runs
+
+    def noting(client, *arguments):
+        found = search(client, *arguments)
+        noted.append(child.id)
+        return found
+
+    monkeypatch.setattr(MlflowClient, "search_runs", noting)
+    monkeypatch.setattr(mlflow_tracker, "_NOTED_WITHIN", -1)  # and the run is old
+    tracker.end_orphans(parent, "split_hash", lambda: noted)
+    assert noted == [child.id]
+    assert stored(tracker, child).info.status == "RUNNING"
 
 
 @pytest.mark.parametrize("run_id", ["0123456789abcdef0123456789abcdef", "not a run id", ""])
