@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections import Counter
 from contextlib import nullcontext
 
 import numpy as np
@@ -13,6 +14,7 @@ from dermaffinity.config import NetworkConfig
 from dermaffinity.data.dataset import ManifestDataset
 from dermaffinity.data.manifest import Manifest
 from dermaffinity.data.transforms import EvaluationStage, TrainingStage
+from dermaffinity.errors import ConfigError
 from dermaffinity.experiments.job import PATIENCE, Images, Job, ended_when_stopped, keep, open_child, parts
 from dermaffinity.experiments.progress import JobProgress
 from dermaffinity.experiments.results import prediction_table, write_table
@@ -190,4 +192,23 @@ def _fabric(config: NetworkConfig) -> Fabric:
     devices, processes = (int(os.environ.get(name, 1)) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
     fabric = Fabric(devices=devices, num_nodes=processes // devices, precision=config.training.precision)  # type: ignore[arg-type]
     fabric.launch()
+    _check_one_precision(fabric, config.training.precision)
     return fabric
+
+
+def _check_one_precision(fabric: Fabric, precision: str) -> None:
+    """Refuses to train one network in several precisions: each process decided ``auto`` for the machine it is on."""
+    if fabric.world_size == 1:
+        return
+    decided = [""] * fabric.world_size
+    torch.distributed.all_gather_object(decided, precision)
+    if len(counts := Counter(decided)) > 1:
+        found = " and ".join(f"{name} on {count}" for name, count in sorted(counts.items()))
+        # The experiment's file has the decision of the first process already.
+        ways = f"--set training.precision={decided[0]}"
+        if decided[0] != "32-true":
+            ways += ", or in a new experiment float32: --set name=NEW --set training.precision=32-true"
+        raise ConfigError(
+            f"training.precision: auto is {found} of the {len(decided)} processes that train together, because their "
+            f"machines differ. Take for all that of the first: {ways}"
+        )

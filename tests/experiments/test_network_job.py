@@ -157,20 +157,35 @@ def test_processes_that_start_at_once_on_different_folds_share_one_experiment(
     assert {name: run[0] for name, run in tracked(folder).items()} == dict.fromkeys(tracked(uninterrupted), "FINISHED")
 
 
-def test_two_processes_that_train_together_give_one_set_of_results(commands, fresh_folder, tiny_config):
-    # What torchrun does, without its ten seconds: one environment variable tells each process who it is.
-    folder = fresh_folder("together")
+def start_together(commands, folder, *arguments, second=()):
+    """What torchrun does, without its ten seconds: one environment variable tells each process who it is."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "none"}
     shared |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0"}
-    arguments = ("crossval", str(tiny_config), "--seeds", "0", "--set", "training.batch_size=4")
     started = [
-        commands.start(*arguments, folder=folder, environment={**shared, "RANK": rank, "LOCAL_RANK": rank})
-        for rank in "01"
+        commands.start(*words, folder=folder, environment={**shared, "RANK": rank, "LOCAL_RANK": rank})
+        for rank, words in (("0", arguments), ("1", (*arguments, *second)))
     ]
-    first, second = (commands.wait(pid, folder) for pid in started)
+    return [commands.wait(pid, folder) for pid in started]
+
+
+def test_two_processes_that_would_train_in_different_precisions_are_refused(commands, fresh_folder, tiny_config):
+    # As `auto` would decide on two unlike machines.
+    arguments = ("crossval", str(tiny_config), "--folds", "0", "--set", "training.precision=bf16-mixed")
+    folder = fresh_folder("unlike")
+    for ended in start_together(commands, folder, *arguments, second=("--set", "training.precision=32-true")):
+        assert ended.code == 2
+        assert "auto is 32-true on 1 and bf16-mixed on 1 of the 2 processes that train together" in ended.stderr
+        assert "that of the first: --set training.precision=bf16-mixed, or in a new experiment float32" in ended.stderr
+    assert tracked(folder)["tiny"][0] == "FAILED"
+
+
+def test_two_processes_that_train_together_give_one_set_of_results(commands, fresh_folder, tiny_config):
+    folder = fresh_folder("together")
+    arguments = ("crossval", str(tiny_config), "--seeds", "0", "--set", "training.batch_size=4")
+    first, second = start_together(commands, folder, *arguments)
     assert first.code == 0, first.stderr
     assert second.code == 0, second.stderr
     assert "figures, tables and models" in first.stdout
