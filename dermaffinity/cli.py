@@ -462,6 +462,7 @@ def report(
     images: Annotated[bool, typer.Option("--images/--no-images", help="Show images of the library.")] = True,
     manifest: Annotated[Path | None, typer.Option(help="The experiment's manifest, if it has moved.")] = None,
     runs: Runs = Path("runs"),
+    tracking_uri: Uri = None,
     quiet: Quiet = False,
 ) -> None:
     """Write one HTML page about an experiment, to read, print and pass on: results, limits, checklists, cases.
@@ -472,9 +473,18 @@ def report(
 
     with _counting("looking at test images", quiet) as on_progress:
         written = write.report(
-            sources, baseline=baseline, out=out, images=images, manifest=manifest, runs=runs, on_progress=on_progress
+            sources,
+            baseline=baseline,
+            out=out,
+            images=images,
+            manifest=manifest,
+            runs=runs,
+            tracking_uri=tracking_uri,
+            on_progress=on_progress,
         )
     print(f"{written.path}: one file, needs no network; open it in a browser, print it to PDF from there")
+    if written.tracked:
+        print("It is also kept with the experiment's MLflow run, and linked above the table of `dermaffinity ui`.")
     for note in written.notes:
         print(note)
     if written.thumbnails:
@@ -624,9 +634,11 @@ def ui(
 
     Example: dermaffinity ui --port 5001
     """
-    from dermaffinity.tracking.mlflow_tracker import serve_ui, ui_address
+    from dermaffinity.tracking.mlflow_tracker import serve_ui, view_addresses
 
-    print(f"{ui_address(port=port)} is ready in some seconds; stop with Ctrl-C", flush=True)
+    print("Ready in some seconds; stop with Ctrl-C. Open in a browser:")
+    for name, address in view_addresses(tracking_uri, port=port).items():
+        print(f"{name}: {address}", flush=True)
     serve_ui(tracking_uri, port=port)
 
 

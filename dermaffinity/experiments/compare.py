@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
 from dermaffinity.errors import ComparisonError
 from dermaffinity.experiments.experiment import Experiment
-from dermaffinity.experiments.results import with_bounds, write_table
+from dermaffinity.experiments.results import write_table
 from dermaffinity.files import atomic_write
 from dermaffinity.metrics.comparison import Comparison
 from dermaffinity.metrics.standings import Contest, contest
@@ -86,11 +87,29 @@ class ComparedExperiments:
         """Gains over the baseline with their intervals."""
         return gain_figure(self.gains, self.baseline, self.class_counts)
 
+    def markdown(self) -> str:
+        """The tables in Markdown, each below its title."""
+        return "\n".join(f"## {title}\n\n{markdown_table(table)}" for title, table in self.tables().items())
+
+    def sentence(self) -> str:
+        """How many images of the rare classes each method found, of how many; the most first."""
+        every = self.class_counts
+        rare = self.experiments[self.baseline].record.classes.minority or (min(every, key=every.__getitem__),)
+        counts = np.array([every[code] for code in rare])
+        recalls = [f"recall.{code}" for code in rare]
+        found = {name: float(counts @ summary.loc[recalls, "value"]) for name, summary in self.summaries.items()}
+        first, *others = sorted(found, key=found.__getitem__, reverse=True)
+        mean = "" if all(abs(count - round(count)) < 1e-6 for count in found.values()) else ", on average over seeds"
+        return (
+            f"Of {counts.sum():,} images of rare lesions ({', '.join(rare)}), {first} found {found[first]:.0f}, "
+            f"{', '.join(f'{name} {found[name]:.0f}' for name in others)}{mean}."
+        )
+
     def write(self, folder: str | Path) -> list[Path]:
         """Writes everything as Markdown, CSV and figures; returns the files."""
         folder = Path(folder)
         with atomic_write(folder / "comparison.md") as file:
-            file.write("\n".join(f"## {title}\n\n{markdown_table(table)}" for title, table in self.tables().items()))
+            file.write(self.markdown())
         tables = {"measures": self.summaries, "gains": self.gains, "tests": self.tests}
         for name, by_method in tables.items():
             joined = pd.concat(by_method, names=["method"])
@@ -150,9 +169,9 @@ def compare_experiments(
         held = contest(measured, against, test_train_ratio=ratio)
     except ValueError as error:
         raise ComparisonError(f"these experiments cannot be compared: {error}") from error
-    for name, comparison in held.comparisons.items():
-        _track_gains(tracker or NullTracker(), by_name[name], comparison, base)
-    return ComparedExperiments(by_name, held)
+    compared = ComparedExperiments(by_name, held)
+    _track(tracker or NullTracker(), compared)
+    return compared
 
 
 def find_baseline(text: str, names: Iterable[str]) -> str:
@@ -195,10 +214,20 @@ def check_comparable(experiments: dict[str, Experiment]) -> None:
         )
 
 
-def _track_gains(tracker: Tracker, experiment: Experiment, comparison: Comparison, baseline: str) -> None:
-    record = experiment.record
-    tags = {"baseline": baseline}
-    run = tracker.parent(record.dataset, record.name, run_id=experiment.run_id, tags=tags, description=record.title)
-    run.log_metrics(with_bounds(comparison.gains))
-    run.log_table(comparison.tests, f"tests_against_{baseline}.csv")
-    run.finish("FINISHED")
+def _track(tracker: Tracker, compared: ComparedExperiments) -> None:
+    """Adds the gains to the experiments' tracking runs, those of the baseline being 0, and the tables above them."""
+    baseline, tags = compared.baseline, {"baseline": compared.baseline}
+    for name, experiment in compared.experiments.items():
+        record = experiment.record
+        run = tracker.parent(record.dataset, record.name, run_id=experiment.run_id, tags=tags, description=record.title)
+        if name == baseline:
+            run.log_metrics(dict.fromkeys(next(iter(compared.gains.values())).index, 0.0))
+        else:
+            gains = compared.gains[name]["value"].round(4)
+            run.log_metrics(dict(zip(gains.index, gains, strict=True)))
+            run.log_table(compared.gains[name].reset_index(), f"gains_over_{baseline}.csv")
+            run.log_table(compared.tests[name], f"tests_against_{baseline}.csv")
+        run.finish("FINISHED")
+    record = compared.experiments[baseline].record
+    if record.scored == "test":
+        tracker.describe(record.dataset, f"{compared.sentence()}\n\n{compared.markdown()}")

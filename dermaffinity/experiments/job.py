@@ -4,7 +4,7 @@ A job is resumable, finished once, and knows nothing of the others.
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,9 +154,6 @@ def keep(
     tables: dict[str, pd.DataFrame],
     run: Run,
     progress: JobProgress,
-    *,
-    reported: Mapping[str, float] | None = None,
-    step: int = 0,
 ) -> dict[str, float]:
     """Writes and tracks what a job found.
 
@@ -166,8 +163,6 @@ def keep(
         tables: The prediction tables ``validation`` and ``predictions``.
         run: The job's tracking run.
         progress: Told that the job is done.
-        reported: What is known of the training besides, which joins the metrics.
-        step: At which the run's metrics stand, such as the number of epochs.
 
     Returns:
         The metrics, which the caller writes when the job is finished.
@@ -178,9 +173,9 @@ def keep(
 
     scored = tables["predictions"]
     labels, probabilities = arrays(scored, classes)
-    metrics = {**classification_metrics(labels, probabilities, classes), **(reported or {})}
+    metrics = classification_metrics(labels, probabilities, classes)
     matrix = confusion_matrix(labels, probabilities.argmax(axis=1), len(classes.names))
-    run.log_metrics(metrics, step=step)
+    run.log_metrics(metrics)
     run.log_table(scored, "predictions.csv")
     run.log_json({"classes": list(classes.names), "matrix": matrix.tolist()}, "confusion.json")
     run.log_figure(confusion_figure(matrix, classes.names, job.label), "confusion.png")

@@ -107,7 +107,7 @@ def _train_and_score(job: Job, images: Images, fabric: Fabric, run: Run, progres
         # Predictions are on the CPU. While the head is there as well, a network on a GPU cannot predict.
         chosen = config.refit.build()(network.head.cpu(), learned, seen, seed=derive_seed("refit", seed))
         network.head.to(fabric.device)
-        run.log_metrics({f"refit.{name}": value for name, value in chosen.items()}, step=settings.epochs)
+        run.log_metrics({f"refit.{name}": value for name, value in chosen.items()})
         seen = trainer.predict(inner)
     validation = table(inner_rows, seen)
     scored = validation if job.scored == "inner" else table(test_rows, trainer.predict(dataset(test_rows, fixed)))
@@ -127,8 +127,8 @@ def _train_and_score(job: Job, images: Images, fabric: Fabric, run: Run, progres
         run.log_figure(history_figure(history, job.label), "history.png")
         tables = {"validation": validation, "predictions": scored}
         reported = {f"training.{name}": trainer.history[-1][name] for name in loss.acts_from}
-        metrics = keep(job, images.manifest, tables, run, progress, reported=reported, step=settings.epochs)
-        write_json(job.files.path / "metrics.json", metrics)
+        metrics = keep(job, images.manifest, tables, run, progress)
+        write_json(job.files.path / "metrics.json", metrics | reported)
     fabric.barrier()
 
 

@@ -131,17 +131,6 @@ def average_models(table: pd.DataFrame, classes: Classes) -> pd.DataFrame:
     return joined[["image", "group", "label", "fold", "seed", "predicted", *columns]]
 
 
-def with_bounds(table: pd.DataFrame) -> dict[str, float]:
-    """A summary or gains as flat metrics: ``name``, ``interval/name.low`` and ``interval/name.high``.
-
-    MLflow folds what shares the part before a slash into one section, which keeps the bounds out of the way.
-    """
-    metrics: dict[str, float] = {}
-    for name, (value, low, high) in zip(table.index, table[["value", "low", "high"]].to_numpy(float), strict=True):
-        metrics |= {name: float(value), f"interval/{name}.low": float(low), f"interval/{name}.high": float(high)}
-    return metrics
-
-
 def write_table(table: pd.DataFrame, path: Path) -> None:
     """Writes a CSV, atomically; nine digits keep every float32 exactly."""
     with atomic_write(path) as file:

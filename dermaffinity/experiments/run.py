@@ -23,7 +23,7 @@ from dermaffinity.experiments.job import Images, Job, ended_when_stopped, identi
 from dermaffinity.experiments.launchers import LAUNCHERS, Launcher, launch
 from dermaffinity.experiments.progress import RunProgress
 from dermaffinity.experiments.record import FILE, ExperimentRecord, JobFolder, Scored, training_numbers
-from dermaffinity.experiments.results import Results, with_bounds, write_table
+from dermaffinity.experiments.results import Results, write_table
 from dermaffinity.files import atomic_write, hold, sweep_partial, write_json
 from dermaffinity.inference.mlflow.model import write_mlflow_model
 from dermaffinity.inference.model_folder import join_models, read_description
@@ -33,6 +33,10 @@ from dermaffinity.training.precision import slow_precision, with_precision
 
 # Seconds to wait while another process opens or measures the same experiment.
 _PATIENCE = 600.0
+
+# What a browser shows of each experiment first.
+_MAIN_MEASURES = ("minority_recall", "worst_class_recall", "balanced_accuracy")
+_MAIN_GAINS = ("gain.minority_recall", "gain.balanced_accuracy")
 
 
 class How(TypedDict, total=False):
@@ -285,11 +289,30 @@ def _open_held(config: Config, manifest: Manifest, experiment: Experiment, plan:
     with atomic_write(experiment.path / "config.yaml") as file:
         yaml.safe_dump(config.resolved(), file, sort_keys=False)
     tracker.end_orphans(run, "folder_id", lambda: [run_id for job in experiment.all_jobs() if (run_id := job.run_id)])
-    run.log_params(record.config)
+    run.log_params(_in_short(record) | record.config)
+    counts = record.class_counts
+    tracker.show(
+        record.dataset,
+        columns=[n for n in (*_MAIN_MEASURES, *_MAIN_GAINS) if record.classes.minority or "minority" not in n],
+        charts=[f"{kind}.{name}" for kind in ("recall", "gain") for name in sorted(counts, key=counts.__getitem__)],
+        rows={"role": "parent", "scored": "test"},
+    )
     run.log_text(yaml.safe_dump(config.portable(), sort_keys=False), "config.yaml")
     profile = {"num_rows": sum(record.class_counts.values()), **record.class_counts}
     run.log_dataset(record.dataset, record.split_hash, manifest.source, "cross-validation", profile)
     return run
+
+
+def _in_short(record: ExperimentRecord) -> dict[str, str]:
+    """What tells methods apart, by names that sort first: MLflow compares runs by the first three that differ."""
+    sections = ("head", "loss") if record.has_network else ("estimator",)
+    classes = {section.title(): record.config[section]["class"].rpartition(".")[2] for section in sections}
+    return {"Method": record.name, **classes}
+
+
+def _with_calibration_first(name: str) -> str:
+    """``ece.calibrated`` as ``calibrated.ece``, so that all of them are one section of charts."""
+    return f"calibrated.{name.removesuffix('.calibrated')}" if name.endswith(".calibrated") else name
 
 
 def _record(config: Config, manifest: Manifest, scored: Scored, ran: dict[str, str]) -> ExperimentRecord:
@@ -353,10 +376,12 @@ def _write_results(experiment: Experiment, run: Run, results: Results) -> None:
     part, summary, names = results.part, results.summary, results.classes.names
     write_table(results.table, experiment.path / f"{part}.csv")
     write_table(summary.reset_index(), experiment.path / f"{part}_summary.csv")
-    prefix = "" if part == "out_of_fold" else f"{part}/"
+    prefix = "" if part == "out_of_fold" else f"{part}."
     # Each training's own numbers are tracked with its run.
-    tracked = with_bounds(summary.drop(index=results.training.index))
-    run.log_metrics({f"{prefix}{name}": value for name, value in tracked.items()})
+    measures = summary["value"].drop(index=results.training.index).rename(_with_calibration_first)
+    # The main ones first, as MLflow compares runs by the first; four digits, as it shows all it has.
+    main = [name for name in _MAIN_MEASURES if name in measures.index]
+    run.log_metrics({f"{prefix}{name}": round(measures[name], 4) for name in (*main, *measures.index)})
     run.log_table(results.table, f"{part}.csv")
     run.log_table(summary.reset_index(), f"{part}_summary.csv")
     run.log_json({"classes": list(names), "matrix": results.matrix.tolist()}, f"{part}_confusion.json")

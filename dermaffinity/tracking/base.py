@@ -32,11 +32,17 @@ class Run(Protocol):
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set the labels that runs are filtered by."""
 
-    def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
-        """Record numbers at one step; those that are not finite are left out."""
+    def log_metrics(self, metrics: Mapping[str, float]) -> None:
+        """Record numbers; those that are not finite are left out.
+
+        What a name says before its first dot becomes a section of charts: ``recall.AK`` is stored as ``recall/AK``.
+        """
 
     def log_history(self, rows: Sequence[Mapping[str, float]]) -> None:
-        """Record curves: row i holds the numbers of step i. Steps the store has already are left as they are."""
+        """Record the curves of a training: row i holds the numbers of epoch i, stored as ``training/<name>``.
+
+        Epochs the store has already are left as they are.
+        """
 
     def log_dataset(self, name: str, digest: str, source: str, context: str, profile: Mapping[str, object]) -> None:
         """Record which data went in.
@@ -122,6 +128,37 @@ class Tracker(Protocol):
                 a run which another process creates and notes in between is no orphan.
         """
 
+    def show(self, experiment: str, *, columns: Sequence[str], charts: Sequence[str], rows: Mapping[str, str]) -> None:
+        """Set what a browser shows first of runs that belong side by side.
+
+        Args:
+            experiment: As for ``parent``.
+            columns: The metrics to list. Runs are sorted by the first, largest on top.
+            charts: The metrics to draw first, in this order.
+            rows: Tags of the runs to list.
+        """
+
+    def describe(self, experiment: str, text: str) -> None:
+        """Set the text above runs that belong side by side, in Markdown; links to reports stay.
+
+        Args:
+            experiment: As for ``parent``.
+            text: Its first line is what a browser shows before the rest is unfolded.
+        """
+
+    def add_report(self, run_id: str, name: str, html: str, *, private: bool) -> bool:
+        """Keep a report with a run, and link it in the text above the runs.
+
+        Args:
+            run_id: The run of the experiment. Nothing happens when the store does not hold it.
+            name: What the link says.
+            html: The report.
+            private: Whether it must not leave this machine, and is therefore not sent to a server.
+
+        Returns:
+            Whether it was kept.
+        """
+
 
 class NullTracker:
     """Records nothing."""
@@ -139,13 +176,23 @@ class NullTracker:
     def end_orphans(self, parent: Run, tag: str, known: Callable[[], Collection[str]]) -> None:
         """Do nothing: there are none."""
 
+    def show(self, experiment: str, *, columns: Sequence[str], charts: Sequence[str], rows: Mapping[str, str]) -> None:
+        """Do nothing."""
+
+    def describe(self, experiment: str, text: str) -> None:
+        """Do nothing."""
+
+    def add_report(self, run_id: str, name: str, html: str, *, private: bool) -> bool:
+        """Keep nothing."""
+        return False
+
 
 class _NullRun:
     id = ""
 
     def log_params(self, params: Mapping[str, object]) -> None: ...
     def set_tags(self, tags: Mapping[str, str]) -> None: ...
-    def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None: ...
+    def log_metrics(self, metrics: Mapping[str, float]) -> None: ...
     def log_history(self, rows: Sequence[Mapping[str, float]]) -> None: ...
     def log_dataset(self, name: str, digest: str, source: str, context: str, profile: Mapping[str, object]) -> None: ...
     def log_figure(self, figure: "Figure", path: str) -> None: ...

@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 
 from dermaffinity.errors import TrackingError
 from dermaffinity.tracking.base import Run, RunStatus
+from dermaffinity.tracking.mlflow_view import VIEW_TAG, artifact_address, saved_view, view_address
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,6 +51,12 @@ _UI_ENVIRONMENT = {
 _NAME_LENGTH = 250
 _PARAM_LENGTH = 6000
 _DIGEST_LENGTH = 36
+_NOTE_LENGTH = 20_000
+
+# The tag that holds a description, where a run keeps its report, and how a description links it.
+_NOTE = "mlflow.note.content"
+_REPORT = "report.html"
+_LINK = re.compile(rf"^\[Report of .*/{_REPORT}\?.*\)$", re.MULTILINE)
 
 # Seconds after which a run that a process created is noted, if ever.
 _NOTED_WITHIN = 60
@@ -94,9 +101,7 @@ class MlflowTracker:
         self, experiment: str, name: str, *, run_id: str | None, tags: Mapping[str, str], description: str
     ) -> "MlflowRun":
         """Open the run of one experiment config; see :class:`dermaffinity.tracking.base.Tracker`."""
-        return self._open_run(
-            self._experiment_id(experiment), name, run_id, {**tags, "mlflow.note.content": description}
-        )
+        return self._open_run(self._experiment_id(experiment), name, run_id, {**tags, _NOTE: description})
 
     def child(self, parent: Run, name: str, *, run_id: str | None, tags: Mapping[str, str]) -> "MlflowRun":
         """Open the run of one fold and seed, in its parent's color; see :class:`dermaffinity.tracking.base.Tracker`."""
@@ -121,6 +126,44 @@ class MlflowTracker:
         running = self.call(lambda client: client.search_runs([opened.info.experiment_id], query))
         for orphan in {run.info.run_id for run in running} - {parent.id, *known()}:
             MlflowRun(self, orphan, reopened=True).finish("KILLED")
+
+    def show(self, experiment: str, *, columns: Sequence[str], charts: Sequence[str], rows: Mapping[str, str]) -> None:
+        """Save the view that `view_addresses` leads to; see :class:`dermaffinity.tracking.base.Tracker`."""
+        listed, drawn = ([_slug(_section(name)) for name in names] for names in (columns, charts))
+        view = saved_view(listed, drawn, rows, saved_at=int(time.time() * 1000))
+        self._tag_experiment(self._experiment_id(experiment), VIEW_TAG, view)
+
+    def describe(self, experiment: str, text: str) -> None:
+        """Set the experiment's description; see :class:`dermaffinity.tracking.base.Tracker`."""
+        experiment_id = self._experiment_id(experiment)
+        self._set_note(experiment_id, text, _LINK.findall(self._note(experiment_id)))
+
+    def add_report(self, run_id: str, name: str, html: str, *, private: bool) -> bool:
+        """Keep a report with a run and link it; see :class:`dermaffinity.tracking.base.Tracker`."""
+        if private if self.database is None else _is_empty(self.database):
+            return False
+        if not run_id or not self.call(lambda client: _holds_run(client, run_id)):
+            return False
+        MlflowRun(self, run_id, reopened=True).log_text(html, _REPORT)
+        experiment_id = self.call(lambda client: client.get_run(run_id)).info.experiment_id
+        link = f"[Report of {name}](#{artifact_address(experiment_id, run_id, _REPORT)})"
+        note = self._note(experiment_id)
+        self._set_note(experiment_id, _LINK.sub("", note), [*_LINK.findall(note), link])
+        return True
+
+    def _note(self, experiment_id: str) -> str:
+        return self.call(lambda client: client.get_experiment(experiment_id)).tags.get(_NOTE, "")
+
+    def _set_note(self, experiment_id: str, text: str, links: Sequence[str]) -> None:
+        """Write a description with links below its first line, which is all that MLflow shows of it while folded."""
+        first, _, rest = text.strip().partition("\n")
+        note = "\n\n".join(filter(None, [first, *dict.fromkeys(links), rest.strip()]))
+        if len(note) > _NOTE_LENGTH:
+            note = note[:_NOTE_LENGTH].rpartition("\n")[0]
+        self._tag_experiment(experiment_id, _NOTE, note)
+
+    def _tag_experiment(self, experiment_id: str, key: str, value: str) -> None:
+        self.call(lambda client: client.set_experiment_tag(experiment_id, key, value))
 
     def call(self, action: "Callable[[MlflowClient], _Result]") -> _Result:
         """Run an action on the store, which may happen twice: wait for a busy store, and give its errors clear words.
@@ -258,19 +301,17 @@ class MlflowRun:
         labels = [_mlflow().entities.RunTag(key, _portable(value)) for key, value in tags.items()]
         self._tracker.call(lambda client: client.log_batch(self.id, tags=labels))
 
-    def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
-        """Record numbers at one step; those that are not finite are left out."""
-        self._log_points(
-            [(name, step, value) for name, value in _numbers(metrics) if self._curve(name).get(step) != value]
-        )
+    def log_metrics(self, metrics: Mapping[str, float]) -> None:
+        """Record numbers; those that are not finite are left out."""
+        self._log_points([(name, 0, value) for name, value in _numbers(metrics) if self._curve(name).get(0) != value])
 
     def log_history(self, rows: Sequence[Mapping[str, float]]) -> None:
-        """Record curves, row i at step i; steps that the store has already are left as they are."""
+        """Record the curves of a training, row i at step i; steps that the store has already are left as they are."""
         self._log_points(
             [
                 (name, step, value)
                 for step, row in enumerate(rows)
-                for name, value in _numbers(row)
+                for name, value in _numbers({f"training.{name}": value for name, value in row.items()})
                 if step not in self._curve(name)
             ]
         )
@@ -396,9 +437,22 @@ def ui_command(uri: str | None = None, *, port: int = 5000) -> list[str]:
     return [*server, *store, "--workers", "1", "--uvicorn-opts", "--no-access-log"]
 
 
-def ui_address(*, port: int = 5000) -> str:
-    """Give the page to open: the experiments, in the view for trained models and not for language models."""
-    return f"http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning"
+def view_addresses(uri: str | None = None, *, port: int = 5000) -> dict[str, str]:
+    """Give the page to open for each experiment of a local store that has a saved view, the newest first.
+
+    Raises:
+        TrackingError: There is no store yet, or it is a server.
+    """
+    ui_command(uri, port=port)
+    found = MlflowTracker(uri).call(lambda client: client.search_experiments())
+    shown = sorted(
+        (experiment for experiment in found if VIEW_TAG in experiment.tags),
+        key=lambda experiment: json.loads(experiment.tags[VIEW_TAG])["updatedAt"],
+        reverse=True,
+    )
+    return {
+        experiment.name: f"http://127.0.0.1:{port}/#{view_address(experiment.experiment_id)}" for experiment in shown
+    }
 
 
 def serve_ui(uri: str | None = None, *, port: int = 5000) -> NoReturn:
@@ -475,7 +529,13 @@ def _flat(section: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str
 
 
 def _numbers(metrics: Mapping[str, float]) -> list[tuple[str, float]]:
-    return [(name, float(value)) for name, value in _slugged(metrics).items() if math.isfinite(value)]
+    sectioned = {_section(name): value for name, value in metrics.items()}
+    return [(name, float(value)) for name, value in _slugged(sectioned).items() if math.isfinite(value)]
+
+
+def _section(name: str) -> str:
+    """Write a metric's name as MLflow sorts it into sections of charts: ``recall.AK`` as ``recall/AK``."""
+    return name.replace(".", "/", 1)
 
 
 def _slugged(named: Mapping[str, _Result]) -> dict[str, _Result]:

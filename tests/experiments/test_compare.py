@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,20 +18,23 @@ class Recorder:
     """A tracker and a run that keep what they are told."""
 
     def __init__(self):
-        self.metrics, self.tables, self.opened, self.status = {}, [], [], None
+        self.metrics, self.tables, self.opened, self.finished, self.described = {}, [], [], [], []
 
     def parent(self, experiment, name, *, run_id, tags, description):
         self.opened.append((experiment, name, run_id, tags))
         return self
 
-    def log_metrics(self, metrics, step=0):
-        self.metrics |= metrics
+    def log_metrics(self, metrics):
+        self.metrics[self.opened[-1][1]] = metrics
 
     def log_table(self, table, path):
         self.tables.append(path)
 
     def finish(self, status):
-        self.status = status
+        self.finished.append(status)
+
+    def describe(self, experiment, text):
+        self.described.append((experiment, text))
 
 
 def write_experiment(runs, name: str, wrong: set[int], *, split: str = "a" * 64, scored: str = "test", folds=3) -> None:
@@ -87,10 +92,43 @@ def test_gains_of_a_worked_example_are_recorded_and_tracked(runs):
     assert compared.summaries["trial_cosen"].loc["recall.AK", "value"] == pytest.approx(0.5)
     # Only the affinity gets right: 1, 2, 11; only the baseline: 12 to 15.
     assert (compared.comparisons["trial_affinity"].gained, compared.comparisons["trial_affinity"].lost) == (3, 4)
-    assert recorder.opened == [("trial", "trial_affinity", "run-trial_affinity", {"baseline": "trial_cosen"})]
-    assert recorder.metrics["gain.AK"] == pytest.approx(2 / 6)
-    assert recorder.metrics["interval/gain.AK.low"] <= 2 / 6 <= recorder.metrics["interval/gain.AK.high"]
-    assert (recorder.tables, recorder.status) == (["tests_against_trial_cosen.csv"], "FINISHED")
+    assert recorder.opened == [
+        ("trial", name, f"run-{name}", {"baseline": "trial_cosen"}) for name in ("trial_cosen", "trial_affinity")
+    ]
+    assert recorder.metrics["trial_affinity"] == pytest.approx(value.to_dict(), abs=5e-5)
+    assert recorder.metrics["trial_affinity"]["gain.AK"] == 0.3333  # as many digits as a table has room for
+    assert recorder.metrics["trial_cosen"] == dict.fromkeys(value.index, 0.0)
+    assert recorder.tables == ["gains_over_trial_cosen.csv", "tests_against_trial_cosen.csv"]
+    assert recorder.finished == ["FINISHED", "FINISHED"]
+    ((experiment, text),) = recorder.described
+    assert experiment == "trial"
+    assert text.splitlines()[0] == compared.sentence()
+    assert "| AK (n=6) | 50.0 [" in text
+    assert "+33.3 [" in text
+
+
+def test_a_sentence_says_how_many_images_of_the_rare_classes_each_method_found(runs):
+    write_experiment(runs, "trial_softmax", set(range(7)))
+    compared = compare(runs, "trial_softmax", "trial_cosen", "trial_affinity")
+    assert compared.sentence() == (
+        "Of 30 images of rare lesions (AK, ML), trial_cosen found 25, trial_affinity 24, trial_softmax 23."
+    )
+    one = dataclasses.replace(compared, minority=("AK",))
+    assert one.sentence() == (
+        "Of 6 images of rare lesions (AK), trial_affinity found 5, trial_cosen 3, trial_softmax 0."
+    )
+    # Without a rare class the rarest is asked about.
+    assert dataclasses.replace(compared, minority=()).sentence() == one.sentence()
+    half = {name: summary * 0.9 for name, summary in compared.summaries.items()}
+    assert dataclasses.replace(one, summaries=half).sentence().endswith(", on average over seeds.")
+
+
+def test_a_comparison_on_inner_validation_images_is_not_shown_as_a_result(runs, tmp_path):
+    for name in ("inner_cosen", "inner_affinity"):
+        write_experiment(tmp_path / "inner", name, {0, 1}, scored="inner")
+    recorder = Recorder()
+    compare_experiments(["inner_cosen", "inner_affinity"], baseline="cosen", runs=tmp_path / "inner", tracker=recorder)
+    assert recorder.described == []
 
 
 def test_an_experiment_against_its_double_gains_nothing(runs):

@@ -103,8 +103,9 @@ def test_every_config_is_pooled_compared_and_tracked_like_a_networks(finished):
     )
     assert {run.info.status for run in runs} == {"FINISHED"}
     parent = next(run for run in runs if run.info.run_name == "tiny_hierarchical_knn")
-    assert {"recall.AK", "balanced_accuracy", "gain.balanced_accuracy"} <= parent.data.metrics.keys()
+    assert {"recall/AK", "balanced_accuracy", "gain/balanced_accuracy"} <= parent.data.metrics.keys()
     assert parent.data.params["estimator.class"] == "dermaffinity.classic.HierarchicalKNN"
+    assert parent.data.params["Estimator"] == "HierarchicalKNN"
 
 
 def test_a_network_and_an_estimator_see_the_same_rows_and_are_compared(

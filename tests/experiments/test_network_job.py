@@ -108,11 +108,11 @@ def test_a_run_killed_at_eight_moments_is_tracked_as_if_never_killed(uninterrupt
         assert params == expected[name][1]
         for metric, points in history.items():
             assert Counter(step for step, _ in points).most_common(1)[0][1] == 1, (name, metric, points)
-            if metric != "images_per_second":
+            if metric != "training/images_per_second":
                 assert points == expected[name][2][metric], (name, metric)
         assert history.keys() == expected[name][2].keys()
         if name != "tiny":
-            assert [step for step, _ in history["loss"]] == list(range(EPOCHS))
+            assert [step for step, _ in history["training/loss"]] == list(range(EPOCHS))
 
 
 def test_ctrl_c_in_mid_epoch_gives_one_line_and_is_gone_on_with(commands, fresh_folder, uninterrupted, tiny_config):

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from dermaffinity.errors import ComparisonError, DataError
 from dermaffinity.experiments.experiment import Experiment
 from dermaffinity.experiments.record import ExperimentRecord
-from dermaffinity.experiments.results import average_models, prediction_table, read_table, with_bounds, write_table
+from dermaffinity.experiments.results import average_models, prediction_table, read_table, write_table
 from dermaffinity.metrics.classification import Classes
 
 CLASSES = ("AK", "NA")
@@ -100,20 +100,6 @@ def test_the_ensemble_averages_the_folds_models_for_each_seed_and_image():
     assert ensemble["predicted"].tolist() == ["AK", "NA", "NA", "AK"]
     assert ensemble["label"].tolist() == ["AK", "NA"] * 2
     assert set(ensemble["fold"]) == {0}
-
-
-def test_bounds_become_metrics_of_their_own():
-    table = pd.DataFrame(
-        [[0.5, 0.4, 0.6], [0.1, -0.1, 0.2]], index=["recall.AK", "gain.AK"], columns=["value", "low", "high"]
-    )
-    assert with_bounds(table) == {
-        "recall.AK": 0.5,
-        "interval/recall.AK.low": 0.4,
-        "interval/recall.AK.high": 0.6,
-        "gain.AK": 0.1,
-        "interval/gain.AK.low": -0.1,
-        "interval/gain.AK.high": 0.2,
-    }
 
 
 def test_a_job_is_finished_when_its_metrics_are_there_and_its_checkpoint_is_gone(tmp_path):

@@ -1,8 +1,10 @@
 """Experiments that exist already, that others are working on, and that grow."""
 
+import base64
 import json
 import shutil
 import sqlite3
+import zlib
 from io import StringIO
 from types import SimpleNamespace
 
@@ -23,6 +25,7 @@ from dermaffinity.losses import CrossEntropyLoss
 from dermaffinity.tracking import mlflow_tracker
 from dermaffinity.tracking.base import NullTracker
 from dermaffinity.tracking.mlflow_tracker import MlflowRun, MlflowTracker
+from dermaffinity.tracking.mlflow_view import VIEW_TAG
 
 
 @pytest.fixture
@@ -125,6 +128,32 @@ def test_a_finished_experiment_registers_its_classifier_once(tiny_config, runs, 
         experiment.measures()["value"]["balanced_accuracy"], abs=1e-4
     )
     assert version.description == description.intended_use
+
+
+def test_the_store_shows_the_rare_classes_first(tiny_config, runs, empty_store, tmp_path):
+    tracker = MlflowTracker(f"sqlite:///{shutil.copy(empty_store, tmp_path / 'mlflow.db')}")
+    outcome, _ = run(tiny_config, runs, tracker=tracker, resume=True)
+    experiment = tracker.call(lambda client: client.get_experiment_by_name("phantom-5"))
+    view = json.loads(experiment.tags[VIEW_TAG])["state"].removeprefix("deflate;")
+    view = json.loads(zlib.decompress(base64.b64decode(view)))
+    assert view["selectedColumns"][:3] == [
+        f"metrics.`{name}`" for name in ("minority_recall", "worst_class_recall", "balanced_accuracy")
+    ]
+    drawn = [chart["metricKey"] for chart in view["compareRunCharts"]]
+    counts = outcome.folder.description()["class_counts"]
+    assert [counts[name.removeprefix("recall/")] for name in drawn[:5]] == sorted(counts.values())
+    assert all(name.startswith("gain/") for name in drawn[5:])
+    # The view's own query finds one row, the experiment; with all its measures, and no bound of an interval.
+    (row,) = tracker.call(lambda client: client.search_runs([experiment.experiment_id], view["searchFilter"]))
+    assert next(iter(row.data.metrics)) == "minority_recall"  # by which MLflow compares
+    assert row.data.metrics["recall/ML"] == round(outcome.summary["value"]["recall.ML"], 4)
+    assert row.data.metrics["calibrated/ece"] == round(outcome.summary["value"]["ece.calibrated"], 4)
+    assert {name.partition("/")[0] for name in row.data.metrics if "/" in name} == {"recall", "auc", "calibrated"}
+    assert {name: row.data.params[name] for name in ("Method", "Head", "Loss")} == {
+        "Method": "tiny",
+        "Head": "LinearHead",
+        "Loss": "CoSenLoss",
+    }
 
 
 def test_inner_validation_images_are_scored_instead_of_the_test_folds(tiny_config, tmp_path):

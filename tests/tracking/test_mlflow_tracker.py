@@ -1,5 +1,6 @@
 """The MLflow tracker against real SQLite stores."""
 
+import base64
 import json
 import math
 import multiprocessing
@@ -8,6 +9,7 @@ import pickle
 import socket
 import sqlite3
 import time
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ from mlflow import MlflowClient
 from dermaffinity.errors import TrackingError
 from dermaffinity.tracking import mlflow_tracker
 from dermaffinity.tracking.base import NullTracker, Run, Tracker
-from dermaffinity.tracking.mlflow_tracker import MlflowTracker, serve_ui, ui_command
+from dermaffinity.tracking.mlflow_tracker import MlflowTracker, serve_ui, ui_command, view_addresses
 
 
 @pytest.fixture(scope="module")
@@ -155,38 +157,50 @@ def test_a_deleted_experiment_is_named_with_the_command_that_restores_it(tracker
 
 
 def test_replayed_history_adds_nothing_twice_and_loses_nothing(tracker, parent):
-    rows = [{"train.loss": 1 / (epoch + 1), "recall.AK": epoch / 10} for epoch in range(4)]
+    rows = [{"loss": 1 / (epoch + 1), "accuracy": epoch / 10} for epoch in range(4)]
     parent.log_history(rows[:2])
     reopened = open_parent(tracker, run_id=parent.id)  # as after a kill
     reopened.log_history(rows)
     reopened.log_history(rows)
-    assert history(tracker, parent, "train.loss") == [(0, 1.0), (1, 0.5), (2, 1 / 3), (3, 0.25)]
-    assert history(tracker, parent, "recall.AK") == [(0, 0.0), (1, 0.1), (2, 0.2), (3, 0.3)]
+    assert history(tracker, parent, "training/loss") == [(0, 1.0), (1, 0.5), (2, 1 / 3), (3, 0.25)]
+    assert history(tracker, parent, "training/accuracy") == [(0, 0.0), (1, 0.1), (2, 0.2), (3, 0.3)]
 
 
 def test_history_that_was_cut_in_the_middle_of_a_step_is_completed(tracker, parent):
     parent.log_history([{"a": 1.0, "b": 1.0}])
-    parent.log_metrics({"a": 2.0}, step=1)
+    parent.log_history([{"a": 1.0}, {"a": 2.0}])
     open_parent(tracker, run_id=parent.id).log_history([{"a": 1.0, "b": 1.0}, {"a": 2.0, "b": 2.0}])
-    assert history(tracker, parent, "a") == history(tracker, parent, "b") == [(0, 1.0), (1, 2.0)]
+    assert history(tracker, parent, "training/a") == history(tracker, parent, "training/b") == [(0, 1.0), (1, 2.0)]
 
 
 def test_more_points_than_one_request_may_hold_are_all_stored(tracker, parent):
     parent.log_history([{f"m{metric}": float(epoch) for metric in range(30)} for epoch in range(50)])
-    assert history(tracker, parent, "m29") == [(epoch, float(epoch)) for epoch in range(50)]
+    assert history(tracker, parent, "training/m29") == [(epoch, float(epoch)) for epoch in range(50)]
 
 
 def test_metrics_logged_again_are_kept_once_and_changed_ones_count(tracker, parent):
     parent.log_metrics({"accuracy": 0.7, "gain.AK": 0.1})
     open_parent(tracker, run_id=parent.id).log_metrics({"accuracy": 0.7, "gain.AK": 0.2})
     assert history(tracker, parent, "accuracy") == [(0, 0.7)]
-    assert stored(tracker, parent).data.metrics == {"accuracy": 0.7, "gain.AK": 0.2}
+    assert stored(tracker, parent).data.metrics == {"accuracy": 0.7, "gain/AK": 0.2}
+
+
+def test_a_name_up_to_its_first_dot_is_a_section_of_charts(tracker, parent):
+    names = ["recall.MEL", "recall.lentigo v1.2", "external.recall.MEL", "minority_recall", "verification.lfw/auc"]
+    parent.log_metrics({name: float(number) for number, name in enumerate(names)})
+    assert stored(tracker, parent).data.metrics == {
+        "recall/MEL": 0.0,
+        "recall/lentigo v1.2": 1.0,
+        "external/recall.MEL": 2.0,
+        "minority_recall": 3.0,
+        "verification/lfw/auc": 4.0,
+    }
 
 
 def test_numbers_that_are_not_finite_are_left_out(tracker, parent):
     parent.log_metrics({"auc.AK": math.nan, "nll": math.inf, "accuracy": np.float32(0.5)})
     parent.log_history([{"loss": math.nan}, {"loss": 0.5}])
-    assert stored(tracker, parent).data.metrics == {"accuracy": 0.5, "loss": 0.5}
+    assert stored(tracker, parent).data.metrics == {"accuracy": 0.5, "training/loss": 0.5}
 
 
 def test_names_are_written_in_the_alphabet_of_mlflow_and_stay_apart(tracker, parent):
@@ -203,10 +217,10 @@ def test_names_are_written_in_the_alphabet_of_mlflow_and_stay_apart(tracker, par
     ]
     parent.log_metrics({name: float(number) for number, name in enumerate(names)})
     assert stored(tracker, parent).data.metrics == {
-        "recall.a_b": 0.0,
-        "recall.a_b_2": 1.0,
-        "recall.a_b_2_2": 2.0,
-        "recall.Nævus": 3.0,
+        "recall/a_b": 0.0,
+        "recall/a_b_2": 1.0,
+        "recall/a_b_2_2": 2.0,
+        "recall/Nævus": 3.0,
         "train/loss": 4.0,
         "x": 5.0,
         "a/b": 6.0,
@@ -255,6 +269,84 @@ def test_no_absolute_path_and_no_account_is_recorded(tracker, tmp_path, parent):
     recorded = json.dumps([run.data.to_dictionary(), run.inputs.to_dictionary()])
     assert str(tmp_path) not in recorded
     assert str(Path.home()) not in recorded
+
+
+def experiment_of(tracker: MlflowTracker, run: Run):
+    return tracker.call(lambda client: client.get_experiment(client.get_run(run.id).info.experiment_id))
+
+
+def test_a_view_is_saved_as_mlflow_saves_its_own(tracker, parent, request):
+    columns, charts = ["minority_recall", "gain.minority_recall"], ["recall.b(1)", "recall.AK", "gain.AK"]
+    tracker.show(request.node.name, columns=columns, charts=charts, rows={"role": "parent", "scored": "test"})
+    experiment = experiment_of(tracker, parent)
+    saved = json.loads(experiment.tags["mlflow.sharedViewState.methods"])
+    assert (saved["name"], saved["createdAt"]) == ("Methods side by side", saved["updatedAt"])
+    assert saved["createdAt"] == pytest.approx(1000 * time.time(), abs=60_000)
+    encoding, packed = saved["state"].split(";")
+    assert encoding == "deflate"
+    view = json.loads(zlib.decompress(base64.b64decode(packed)))
+    assert (view["searchFilter"], view["orderByAsc"]) == ("tags.role = 'parent' and tags.scored = 'test'", False)
+    assert view["orderByKey"] == "metrics.`minority_recall`"
+    assert view["selectedColumns"] == ["metrics.`minority_recall`", "metrics.`gain/minority_recall`"]
+    assert view["columnOrder"][-2:] == view["selectedColumns"]
+    assert set(view["columnOrder"]) == set(view["columnWidths"])
+    drawn = [(chart["metricKey"], chart["metricSectionId"], chart["type"]) for chart in view["compareRunCharts"]]
+    assert drawn == [("recall/b_1", "recall", "BAR"), ("recall/AK", "recall", "BAR"), ("gain/AK", "gain", "BAR")]
+    assert [(section["uuid"], section["name"]) for section in view["compareRunSections"]] == [
+        ("recall", "recall"),
+        ("gain", "gain"),
+    ]
+    found = tracker.call(lambda client: client.search_runs([experiment.experiment_id], view["searchFilter"]))
+    assert found == []  # the query is one that MLflow understands; this run has no tag `scored`
+
+
+def test_every_view_of_a_store_has_an_address_the_newest_first(tmp_path):
+    tracker = MlflowTracker(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    for name in ("old", "new"):
+        tracker.show(name, columns=["accuracy"], charts=[], rows={})
+        time.sleep(0.002)
+    open_parent(tracker, "without")
+    first, second = view_addresses(tracker.uri, port=5123).items()
+    assert first == (
+        "new",
+        "http://127.0.0.1:5123/#/experiments/2/runs?workflowType=machine_learning&viewStateShareKey=methods",
+    )
+    assert second[0] == "old"
+
+
+def test_a_report_is_kept_with_its_run_and_linked_whatever_is_described_later(tracker, parent, request):
+    def note() -> str:
+        return experiment_of(tracker, parent).tags["mlflow.note.content"]
+
+    name, experiment_id = request.node.name, experiment_of(tracker, parent).experiment_id
+    tracker.describe(name, "Of 6, a found 5.\n\n| | a |\n|---|---|\n| AK | 5 |\n")
+    assert note().splitlines()[0] == "Of 6, a found 5."
+    for html in ("<p>1</p>", "<p>2</p>"):
+        assert tracker.add_report(parent.id, "affinity", html, private=True)
+    assert artifact(tracker, parent, "report.html").read_text() == "<p>2</p>"
+    link = (
+        f"[Report of affinity](#/experiments/{experiment_id}/runs/{parent.id}/artifacts/report.html"
+        "?workflowType=machine_learning)"
+    )
+    assert note() == f"Of 6, a found 5.\n\n{link}\n\n| | a |\n|---|---|\n| AK | 5 |"
+    tracker.describe(name, "Of 6, b found 6.\n\n| | b |\n")
+    assert note() == f"Of 6, b found 6.\n\n{link}\n\n| | b |"
+    tracker.describe(name, "Long.\n" + "| row |\n" * 5000)
+    assert note().startswith(f"Long.\n\n{link}\n\n| row |\n")
+    assert note().endswith("\n| row |")
+
+
+def test_a_report_of_a_run_that_the_store_does_not_hold_is_not_kept(tracker, tmp_path):
+    elsewhere = MlflowTracker(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    assert not elsewhere.add_report("0123456789abcdef0123456789abcdef", "affinity", "", private=False)
+    assert not list(tmp_path.iterdir())
+    for run_id in ("0123456789abcdef0123456789abcdef", ""):
+        assert not tracker.add_report(run_id, "affinity", "", private=False)
+
+
+def test_a_report_with_images_of_the_library_is_not_sent_to_a_server():
+    # Port 9 of this machine answers nobody: a try to send would be an error.
+    assert not MlflowTracker("http://127.0.0.1:9").add_report("0" * 32, "affinity", "", private=True)
 
 
 def test_the_dataset_is_an_input_and_counted_once(tracker, parent):
@@ -375,7 +467,8 @@ def test_a_run_goes_on_in_another_process(tracker, parent):
     copy = pickle.loads(pickle.dumps(parent))
     copy.log_history([{"loss": 1.0}, {"loss": 0.5}])
     copy.finish("FINISHED")
-    assert history(tracker, parent, "loss") == [(0, 1.0), (1, 0.5)]
+    assert history(tracker, parent, "loss") == [(0, 1.0)]
+    assert history(tracker, parent, "training/loss") == [(0, 1.0), (1, 0.5)]
     assert stored(tracker, parent).info.status == "FINISHED"
 
 
@@ -479,6 +572,9 @@ def test_the_null_tracker_takes_everything_and_records_nothing(tmp_path, monkeyp
     run.log_text("a", "a.txt")
     assert register(run, "d1") == ("", [])
     run.finish("FINISHED")
+    NullTracker().show("a", columns=["a"], charts=["a"], rows={})
+    NullTracker().describe("a", "b")
+    assert not NullTracker().add_report("a", "b", "c", private=False)
     assert run.id == ""
     assert not list(tmp_path.iterdir())
 

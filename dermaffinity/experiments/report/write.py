@@ -19,6 +19,7 @@ from dermaffinity.files import atomic_write
 from dermaffinity.report.html.checklist import checklist
 from dermaffinity.report.html.render import render, table_of
 from dermaffinity.report.tables import gains_table, p_value_table, results_table
+from dermaffinity.tracking.mlflow_tracker import MlflowTracker
 
 _USUAL_BASELINE = "cosen"
 
@@ -32,12 +33,14 @@ class Written:
         thumbnails: How many images of the library it shows.
         license: Their terms.
         notes: What it leaves out, and why.
+        tracked: Whether the experiment's tracking run has it as well.
     """
 
     path: Path
     thumbnails: int
     license: str
     notes: tuple[str, ...]
+    tracked: bool
 
 
 def report(
@@ -48,6 +51,7 @@ def report(
     images: bool = True,
     manifest: str | Path | None = None,
     runs: str | Path = "runs",
+    tracking_uri: str | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Written:
     """Writes one HTML file about an experiment, beside others on the same split.
@@ -60,6 +64,8 @@ def report(
         images: Whether to show images of the library.
         manifest: Where the manifest is, if not where the experiment's config says.
         runs: Folder of all experiments.
+        tracking_uri: MLflow store with the experiment's run, which keeps the report as well; by default
+            MLFLOW_TRACKING_URI, else mlflow.db in this folder. A report with images of the library stays on this machine.
         on_progress: Called with the test images seen and all of them.
 
     Raises:
@@ -80,10 +86,13 @@ def report(
     notes = [note.replace(f"{subject.path.parent}/", "") for note in notes]
     content = _content(subject, compared, seen, notes, images)
     path = Path(out) if out else first.path / "report.html"
+    html = render(content)
     with atomic_write(path) as file:
-        file.write(render(content))
+        file.write(html)
     shown = sum(case.thumbnail is not None for group in content["case_groups"] for case in group.cases)
-    return Written(path, shown, words.license_of(subject), tuple(notes))
+    tracker = MlflowTracker(tracking_uri)
+    tracked = tracker.add_report(subject.run_id or "", subject.name, html, private=shown > 0)
+    return Written(path, shown, words.license_of(subject), tuple(notes), tracked)
 
 
 def _check_finished(experiment: Experiment) -> None:
