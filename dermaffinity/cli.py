@@ -268,7 +268,7 @@ def compare(
     if candidate.record.scored == "test":
         command = _command("report", str(candidate.path), "--baseline", compared.baseline)
         print(f"Write a report to share: {command}")
-    print("Next: dermaffinity ui, to sort and chart the runs by recall.<CLASS> and gain.<CLASS>")
+    print("Next: dermaffinity ui, to see the methods side by side in a browser")
 
 
 @app.command()
@@ -636,9 +636,10 @@ def ui(
     """
     from dermaffinity.tracking.mlflow_tracker import serve_ui, view_addresses
 
+    addresses = view_addresses(tracking_uri, port=port)
     print("Ready in some seconds; stop with Ctrl-C. Open in a browser:")
-    for name, address in view_addresses(tracking_uri, port=port).items():
-        print(f"{name}: {address}", flush=True)
+    for name, address in addresses.items():
+        print(f"{name}: {address}")
     serve_ui(tracking_uri, port=port)
 
 
