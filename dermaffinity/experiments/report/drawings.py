@@ -56,8 +56,8 @@ def draw(
             figures.coverage_figure(coverage_curves(experiment, novelty)),
             "coverage",
             "Share of right answers against the share of images answered; the numbers are in the table below.",
-            "What is gained by leaving the least sure images to a person. Dotted: all images answered. Shares below "
-            "5 % rest on too few images to be drawn.",
+            "Accuracy when the most uncertain images are left to a person. Dotted: all images answered. Shares below "
+            "5 % hold too few images to be drawn.",
         ),
         "gain": picture(
             figures.gain_figure(compared.gains, compared.baseline, counts),

@@ -123,14 +123,14 @@ def novelty_sentence(experiment: Experiment, seen: list[SeenFold] | None) -> str
     above = np.concatenate([fold.novelty > fold.novelty_threshold for fold in seen])
     wrong = np.concatenate([fold.predicted != fold.labels for fold in seen])
     parts = [
-        f"{_share_text(wrong[chosen])} of the {int(chosen.sum()):,} images {where} the limit are misclassified"
+        f"{_share_text(wrong[chosen])} of the {int(chosen.sum()):,} images {where} it are misclassified"
         for where, chosen in (("above", above), ("below", ~above))
         if chosen.any()
     ]
     return (
         "Novelty is the distance to the nearest class center, in standard deviations from the mean of inner validation "
-        "images; the limit is what 95 % of those stay below. It is meant for images unlike all training images, not "
-        f"for telling two similar classes apart. Here {_share_text(above)} of the test images are above the limit: "
+        "images. 95 % of those are below the novelty threshold. It is meant for images unlike all training images, not "
+        f"for telling two similar classes apart. Here {_share_text(above)} of the test images are above it. "
         f"{'; '.join(parts)}."
     )
 
@@ -160,15 +160,22 @@ def prediction_sets(experiment: Experiment) -> tuple[Table | None, str]:
             f"{sizes[own].mean():.1f}" if own.any() else "–",
         ])  # fmt: skip
     table.append(["all", f"{len(held):,}", "", "", _share_interval_text(held, groups), f"{sizes.mean():.1f}"])
-    columns = "Class", "Test images", "Calibration images", "Promised at least", "Sets that hold it", "Classes in a set"
+    columns = [
+        "Class",
+        "Test images",
+        "Calibration images",
+        "Stated coverage, at least",
+        "Sets with the true class",
+        "Classes in a set",
+    ]
     caption = f"Prediction sets asked to hold the true class of {100 * _COVERAGE:.0f} % of each class's images"
     note = (
         "Each fold's model makes sets from its own inner validation images (conformal prediction, for each class on "
-        "its own). The promise is an average over choices of those images: with few of them the share seen here may "
-        f"well lie some way off. {_share_text(sizes == 1)} of the sets name a single class, {_share_text(sizes == 0)} "
-        "are empty."
+        "its own). The stated coverage is an average over the choice of those images; with few of them, the share "
+        f"measured here may differ. {_share_text(sizes == 1)} of the sets name a single class, "
+        f"{_share_text(sizes == 0)} are empty."
     )
-    return Table(caption, list(columns), table, frozenset({len(experiment.classes.names)})), note
+    return Table(caption, columns, table, frozenset({len(experiment.classes.names)})), note
 
 
 def subgroups(experiment: Experiment) -> dict[str, Table]:
@@ -252,10 +259,10 @@ def case_groups(experiment: Experiment, novelty: pd.Series | None, pictures: boo
         return found
 
     groups = [
-        CaseGroup("Most confident errors", "Wrong, and sure of it: look for uncertain labels, hair, rulers, "
-                  "cropping, or lesions that a person would call the same.", cases(surest)),
-        CaseGroup("Least confident answers", "The highest probability is the lowest here; right or wrong is close to "
-                  "chance.", cases(unsure)),
+        CaseGroup("Most confident errors", "Wrong with high confidence. Look for uncertain labels, hair, "
+                  "rulers, cropping, or lesions that a person would call the same.", cases(surest)),
+        CaseGroup("Least confident answers", "The predicted class has the lowest probability here; whether it is "
+                  "right is close to chance.", cases(unsure)),
     ]  # fmt: skip
     if novelties is not None:
         strangest = np.argsort(-novelties, kind="stable")[:_CASES]

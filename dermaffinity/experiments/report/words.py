@@ -29,6 +29,8 @@ def plain_summary(experiment: Experiment, compared: ComparedExperiments | None, 
         f"On average over the classes, {_said(values, 'balanced_accuracy', '95 % interval ')} of a class's images were "
         "recognized (balanced accuracy).",
     ]
+    if compared and experiment.name in compared.gains:
+        sentences = [compared.sentence(), *sentences, _gain_sentence(compared, experiment.name)]
     if "minority_recall" in values.index:
         sentences.append(
             f"Of the rare classes, those with fewer than {MINORITY_BELOW} images ({', '.join(classes.minority)}), it "
@@ -46,8 +48,6 @@ def plain_summary(experiment: Experiment, compared: ComparedExperiments | None, 
             f"malignant images were called malignant, and {_said(values, 'malignant_specificity')} of the others were "
             "not."
         )
-    if compared and experiment.name in compared.gains:
-        sentences.append(_gain_sentence(compared, experiment.name))
     if experiment.external is not None:
         number = experiment.external.table["image"].nunique()
         sentences.append(
@@ -155,8 +155,8 @@ def discipline(experiment: Experiment) -> list[str]:
         f"Every image was scored once ({_seeds(experiment)}), by the model of the fold that had it as a test image.",
         held_out,
         *(["Class counts that losses use were taken from the training images of each fold alone."] if training else []),
-        "What people changed after they had seen earlier test results cannot be read from these files. Settings that "
-        "were chosen so would make the numbers better than they are.",
+        "These files do not tell whether a person chose settings by earlier test results. If so, the numbers are too "
+        "good.",
     ]
 
 
@@ -193,9 +193,9 @@ def map_note(seen: list[SeenFold] | None) -> str:
         return "Left out: the map needs the images and the models, which were not at hand where this was written."
     difference = max(fold.difference for fold in seen)
     return (
-        "For this map the stored models looked at their test images once more; their probabilities differ from those "
-        f"of the out-of-fold table by at most {difference:.1g}. The map is a principal component analysis of the test "
-        "images' embeddings: a linear shadow that depends on no seed, onto which centers fall as images do."
+        "For this map the stored models predicted their test images again. The probabilities differ from those of the "
+        f"out-of-fold table by at most {difference:.1g}. The map is a principal component analysis of the test images' "
+        "embeddings; the centers are projected in the same way."
     )
 
 

@@ -93,6 +93,7 @@ def render(report: Mapping[str, Any]) -> str:
     )
     style = Markup((_HERE / "report.css").read_text(encoding="utf-8"))
     page = environment.get_template("report.html.jinja").render(report=report, style=style)
+    page = page.replace(" %", "\N{NO-BREAK SPACE}%")  # or a line may begin with it
     return page.lstrip()  # what the definitions of macros leave would stand before the doctype
 
 

@@ -49,6 +49,7 @@ class Page(HTMLParser):
             self.tables[self.caption] = self.rows[0], {row[0]: row[1:] for row in self.rows[1:]}
 
     def handle_data(self, data):
+        data = data.replace("\N{NO-BREAK SPACE}", " ")
         self.words.append(data)
         if self.cell is not None:
             self.cell += data
