@@ -256,7 +256,7 @@ def compare(
 ) -> None:
     """Gains per class over a baseline on the same split, with intervals and paired tests.
 
-    Example: dermaffinity compare demo_affinity demo_softmax demo_cosen --baseline demo_cosen
+    Example: dermaffinity compare demo_affinity_plus demo_softmax demo_cosen --baseline demo_cosen
     """
     from dermaffinity.experiments import compare
 
@@ -616,7 +616,7 @@ def demo(
     folder: Annotated[Path, typer.Option(help="Where everything is written.")] = Path("demo"),
     quiet: Quiet = False,
 ) -> None:
-    """The whole job on an embedded synthetic library: prepare, verify, three methods, comparison; minutes on two cores.
+    """Train and compare three methods on a synthetic library, and write a report; takes minutes on two cores.
 
     Example: dermaffinity demo
     """

@@ -1,7 +1,7 @@
 """A prototype to copy and change: drop an image, see its classes, how much to trust them, and why. Research use only.
 
     python examples/prototype_app.py runs/hamfit7_affinity
-    python examples/prototype_app.py demo/runs/demo_affinity --samples demo/samples --library demo/library
+    python examples/prototype_app.py demo/runs/demo_affinity_plus --samples demo/samples --library demo/library
 
 It needs the extra `app`. Nothing leaves this machine: the page is served to it alone and loads nothing from elsewhere,
 gradio's telemetry and its history in the browser are off, and what was uploaded is deleted within minutes.
