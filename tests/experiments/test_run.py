@@ -130,12 +130,16 @@ def test_a_finished_experiment_registers_its_classifier_once(tiny_config, runs, 
     assert version.description == description.intended_use
 
 
+def saved_view(experiment):
+    state = json.loads(experiment.tags[VIEW_TAG])["state"].removeprefix("deflate;")
+    return json.loads(zlib.decompress(base64.b64decode(state)))
+
+
 def test_the_store_shows_the_rare_classes_first(tiny_config, runs, empty_store, tmp_path):
     tracker = MlflowTracker(f"sqlite:///{shutil.copy(empty_store, tmp_path / 'mlflow.db')}")
     outcome, _ = run(tiny_config, runs, tracker=tracker, resume=True)
     experiment = tracker.call(lambda client: client.get_experiment_by_name("phantom-5"))
-    view = json.loads(experiment.tags[VIEW_TAG])["state"].removeprefix("deflate;")
-    view = json.loads(zlib.decompress(base64.b64decode(view)))
+    view = saved_view(experiment)
     assert view["selectedColumns"][:3] == [
         f"metrics.`{name}`" for name in ("minority_recall", "worst_class_recall", "balanced_accuracy")
     ]
@@ -154,6 +158,20 @@ def test_the_store_shows_the_rare_classes_first(tiny_config, runs, empty_store, 
         "Head": "LinearHead",
         "Loss": "CoSenLoss",
     }
+
+
+def test_a_library_without_a_rare_class_is_shown_by_its_worst_one(
+    tiny_config, runs, empty_store, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(running, "minority_classes", lambda counts: ())
+    tracker = MlflowTracker(f"sqlite:///{shutil.copy(empty_store, tmp_path / 'mlflow.db')}")
+    run(tiny_config, runs, tracker=tracker, resume=True)
+    experiment = tracker.call(lambda client: client.get_experiment_by_name("phantom-5"))
+    view = saved_view(experiment)
+    assert view["orderByKey"] == "metrics.`worst_class_recall`"
+    (row,) = tracker.call(lambda client: client.search_runs([experiment.experiment_id], view["searchFilter"]))
+    assert next(iter(row.data.metrics)) == "worst_class_recall"
+    assert "minority_recall" not in row.data.metrics
 
 
 def test_inner_validation_images_are_scored_instead_of_the_test_folds(tiny_config, tmp_path):

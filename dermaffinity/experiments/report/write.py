@@ -65,7 +65,7 @@ def report(
         manifest: Where the manifest is, if not where the experiment's config says.
         runs: Folder of all experiments.
         tracking_uri: MLflow store with the experiment's run, which keeps the report as well; by default
-            MLFLOW_TRACKING_URI, else mlflow.db in this folder. A report with images of the library stays on this machine.
+            MLFLOW_TRACKING_URI, else mlflow.db in this folder. Images of the library are not sent to a server.
         on_progress: Called with the test images seen and all of them.
 
     Raises:
