@@ -163,7 +163,7 @@ def test_the_store_shows_the_rare_classes_first(tiny_config, runs, empty_store, 
 def test_a_library_without_a_rare_class_is_shown_by_its_worst_one(
     tiny_config, runs, empty_store, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(running, "minority_classes", lambda counts: ())
+    monkeypatch.setattr("dermaffinity.metrics.classification.MINORITY_BELOW", 0)
     tracker = MlflowTracker(f"sqlite:///{shutil.copy(empty_store, tmp_path / 'mlflow.db')}")
     run(tiny_config, runs, tracker=tracker, resume=True)
     experiment = tracker.call(lambda client: client.get_experiment_by_name("phantom-5"))
