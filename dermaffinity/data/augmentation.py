@@ -63,7 +63,7 @@ class Augmentation(RandomizableTransform, ABC):
     color changes commute, and places outside the image are its reflection. A subclass chooses the ranges.
 
     As a MONAI transform it draws its numbers from MONAI's random state, so that ``Compose.set_random_state`` decides
-    the result. Training hands them in (`version`), one row for each image of an epoch, whatever process it runs in.
+    the result. Training hands them in (`of`), one row for each image of an epoch, whatever process it runs in.
 
     Args:
         image_size: Side S of the square that is returned.
@@ -112,19 +112,26 @@ class Augmentation(RandomizableTransform, ABC):
 
     def __call__(self, data: np.ndarray) -> np.ndarray:
         """One random version (image_size, image_size, 3) uint8."""
-        return self.version(data, self.R.random_sample(self.draws))
+        return self.of([data], self.R.random_sample((1, self.draws)))[0]
 
-    def version(self, image: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-        """The version (S, S, 3) uint8 of an image (H, W, 3) uint8 that ``draws`` uniform numbers stand for."""
+    def of(self, images: Sequence[np.ndarray], numbers: np.ndarray) -> np.ndarray:
+        """The versions (N, S, S, 3) uint8 of images (H, W, 3) uint8 that uniform numbers (N, ``draws``) stand for."""
         if self.steps is not None:
-            self.steps.compose.set_random_seed(int(numbers[-1] * 2**31))
-            image = self.steps.compose(image=image)["image"]
-        warp, color = (part[0] for part in self.versions(numbers[None], np.array([image.shape[:2]])))
+            images = [self._with_steps(image, row) for image, row in zip(images, numbers, strict=True)]
         size = (self.image_size, self.image_size)
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        warped = cv2.warpAffine(image, warp, size, flags=flags, borderMode=cv2.BORDER_REFLECT)
-        offset = color[:, 3:] @ cv2.mean(warped)[:3]
-        return cv2.transform(warped, np.column_stack([color[:, :3], offset]))
+        made = []
+        versions = self.versions(numbers, np.array([image.shape[:2] for image in images]))
+        for image, warp, color in zip(images, *versions, strict=True):
+            warped = cv2.warpAffine(image, warp, size, flags=flags, borderMode=cv2.BORDER_REFLECT)
+            offset = color[:, 3:] @ cv2.mean(warped)[:3]
+            made.append(cv2.transform(warped, np.column_stack([color[:, :3], offset])))
+        return np.stack(made)
+
+    def _with_steps(self, image: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+        assert self.steps is not None
+        self.steps.compose.set_random_seed(int(numbers[-1] * 2**31))
+        return self.steps.compose(image=image)["image"]
 
     def batch(self, images: Tensor, sizes: Tensor, numbers: np.ndarray) -> Tensor:
         """The same versions of many images at once, on their device.
@@ -276,9 +283,9 @@ class NoAugmentation(Augmentation):
         identity = MIRROR[:1]
         super().__init__(image_size, smallest_scale=1, aspect=(1, 1), symmetries=identity, rotation=0, color=0, hue=0)
 
-    def version(self, image: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-        """The central square, whatever the numbers."""
-        return CentralSquare(self.image_size)(image)
+    def of(self, images: Sequence[np.ndarray], numbers: np.ndarray) -> np.ndarray:
+        """The central squares, whatever the numbers."""
+        return np.stack([CentralSquare(self.image_size)(image) for image in images])
 
 
 def training_transform(augmentation: Augmentation) -> Compose:

@@ -147,8 +147,7 @@ class TrainingStage:
 
     def __call__(self, images: Sequence[np.ndarray], numbers: np.ndarray) -> Tensor:
         """Versions (N, 3, S, S) of N images (H, W, 3) uint8 that uniform numbers (N, ``draws``) stand for."""
-        versions = [self.augmentation.version(image, row) for image, row in zip(images, numbers, strict=True)]
-        return self.normalize(np.stack(versions))
+        return self.normalize(self.augmentation.of(images, numbers))
 
 
 def _central(image: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -319,7 +319,7 @@ def test_places_outside_the_image_are_its_reflection():
         expected = [
             map_coordinates(image[..., c].astype(float), at[:, ::-1].T, order=1, mode="reflect") for c in range(3)
         ]
-        found = augmentation.version(image, row).reshape(-1, 3).T
+        found = augmentation.of([image], row[None])[0].reshape(-1, 3).T
         assert np.abs(found - expected).mean() < 1.5
 
 
@@ -350,15 +350,15 @@ def test_a_digit_is_moved_resized_and_tilted_as_asked():
     image[8:20, 12:16] = 255  # a one
     augmentation = DigitAugmentation(28, shift=2, rotation=0, scale=0.25)
     u = np.full(augmentation.draws, 0.5)
-    assert np.array_equal(augmentation.version(image, u), image)
+    assert np.array_equal(augmentation.of([image], u[None])[0], image)
     u[:3] = 1.0, 0.0, 0.0  # 2 pixels to one side, 2 to the other, three quarters of the size
-    rows, columns = np.nonzero(augmentation.version(image, u)[..., 0] > 127)
+    rows, columns = np.nonzero(augmentation.of([image], u[None])[0][..., 0] > 127)
     assert (np.ptp(rows) + 1, np.ptp(columns) + 1) == (9, 3)
     middle = (rows.mean(), columns.mean())
     assert middle == pytest.approx((13.5 + 2 * 0.75, 13.5 - 2 * 0.75), abs=0.6)
     tilted = DigitAugmentation(28, shift=0, rotation=10, scale=0)
     u[8] = 1.0
-    y, x = np.nonzero(tilted.version(image, u)[..., 0] > 127)
+    y, x = np.nonzero(tilted.of([image], u[None])[0][..., 0] > 127)
     slope = np.polyfit(y - 13.5, x - 13.5, 1)[0]
     assert abs(math.degrees(math.atan(slope))) == pytest.approx(10, abs=2.5)
 
