@@ -24,7 +24,7 @@ lint: $(INSTALLED)
 
 # Keeps the versions that still fit pyproject.toml; delete the file first to renew them all.
 lock: | $(BIN)/uv
-	$(BIN)/uv pip compile --quiet pyproject.toml --all-extras --group dev --universal --python-version 3.11 --generate-hashes \
+	$(BIN)/uv pip compile --quiet pyproject.toml --all-extras --group dev --group docs --universal --python-version 3.11 --generate-hashes \
 		--no-annotate --no-emit-index-url --custom-compile-command "make lock" --output-file requirements.lock
 
 # Leaves data, runs and manifests alone.

@@ -2,13 +2,14 @@
 
     python docs/tables.py
 
-A table stands under a comment that names its file, experiment and part, what its rows are, and which columns it shows,
-all of them where none is named:
+A table stands under a comment that names its file, experiment and part, what its rows are, and which columns it shows.
+Rows and columns that are to be shown may be listed; without a list all are:
 
     <!-- table: benchmark; hamfit-7; external; rows are methods; Balanced accuracy, Macro AUC -->
+    <!-- table: benchmark; hamfit-7; external; rows are measures: Minority recall, Macro AUC; cosen, softmax -->
 
-To publish other results, change the CSV and run this. Rows and columns come in the order of the file. Values are kept
-as they are printed, in percent or percentage points unless the measure is something else.
+To publish other results, change the CSV and run this. Without a list, rows and columns come in the order of the file.
+Values are kept as they are printed, in percent or percentage points unless the measure is something else.
 """
 
 import re
@@ -22,7 +23,8 @@ from dermaffinity.report.method_tables import MEASURES
 from dermaffinity.report.tables import markdown_table
 
 DOCS = Path(__file__).resolve().parent
-PAGES = [DOCS.parent / "README.md", *sorted(DOCS.glob("*.md"))]
+FIGURES = DOCS / "figures"
+PAGES = [DOCS.parent / "README.md", *sorted(DOCS.rglob("*.md"))]
 CLASS = re.compile(r"^(\S+) \(n=(\d+)\)$", flags=re.MULTILINE)
 TABLE = re.compile(r"(<!-- table: (.*) -->\n\n)((?:\|.*\n)*)")
 
@@ -34,15 +36,15 @@ def main() -> None:
     for experiment in ("hamfit-7", "hamfit-5"):
         own, external = summaries(experiment, "out-of-fold"), summaries(experiment, "external")
         stem = experiment.replace("-", "")
-        save_figure(forest_figure(own, external, "out-of-fold images"), DOCS / f"{stem}_forest.png")
-        save_figure(pareto_figure(own), DOCS / f"{stem}_pareto.png")
+        save_figure(forest_figure(own, external, "out-of-fold images"), FIGURES / f"{stem}_forest.png")
+        save_figure(pareto_figure(own), FIGURES / f"{stem}_pareto.png")
     measured = summaries("hamfit-7", "out-of-fold")
     shown = {name: measured[name] for name in ("cosen", "softmax", "affinity", "affinity_plus")}
     results = read_results("benchmark").query(
         "experiment == 'hamfit-7' and part == 'out-of-fold' and method == 'cosen'"
     )
     counts = {name: int(count) for name, count in CLASS.findall("\n".join(results["measure"]))}
-    save_figure(recall_figure(shown, counts, "hamfit-7: recall of each class"), DOCS / "hamfit7_recall.png")
+    save_figure(recall_figure(shown, counts, "hamfit-7: recall of each class"), FIGURES / "hamfit7_recall.png")
 
 
 def summaries(experiment: str, part: str) -> dict[str, pd.DataFrame]:
@@ -60,11 +62,21 @@ def with_tables(text: str) -> str:
 
 
 def result_table(file: str, experiment: str, part: str, rows: str, columns: str = "") -> str:
-    """One part of an experiment in Markdown; rows are "rows are methods" or "rows are measures"."""
+    """One part of an experiment in Markdown.
+
+    Args:
+        file: Name of the CSV without its ending.
+        experiment: Which rows of the file.
+        part: Which of these.
+        rows: "rows are methods" or "rows are measures", with ": " and the shown ones where not all are.
+        columns: The shown ones; all where empty.
+    """
     results = read_results(file).query("experiment == @experiment and part == @part")
-    row, column = ("method", "measure") if rows == "rows are methods" else ("measure", "method")
+    kind, _, listed = rows.partition(": ")
+    row, column = ("method", "measure") if kind == "rows are methods" else ("measure", "method")
     cells = results.apply(spoken, axis=1).groupby([results[row], results[column]]).agg(" / ".join).unstack()
-    shown = cells.loc[results[row].unique(), columns.split(", ") if columns else results[column].unique()].fillna("")
+    shown_rows = listed.split(", ") if listed else results[row].unique()
+    shown = cells.loc[shown_rows, columns.split(", ") if columns else results[column].unique()].fillna("")
     shown.index = pd.MultiIndex.from_product([[part], shown.index])
     return markdown_table(shown)
 
