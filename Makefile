@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 UV_PIP := $(BIN)/uv pip install --python $(BIN)/python
 
-.PHONY: env demo test bench lint lock clean
+.PHONY: env demo test bench lint docs lock clean
 
 env: $(INSTALLED)
 
@@ -17,10 +17,14 @@ test: $(INSTALLED)
 bench: $(INSTALLED)
 	set -e; for script in benchmarks/*.py; do $(BIN)/python $$script; done
 
-lint: $(INSTALLED)
+lint: $(INSTALLED) docs
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
+
+# The site is build/site; a browser reads it from there, without a server and without a network.
+docs: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # Keeps the versions that still fit pyproject.toml; delete the file first to renew them all.
 lock: | $(BIN)/uv

@@ -10,11 +10,7 @@ from torch.nn import functional as F
 
 
 class Neck(nn.Module, ABC):
-    """Maps features (N, F) to an embedding (N, ``embedding_dim``).
-
-    Args:
-        num_features: Size F of the features.
-    """
+    """Maps features (N, F) to an embedding (N, ``embedding_dim``); built from the size F of the features."""
 
     embedding_dim: int
 
