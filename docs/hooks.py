@@ -91,8 +91,8 @@ class Formulas(Extension):
     """Turns the formulas and references of docstrings (``.. math::``, ``:class:``) into MathML and code."""
 
     def extendMarkdown(self, md: Markdown) -> None:  # noqa: N802, a name of Python-Markdown
-        """Registers the step, before fenced code is looked for."""
-        md.preprocessors.register(_FormulaStep(md), "formulas", 40)
+        """Registers the step, after code in fences is put away."""
+        md.preprocessors.register(_FormulaStep(md), "formulas", 24)
 
 
 class _FormulaStep(Preprocessor):
@@ -103,7 +103,8 @@ class _FormulaStep(Preprocessor):
 
     def _stashed(self, formula: str, display: str) -> str:
         math = convert(" ".join(formula.split()), display=display)
-        return self.md.htmlStash.store(math)
+        # A wide formula scrolls on a phone.
+        return self.md.htmlStash.store(f'<div class="formula">{math}</div>' if display == "block" else math)
 
 
 def methods() -> str:
@@ -163,7 +164,9 @@ def losses_and_heads(room: str) -> str:
             f"Used by the methods {configs}." if users.get(part.__name__) else "Used by no shipped config.",
             "",
             "```yaml",
-            f"{key}: {{class: {package.__name__}.{part.__name__}{''.join(hyper_parameters(part))}}}",
+            f"{key}:",
+            f"  class: {package.__name__}.{part.__name__}",
+            *hyper_parameters(part),
             "```",
             "",
             f"::: {package.__name__}.{part.__name__}",
@@ -182,11 +185,11 @@ _INTRODUCTION = {
 
 
 def hyper_parameters(part: type) -> Iterator[str]:
-    """``, name: default`` of each keyword-only argument, as a config writes it."""
+    """``  name: default`` of each keyword-only argument, as a config writes it."""
     for name, parameter in inspect.signature(part).parameters.items():
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
             value = yaml.safe_dump(parameter.default, default_flow_style=True).removesuffix("...\n").strip()
-            yield f", {name}: {value}"
+            yield f"  {name}: {value}"
 
 
 def used_by() -> dict[str, set[str]]:
