@@ -83,7 +83,9 @@ class _Loaded(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         given = {name: value or "" for name, value in attrs}
         loads = [given.get("src", "")]
-        loads += [given.get("href", "")] if tag == "link" and given.get("rel") not in ("canonical", "prev", "next") else []
+        loads += (
+            [given.get("href", "")] if tag == "link" and given.get("rel") not in ("canonical", "prev", "next") else []
+        )
         self.found += [address for address in loads if address.startswith(("http:", "https:", "//"))]
 
 
@@ -150,7 +152,14 @@ def losses_and_heads(room: str) -> str:
     found = [getattr(package, name) for name in package.__all__]
     found = [part for part in found if inspect.isclass(part) and issubclass(part, base) and part is not base]
     users = used_by()
-    lines = [f"# {room.capitalize()}", "", _INTRODUCTION[room], "", "| class | in one line | scores |", "| --- | --- | --- |"]
+    lines = [
+        f"# {room.capitalize()}",
+        "",
+        _INTRODUCTION[room],
+        "",
+        "| class | in one line | scores |",
+        "| --- | --- | --- |",
+    ]
     for part in found:
         first = inspect.getdoc(part).partition("\n")[0]
         lines.append(f"| [{part.__name__}](#{part.__name__.lower()}) | {first} | {part.score_kind.value} |")
@@ -231,7 +240,9 @@ def datasets() -> str:
         for option in options[name]:
             lines.append(f"| `--set {option.name}=` | {option.kind} | {option.default} | {option.description} |")
     published = (ROOT / "data_manifests/README.md").read_text(encoding="utf-8")
-    return "\n".join(lines) + "\n\n" + published.replace("\n#", "\n##").replace("# Data manifests", "## Data manifests", 1)
+    return (
+        "\n".join(lines) + "\n\n" + published.replace("\n#", "\n##").replace("# Data manifests", "## Data manifests", 1)
+    )
 
 
 def commands() -> str:

@@ -11,6 +11,15 @@ class Features(ABC):
 
     Subclasses take hyper-parameters as keyword-only arguments with defaults. The same image and mask always give the
     same numbers: nothing is learned here.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dermaffinity.classic import ColorTexture, Features
+        >>> features = ColorTexture()
+        >>> isinstance(features, Features)
+        True
+        >>> features.names[:3]
+        ('lesion L mean', 'lesion a mean', 'lesion b mean')
     """
 
     @property
@@ -37,6 +46,12 @@ class Estimator(ABC):
 
     Subclasses add hyper-parameters as keyword-only arguments with defaults. The same rows, classes and seed always give
     the same estimator.
+
+    Examples:
+        >>> from dermaffinity.classic import Estimator, FlatKNN
+        >>> estimator = FlatKNN(("mel", "nv"), seed=0)
+        >>> isinstance(estimator, Estimator), estimator.classes
+        (True, ('mel', 'nv'))
     """
 
     def __init__(self, classes: Sequence[str], seed: int) -> None:

@@ -42,6 +42,16 @@ class ColorTexture(Features):
     Args:
         levels: Levels that a channel's 256 are reduced to for the co-occurrence matrices; 2 to 256.
         distances: Of two pixels, in pixels of the image as it is resized for the features (``data.image_size``).
+
+    Examples:
+        >>> import numpy as np
+        >>> from dermaffinity.classic import ColorTexture
+        >>> image, mask = np.full((40, 40, 3), 200, np.uint8), np.zeros((40, 40), bool)
+        >>> image[10:30, 10:30], mask[10:30, 10:30] = (120, 60, 40), True  # a brown lesion
+        >>> features = ColorTexture(distances=(1,))
+        >>> numbers = dict(zip(features.names, features(image, mask), strict=True))
+        >>> round(float(numbers["lesion L mean"]), 1)
+        32.7
     """
 
     def __init__(self, *, levels: int = 32, distances: tuple[int, ...] = (1, 4, 12)) -> None:

@@ -18,6 +18,17 @@ class FlatKNN(Estimator):
         seed: See `Estimator`.
         neighbors: Number of neighbors k.
         num_features: How many features forward selection keeps.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dermaffinity.classic import FlatKNN
+        >>> labels = np.repeat([0, 1], 10)
+        >>> features = np.column_stack([labels + np.linspace(0, 0.1, 20), np.zeros(20)])
+        >>> estimator = FlatKNN(("mel", "nv"), seed=0, neighbors=3, num_features=1)
+        >>> estimator.fit(features, labels, groups=np.arange(20))
+        >>> estimator.predict_proba(features[[0, 19]])
+        array([[1., 0.],
+               [0., 1.]])
     """
 
     def __init__(self, classes: Sequence[str], seed: int, *, neighbors: int = 15, num_features: int = 10) -> None:

@@ -83,6 +83,17 @@ class HierarchicalKNN(Estimator):
         groups: Class codes, group by group; a class that none names is a group of its own.
         neighbors: Number of neighbors k of each decision.
         num_features: How many features forward selection keeps for each decision.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dermaffinity.classic import HierarchicalKNN
+        >>> labels = np.repeat([0, 1, 2], 10)
+        >>> features = np.column_stack([labels + np.linspace(0, 0.1, 30), labels == 2])
+        >>> classes, groups = ("mel", "nv", "bcc"), (("mel", "nv"),)
+        >>> estimator = HierarchicalKNN(classes, seed=0, groups=groups, neighbors=3, num_features=1)
+        >>> estimator.fit(features, labels, groups=np.arange(30))
+        >>> estimator.predict_proba(features[[0, 15, 29]]).argmax(axis=1)
+        array([0, 1, 2])
     """
 
     def __init__(
@@ -139,6 +150,16 @@ class HierarchicalBayes(Estimator):
         shrinkage: Of a covariance towards the unit matrix, on features that are standardized over all classes; above 0,
             which would leave a class with fewer images than features without a Gaussian, to 1.
         num_features: How many features forward selection keeps for each decision.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dermaffinity.classic import HierarchicalBayes
+        >>> labels = np.repeat([0, 1], 10)
+        >>> features = np.column_stack([labels + np.linspace(0, 0.1, 20), np.zeros(20)])
+        >>> estimator = HierarchicalBayes(("mel", "nv"), seed=0, num_features=1)
+        >>> estimator.fit(features, labels, groups=np.arange(20))
+        >>> estimator.predict_proba(features[[0, 19]]).argmax(axis=1)
+        array([0, 1])
     """
 
     def __init__(

@@ -203,6 +203,15 @@ class LesionAugmentation(Augmentation):
             lie anywhere in the image.
         color: Strength of brightness, contrast, saturation and hue changes, in [0, 1].
         holes: Probability of blanking a patch of up to a quarter of each side, in [0, 1].
+
+    Examples:
+        >>> import numpy as np
+        >>> from dermaffinity.data import LesionAugmentation
+        >>> augmentation = LesionAugmentation(24, color=0.2)
+        >>> image = np.random.default_rng(0).integers(0, 256, (24, 30, 3), np.uint8)
+        >>> first, again, other = (augmentation.set_random_state(seed=seed)(image) for seed in (1, 1, 2))
+        >>> first.shape, np.array_equal(first, again), np.array_equal(first, other)
+        ((24, 24, 3), True, False)
     """
 
     def __init__(self, image_size: int, *, smallest_scale: float = 0.6, color: float = 0.2, holes: float = 0.0) -> None:
@@ -229,6 +238,12 @@ class FaceAugmentation(Augmentation):
         smallest_scale: Smallest area of a crop, as a share of the square that evaluation sees; in (0, 1]. A crop may
             lie anywhere in the image.
         color: Strength of brightness, contrast and saturation changes, in [0, 1].
+
+    Examples:
+        >>> import numpy as np
+        >>> from dermaffinity.data import FaceAugmentation
+        >>> FaceAugmentation(24)(np.zeros((24, 30, 3), np.uint8)).shape
+        (24, 24, 3)
     """
 
     def __init__(self, image_size: int, *, smallest_scale: float = 0.7, color: float = 0.2) -> None:
@@ -275,7 +290,14 @@ class DigitAugmentation(Augmentation):
 
 
 class NoAugmentation(Augmentation):
-    """The central square, the same every time: what the evaluation stage does."""
+    """The central square, the same every time: what the evaluation stage does.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dermaffinity.data import NoAugmentation
+        >>> NoAugmentation(24)(np.zeros((24, 30, 3), np.uint8)).shape
+        (24, 24, 3)
+    """
 
     random = False
 

@@ -68,6 +68,15 @@ class ManifestDataset(Dataset):
         labels: (N,) class indices.
         stage: What remains to be done to an image.
         seed: Of the augmentation.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dermaffinity.data import EvaluationStage, ManifestDataset
+        >>> from dermaffinity.data.dataset import Draw
+        >>> dataset = ManifestDataset([np.zeros((24, 30, 3), np.uint8)] * 2, np.array([0, 1]), EvaluationStage(24))
+        >>> image, label = dataset[Draw(epoch=0, row=1)]
+        >>> image.shape, label
+        (torch.Size([3, 24, 24]), tensor(1))
     """
 
     def __init__(

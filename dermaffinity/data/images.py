@@ -63,6 +63,12 @@ def decode_image(content: bytes, name: str) -> np.ndarray:
 
     Raises:
         DataError: When the file is empty, truncated, damaged, too large, or no image.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from dermaffinity.data import decode_image
+        >>> decode_image(Path("lesion.jpg").read_bytes(), "lesion.jpg").shape
+        (37, 40, 3)
     """
     if is_dicom(content):
         _check_size(*dicom_size(content, name), name)

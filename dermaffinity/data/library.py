@@ -84,6 +84,15 @@ class ImageLibrary:
 
     Raises:
         DataError: When there is no such folder or archive.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from dermaffinity.data import ImageLibrary
+        >>> library = ImageLibrary(Path("FOLDER"))
+        >>> library.files()[:2]
+        ['ak/B32b/B32b.png', 'ak/B32b/B32bmask.png']
+        >>> len(library.read("ak/B32b/B32b.png")) > 0
+        True
     """
 
     def __init__(self, root: Path) -> None:

@@ -164,6 +164,12 @@ def read_manifest(path: Path, root: Path | None = None) -> Manifest:
     Raises:
         ManifestError: Listing all problems: missing keys or columns, values, labels, folds or groups that cannot be,
             images listed twice, a class that a fold lacks, and a split that was changed after it was made.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from dermaffinity.data import read_manifest
+        >>> read_manifest(Path("data_manifests/library.csv")).classes
+        ('AK', 'BCC', 'ML', 'SCC', 'SK')
     """
     header, table, problems = _parse(path)
     problems += [f"the header has no line '# {key}: …'" for key in _HEADER if key not in header]

@@ -21,7 +21,13 @@ class MixedBatch(NamedTuple):
 
 
 class Mixing(ABC):
-    """Mixes the images of a training batch with one another."""
+    """Mixes the images of a training batch with one another.
+
+    Examples:
+        >>> from dermaffinity.data import Mixing, Remix
+        >>> isinstance(Remix(alpha=0.4), Mixing)
+        True
+    """
 
     @abstractmethod
     def __call__(self, images: Tensor, labels: Tensor, class_counts: Tensor, generator: torch.Generator) -> MixedBatch:
@@ -43,6 +49,14 @@ class Mixup(Mixing):
     Args:
         alpha: Both parameters of the beta distribution that a batch's share is drawn from; at least 0.01, small for
             weak mixing.
+
+    Examples:
+        >>> import torch
+        >>> from dermaffinity.data import Mixup
+        >>> images, labels = torch.stack([torch.zeros(3, 8, 8), torch.ones(3, 8, 8)]), torch.tensor([0, 1])
+        >>> mixed = Mixup(alpha=1.0)(images, labels, torch.tensor([30, 3]), torch.Generator().manual_seed(3))
+        >>> mixed.labels, mixed.other_labels, round(mixed.share, 2)
+        (tensor([0, 1]), tensor([1, 0]), 0.66)
     """
 
     def __init__(self, *, alpha: float = 0.2) -> None:
@@ -65,6 +79,14 @@ class Remix(Mixing):
         alpha: Both parameters of the beta distribution that a batch's share is drawn from; at least 0.01.
         imbalance: κ, how many times as many images the common class must have; at least 1.
         smallest_share: τ, the share of the common image below which its label may be dropped; in [0, 1].
+
+    Examples:
+        >>> import torch
+        >>> from dermaffinity.data import Remix
+        >>> images, labels = torch.stack([torch.zeros(3, 8, 8), torch.ones(3, 8, 8)]), torch.tensor([0, 1])
+        >>> mixed = Remix(alpha=1.0)(images, labels, torch.tensor([30, 3]), torch.Generator().manual_seed(3))
+        >>> mixed.labels, mixed.other_labels, round(mixed.share, 2)  # both mixtures count as the rare class
+        (tensor([0, 1]), tensor([1, 1]), 0.66)
     """
 
     def __init__(self, *, alpha: float = 0.2, imbalance: float = 3.0, smallest_share: float = 0.5) -> None:

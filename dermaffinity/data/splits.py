@@ -54,6 +54,13 @@ def assign_folds(
 
     Raises:
         ManifestError: Listing each class with too few groups (protocol ``image``: images) to be in every fold.
+
+    Examples:
+        >>> from dermaffinity.data import assign_folds
+        >>> labels = ["mel", "mel", "nv", "nv", "mel", "nv"]
+        >>> patients = ["P1", "P1", "P2", "P3", "P4", "P4"]
+        >>> assign_folds(labels, patients, folds=2)  # no patient is in both
+        array([1, 1, 1, 0, 0, 0])
     """
     label_of, group_of = _columns(labels, groups)
     if folds < 2:
@@ -96,6 +103,13 @@ def inner_validation(
 
     Returns:
         (N,) bool, True for validation.
+
+    Examples:
+        >>> from dermaffinity.data import inner_validation
+        >>> labels, patients = ["mel", "nv"] * 6, [f"P{number // 2}" for number in range(12)]
+        >>> inner_validation(labels, patients, fraction=0.2)  # one of six patients
+        array([False, False,  True,  True, False, False, False, False, False,
+               False, False, False])
     """
     label_of, group_of = _columns(labels, groups)
     if not 0 < fraction < 1:
@@ -116,6 +130,12 @@ class Leak:
         images: Test images.
         group_mates: Those whose group has another image in training.
         same_label: Those whose group has another image of the same class in training.
+
+    Examples:
+        >>> from dermaffinity.data import measure_leak
+        >>> leak = measure_leak(["mel", "mel", "nv", "nv"], ["P1", "P1", "P2", "P3"], folds=[0, 1, 0, 1])
+        >>> leak.share, leak.group_mates
+        (0.5, {'mel': 2, 'nv': 0})
     """
 
     images: dict[str, int]
@@ -137,6 +157,11 @@ def measure_leak(labels: Sequence[str], groups: Sequence[str], folds: Sequence[i
         labels: (N,) class of each image.
         groups: (N,) group of each image.
         folds: (N,) fold of each image; leave external rows out.
+
+    Examples:
+        >>> from dermaffinity.data import measure_leak
+        >>> measure_leak(["mel", "mel", "nv", "nv"], ["P1", "P1", "P2", "P3"], folds=[0, 0, 0, 1]).share
+        0.0
     """
     label_of, group_of = _columns(labels, groups)
     fold_of = np.asarray(folds, dtype=np.int64)

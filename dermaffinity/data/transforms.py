@@ -75,6 +75,14 @@ class FixedStage:
     Args:
         image_size: Pixels of the shorter side of the result.
         lesion_crop: Margin of ``CropToLesion``, or None to keep the whole image.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dermaffinity.data import FixedStage
+        >>> image, mask = np.zeros((300, 400, 3), np.uint8), np.zeros((300, 400), bool)
+        >>> mask[100:200, 100:200] = True
+        >>> [FixedStage(128, lesion_crop=margin)((image, mask)).shape for margin in (None, 0.2)]
+        [(128, 171, 3), (128, 128, 3)]
     """
 
     def __init__(self, image_size: int, lesion_crop: float | None) -> None:
@@ -123,6 +131,12 @@ class EvaluationStage:
 
     Args:
         image_size: Side of the square.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dermaffinity.data import EvaluationStage
+        >>> EvaluationStage(128)(np.zeros((128, 171, 3), np.uint8)).shape
+        torch.Size([3, 128, 128])
     """
 
     def __init__(self, image_size: int) -> None:

@@ -35,6 +35,15 @@ class Verification:
             ``problem``.
         leak: By protocol: as frozen in the manifest, and as the other protocol would split the same images; that one is
             left out where it is impossible, and where the split is the dataset's own.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from dermaffinity.data import read_manifest, verify_manifest
+        >>> verification = verify_manifest(read_manifest(Path("data_manifests/library.csv")))
+        >>> print(verification.statement().splitlines()[0])
+        37 images of 33 groups (patients or lesions) in 5 classes, from 6 images (AK) to 10 (ML).
+        >>> verification.findings.empty
+        True
     """
 
     manifest: Manifest
@@ -78,6 +87,12 @@ def verify(
     Raises:
         ConfigError: When the manifest does not say where its images lie.
         DataError: When there is nothing at the root.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from dermaffinity.data import read_manifest, verify_manifest
+        >>> verify_manifest(read_manifest(Path("data_manifests/library.csv"))).ok()
+        True
     """
     if not isinstance(manifest, Manifest):
         manifest = read_manifest(Path(manifest), None if root is None else Path(root))

@@ -132,6 +132,14 @@ def export_bundle(classifier: LesionClassifier, folder: Path) -> Path:
 
     Raises:
         ExportError: When the extra ``bundle`` is not installed, without which MONAI cannot run it.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from dermaffinity import LesionClassifier
+        >>> from dermaffinity.export import export_bundle
+        >>> classifier = LesionClassifier.load("runs/library_affinity_plus")
+        >>> export_bundle(classifier, Path("exported")).name
+        'toy_classification'
     """
     try:
         import fire  # noqa: F401

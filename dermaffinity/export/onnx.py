@@ -69,6 +69,14 @@ def export_onnx(classifier: LesionClassifier, folder: Path) -> list[Path]:
 
     Raises:
         ExportError: When the extra ``onnx`` is not installed, or ONNX Runtime's numbers are not the classifier's.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from dermaffinity import LesionClassifier
+        >>> from dermaffinity.export import export_onnx
+        >>> classifier = LesionClassifier.load("runs/library_affinity_plus/fold-0")
+        >>> sorted(path.name for path in export_onnx(classifier, Path("exported")))
+        ['model.json', 'model.onnx', 'preprocess_and_run.py']
     """
     size = classifier.description.preprocessing.image_size
     network = _OnnxNetwork(CalibratedNetwork(classifier.description, classifier.networks)).eval()

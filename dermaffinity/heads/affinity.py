@@ -31,6 +31,18 @@ class AffinityHead(Head):
         unit_centers: Scale every center to unit length before use; for embeddings that a neck scales to unit length.
         start: ``"random"`` for centers drawn around the origin, or ``"samples"`` for embeddings of training images of
             the class; a random center far from the few images of a rare class is seldom nearest and learns little.
+
+    Examples:
+        >>> import torch
+        >>> from dermaffinity.heads import AffinityHead
+        >>> head = AffinityHead(embedding_dim=2, num_classes=2, centers_per_class=1, sigma=1.0)
+        >>> _ = head.centers.data.copy_(torch.tensor([[[0.0, 0.0]], [[3.0, 0.0]]]))
+        >>> output = head(torch.tensor([[0.0, 0.0], [1.0, 0.0]]))  # at a center, and at distance 1 of it
+        >>> output.scores.detach().round(decimals=3)
+        tensor([[1.0000, 0.0000],
+                [0.3680, 0.0180]])
+        >>> head.probabilities(output).argmax(dim=1)
+        tensor([0, 0])
     """
 
     score_kind = ScoreKind.SIMILARITY

@@ -30,6 +30,16 @@ class AffinityMixtureHead(Head):
         centers_per_class: Number of centers M of each class, at least 1.
         sigma: Width of the similarity, in squared embedding units; positive.
         unit_centers: Scale every center to unit length before use; for embeddings that a neck scales to unit length.
+
+    Examples:
+        >>> import torch
+        >>> from dermaffinity.heads import AffinityMixtureHead
+        >>> head = AffinityMixtureHead(embedding_dim=2, num_classes=2, centers_per_class=2, sigma=0.5)
+        >>> head.start_from(torch.tensor([[0.0, 0.0], [0.0, 1.0], [3.0, 0.0], [3.0, 1.0]]), torch.tensor([0, 0, 1, 1]))
+        >>> output = head(torch.tensor([[0.0, 0.5], [2.9, 0.0]]))
+        >>> output.scores.detach().round(decimals=2)  # log-similarities, at most 0
+        tensor([[ -0.5000, -18.5000],
+                [-17.3900,  -0.5900]])
     """
 
     score_kind = ScoreKind.LOGIT

@@ -9,7 +9,13 @@ from torch import Tensor, nn
 
 
 class ScoreKind(Enum):
-    """What a head's scores mean; a loss works with one kind only."""
+    """What a head's scores mean; a loss works with one kind only.
+
+    Examples:
+        >>> from dermaffinity.heads import LinearHead, ScoreKind
+        >>> LinearHead.score_kind
+        <ScoreKind.LOGIT: 'logit'>
+    """
 
     LOGIT = "logit"  # unbounded; softmax gives probabilities
     COSINE = "cosine"  # in [-1, 1]; of the angle to a class vector, before any scale
@@ -17,7 +23,15 @@ class ScoreKind(Enum):
 
 
 class HeadOutput(NamedTuple):
-    """What a head says about a batch of N images, for C classes with M vectors each in D dimensions."""
+    """What a head says about a batch of N images, for C classes with M vectors each in D dimensions.
+
+    Examples:
+        >>> import torch
+        >>> from dermaffinity.heads import AffinityHead
+        >>> output = AffinityHead(embedding_dim=4, num_classes=3, centers_per_class=5)(torch.zeros(2, 4))
+        >>> {name: tuple(value.shape) for name, value in output._asdict().items()}
+        {'scores': (2, 3), 'embedding': (2, 4), 'centers': (3, 5, 4)}
+    """
 
     scores: Tensor  # (N, C), higher means more likely
     embedding: Tensor  # (N, D)
@@ -25,7 +39,17 @@ class HeadOutput(NamedTuple):
 
 
 class Predictions(NamedTuple):
-    """What a network says about a whole set of N labeled images, in evaluation mode; float32 on the CPU."""
+    """What a network says about a whole set of N labeled images, in evaluation mode; float32 on the CPU.
+
+    Examples:
+        >>> import torch
+        >>> from dermaffinity.heads import LinearHead, Predictions
+        >>> head = LinearHead(4, 3)
+        >>> scores, embedding, centers = head(torch.zeros(2, 4))
+        >>> predictions = Predictions(scores, scores.softmax(dim=1), embedding, centers, labels=torch.tensor([0, 2]))
+        >>> predictions.probabilities.shape
+        torch.Size([2, 3])
+    """
 
     scores: Tensor  # (N, C)
     probabilities: Tensor  # (N, C), rows sum to 1
@@ -40,6 +64,15 @@ class Head(nn.Module, ABC):
     Args:
         embedding_dim: Size D of the embedding.
         num_classes: Number of classes C, at least 2.
+
+    Examples:
+        >>> import torch
+        >>> from dermaffinity.heads import Head, LinearHead
+        >>> head = LinearHead(embedding_dim=4, num_classes=3)
+        >>> isinstance(head, Head)
+        True
+        >>> head.probabilities(head(torch.randn(2, 4))).sum(dim=1).allclose(torch.ones(2))
+        True
     """
 
     score_kind: ClassVar[ScoreKind]

@@ -27,6 +27,14 @@ class CosineHead(Head):
         scale: What cosines are multiplied by before the softmax, positive; a loss that has one needs the same.
         pooling: ``"max"``, or ``"soft"`` for the mean weighted by the softmax over a class's own cosines.
         pooling_width: SoftTriple's γ, positive; the smaller, the closer ``"soft"`` comes to ``"max"``.
+
+    Examples:
+        >>> import torch
+        >>> from dermaffinity.heads import CosineHead
+        >>> head = CosineHead(embedding_dim=2, num_classes=2, scale=16.0)
+        >>> _ = head.centers.data.copy_(torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]]))
+        >>> head(torch.tensor([[3.0, 0.0]])).scores.detach()  # the length of an embedding does not count
+        tensor([[1., 0.]])
     """
 
     score_kind = ScoreKind.COSINE

@@ -12,6 +12,13 @@ class LinearHead(Head):
     Args:
         embedding_dim: Size D of the embedding.
         num_classes: Number of classes C, at least 2.
+
+    Examples:
+        >>> import torch
+        >>> from dermaffinity.heads import LinearHead
+        >>> head = LinearHead(embedding_dim=512, num_classes=7)
+        >>> head(torch.randn(2, 512)).scores.shape
+        torch.Size([2, 7])
     """
 
     score_kind = ScoreKind.LOGIT

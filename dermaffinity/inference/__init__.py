@@ -1,1 +1,6 @@
 """Using trained classifiers: loading, predicting, explaining, serving. Nothing here trains or tracks."""
+
+import lazy_loader
+
+# The names are listed in __init__.pyi. A module is imported when one of its names is used.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

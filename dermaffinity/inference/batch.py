@@ -36,6 +36,12 @@ def find_images(sources: Sequence[Path], on_problem: Callable[[str, str], None])
         sources: Image files, folders and zip archives.
         on_problem: Told the name and the fault of each source that cannot be used, and of each file that is neither an
             image nor a text, table or document.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from dermaffinity.inference import find_images
+        >>> [image.name for image in find_images([Path("lesion.jpg"), Path("PHOTOS/nevus")], on_problem=print)]
+        ['lesion.jpg', 'PHOTOS/nevus/P1_a.jpg', 'PHOTOS/nevus/P3_a.jpg', 'PHOTOS/nevus/P5_a.jpg']
     """
     found: list[ImageFile] = []
     for source in sources:
@@ -121,6 +127,17 @@ def predict_files(
 
     Returns:
         Number of rows.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from dermaffinity import LesionClassifier
+        >>> from dermaffinity.inference import find_images, predict_files
+        >>> classifier = LesionClassifier.load("runs/library_affinity_plus")
+        >>> images, out = find_images([Path("PHOTOS")], on_problem=print), Path("predictions.csv")
+        >>> predict_files(classifier, images, out, on_problem=print, on_progress=lambda done, total: None)
+        6
+        >>> out.read_text().splitlines()[0]
+        'image,predicted,p.AK,p.BCC,p.ML,novelty,set'
     """
     rows = 0
     with atomic_write(out) as opened:

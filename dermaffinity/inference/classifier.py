@@ -25,7 +25,14 @@ _ACCEPTED = (
 
 
 class Assessment(NamedTuple):
-    """All that a classifier says about N images, for C classes and K fold models; see `LesionClassifier`."""
+    """All that a classifier says about N images, for C classes and K fold models; see `LesionClassifier`.
+
+    Examples:
+        >>> from dermaffinity import LesionClassifier
+        >>> assessment = LesionClassifier.load("runs/library_affinity_plus").assess("lesion.jpg")
+        >>> {name: value.shape for name, value in assessment._asdict().items()}
+        {'probabilities': (1, 3), 'novelty': (1,), 'p_values': (1, 3), 'disagreement': (1,), 'embedding': (1, 16)}
+    """
 
     probabilities: "np.ndarray"  # (N, C), calibrated
     novelty: "np.ndarray"  # (N,)
@@ -36,12 +43,6 @@ class Assessment(NamedTuple):
 
 class LesionClassifier:
     """A trained classifier in scikit-learn's words: fitted, frozen, one model or the mean of several.
-
-    .. code-block:: python
-
-        classifier = LesionClassifier.load("runs/hamfit7_affinity")
-        classifier.predict("lesion.jpg")
-        classifier.predict_proba([image, "other.jpg"])
 
     **Images** are a path, the bytes of a file, a file opened in binary mode (or a BytesIO), a Pillow image, a NumPy
     array (height, width, 3), or any iterable of these, one of which is read at a time; every size and color mode is
@@ -66,6 +67,16 @@ class LesionClassifier:
     Attributes:
         classes_: (C,), class codes in the order of all results.
         description: Everything in ``classifier.json``: data, license, split, versions, intended use, fold models.
+
+    Examples:
+        >>> from dermaffinity import LesionClassifier
+        >>> classifier = LesionClassifier.load("runs/library_affinity_plus")
+        >>> classifier.classes_.tolist()
+        ['AK', 'BCC', 'ML']
+        >>> classifier.predict(["lesion.jpg", "PHOTOS/nevus/P1_a.jpg"]).tolist()
+        ['ML', 'ML']
+        >>> classifier.predict_proba("lesion.jpg").round(1)
+        array([[0.3, 0.3, 0.4]])
     """
 
     def __init__(
@@ -117,6 +128,11 @@ class LesionClassifier:
             DataError: When there is none, or it is damaged, changed, of a newer format, or contradicts itself; or when
                 there is no such device.
             ValueError: For other views or devices.
+
+        Examples:
+            >>> from dermaffinity import LesionClassifier
+            >>> LesionClassifier.load("runs/library_affinity_plus/fold-0", views=8)
+            <LesionClassifier toy: AK, BCC, ML; 1 fold model>
         """
         from dermaffinity.inference.model_folder import load_networks, read_description
         from dermaffinity.models import VIEWS
@@ -174,6 +190,12 @@ class LesionClassifier:
         The distance to the nearest class center, in standard deviations from the mean of inner validation images; the
         mean over fold models. It tells of unknown things, not of two classes that look alike: see `predict_sets` for
         that.
+
+        Examples:
+            >>> from dermaffinity import LesionClassifier
+            >>> classifier = LesionClassifier.load("runs/library_affinity_plus")
+            >>> (classifier.novelty("lesion.jpg") > classifier.novelty_threshold).tolist()
+            [False]
         """
         return self.assess(images).novelty
 
@@ -196,6 +218,11 @@ class LesionClassifier:
         Args:
             images: See the class.
             coverage: The share of images whose set shall hold their class, in (0, 1).
+
+        Examples:
+            >>> from dermaffinity import LesionClassifier
+            >>> LesionClassifier.load("runs/library_affinity_plus").predict_sets("lesion.jpg", coverage=0.9)
+            [('ML', 'BCC', 'AK')]
         """
         _check_coverage(coverage)
         return self.sets(self.assess(images), coverage)

@@ -159,6 +159,14 @@ def join_models(folders: Sequence[Path], target: Path, temperature: float) -> No
 
     Raises:
         DataError: When one of them cannot be read.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from dermaffinity.inference import join_models, read_description
+        >>> folders = [Path(f"runs/library_affinity_plus/fold-{fold}") for fold in (0, 1)]
+        >>> join_models(folders, Path("joined"), temperature=1.2)
+        >>> len(read_description(Path("joined")).fold_models)
+        2
     """
     sweep_partial(target)
     descriptions = [read_description(folder) for folder in folders]
@@ -181,6 +189,13 @@ def read_description(folder: Path) -> Description:
 
     Raises:
         DataError: When it is missing, damaged, of another format, incomplete, or was changed by hand.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from dermaffinity.inference import read_description
+        >>> description = read_description(Path("runs/library_affinity_plus/classifier"))
+        >>> description.classes, len(description.fold_models)
+        (('AK', 'BCC', 'ML'), 2)
     """
     path = folder / FILE
     try:

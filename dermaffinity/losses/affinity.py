@@ -26,6 +26,16 @@ class AffinityLoss(Loss):
         diversity: ``"paper"`` for R as in Eq. 7, which grows with the fourth power of the centers' scale, or
             ``"relative"`` for R/μ², which does not depend on it; μ is the mean squared distance between centers.
         diversity_weight: β, at least 0.
+
+    Examples:
+        >>> import torch
+        >>> from dermaffinity.heads import HeadOutput
+        >>> from dermaffinity.losses import AffinityLoss
+        >>> loss = AffinityLoss(torch.tensor([40, 20, 5]), 2, margin=0.75)
+        >>> similarities = torch.tensor([[0.9, 0.2, 0.5]])  # own 0.9: 0.05 and 0.35 are missing
+        >>> output = HeadOutput(similarities, torch.zeros(1, 2), torch.eye(3)[:, None])  # equidistant centers
+        >>> {name: round(term.item(), 2) for name, term in loss(output, torch.tensor([0])).items()}
+        {'max_margin': 0.4, 'diversity': 0.0}
     """
 
     score_kind = ScoreKind.SIMILARITY

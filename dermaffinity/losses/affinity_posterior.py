@@ -31,6 +31,15 @@ class AffinityPosteriorLoss(Loss):
         prior_weight: τ, at least 0; 0 leaves the frequencies out, 1 is Bayes' rule, more favors rare classes.
         margin: m, at least 0, in units of the log-similarity.
         diversity_weight: β, at least 0.
+
+    Examples:
+        >>> import torch
+        >>> from dermaffinity.heads import HeadOutput
+        >>> from dermaffinity.losses import AffinityPosteriorLoss
+        >>> loss = AffinityPosteriorLoss(torch.tensor([90, 10]), 2)
+        >>> output = HeadOutput(torch.zeros(1, 2), torch.zeros(1, 2), torch.eye(2)[:, None])  # knows nothing
+        >>> [round(loss(output, torch.tensor([label]))["posterior"].item(), 3) for label in (0, 1)]
+        [0.105, 2.303]
     """
 
     score_kind = ScoreKind.LOGIT

@@ -32,6 +32,17 @@ class ArcFaceLoss(Loss):
         embedding_dim: Size D of the embedding.
         margin: m, in degrees, in [0, 90]; 0 is cross-entropy on scaled cosines, the papers' 0.5 radians are 28.6.
         scale: s, positive; the head's.
+
+    Examples:
+        >>> import torch
+        >>> from dermaffinity.heads import HeadOutput
+        >>> from dermaffinity.losses import ArcFaceLoss
+        >>> output = HeadOutput(torch.tensor([[0.9, 0.7]]), torch.zeros(1, 4), torch.zeros(2, 1, 4))
+        >>> for margin in (0.0, 28.6):
+        ...     loss = ArcFaceLoss(torch.tensor([30, 3]), 4, margin=margin)
+        ...     print(round(sum(loss(output, torch.tensor([0])).values()).item(), 3))
+        0.04
+        2.036
     """
 
     score_kind = ScoreKind.COSINE

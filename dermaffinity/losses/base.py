@@ -18,6 +18,17 @@ class Loss(nn.Module, ABC):
     Args:
         class_counts: (C,), images of each class in the training rows, all positive.
         embedding_dim: Size D of the embedding.
+
+    Examples:
+        >>> import torch
+        >>> from dermaffinity.heads import LinearHead
+        >>> from dermaffinity.losses import CrossEntropyLoss, Loss
+        >>> loss = CrossEntropyLoss(torch.tensor([50, 5]), 4)
+        >>> isinstance(loss, Loss)
+        True
+        >>> terms = loss(LinearHead(4, 2)(torch.zeros(3, 4)), torch.tensor([0, 1, 0]))
+        >>> list(terms)
+        ['cross_entropy']
     """
 
     score_kind: ClassVar[ScoreKind]  # must equal the head's

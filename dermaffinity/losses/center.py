@@ -25,6 +25,15 @@ class CenterLoss(Loss):
         embedding_dim: Size D of the embedding.
         center_weight: λ, at least 0; 0 is plain cross-entropy.
         center_rate: α, in [0, 1].
+
+    Examples:
+        >>> import torch
+        >>> from dermaffinity.heads import LinearHead
+        >>> from dermaffinity.losses import CenterLoss
+        >>> head, loss = LinearHead(2, 2), CenterLoss(torch.tensor([30, 3]), 2, center_weight=1.0)
+        >>> terms = loss(head(torch.tensor([[3.0, 4.0]])), torch.tensor([0]))  # 5 away from a center at the origin
+        >>> round(terms["center"].item(), 2)
+        12.5
     """
 
     score_kind = ScoreKind.LOGIT

@@ -23,6 +23,12 @@ class ClassBalancedLoss(Loss):
         class_counts: (C,), images of each class in the training rows.
         embedding_dim: Size D of the embedding.
         beta: β, in [0, 1); the paper tries 0.9 to 0.9999.
+
+    Examples:
+        >>> import torch
+        >>> from dermaffinity.losses import ClassBalancedLoss
+        >>> ClassBalancedLoss(torch.tensor([300, 30]), 4, beta=0.99).class_weights.round(decimals=2)
+        tensor([0.4300, 1.5700])
     """
 
     score_kind = ScoreKind.LOGIT

@@ -41,6 +41,18 @@ class CoSenLoss(Loss):
         mu: Center of both Gaussians; the paper cross-validates it.
         sigma: Width of both Gaussians, positive; the paper cross-validates it.
         separability_every: Epochs between two measurements of S, at least 1.
+
+    Examples:
+        >>> import torch
+        >>> from dermaffinity.heads import Predictions
+        >>> from dermaffinity.losses import CoSenLoss
+        >>> loss = CoSenLoss(torch.tensor([300, 30]), 2, separability_every=1)
+        >>> embedding = torch.tensor([[0.0, 0.0], [0.0, 1.0], [9.0, 0.0], [9.0, 1.0]])
+        >>> scores = torch.tensor([[5.0, 0.0], [5.0, 0.0], [5.0, 0.0], [0.0, 5.0]])  # one of the rare class is missed
+        >>> labels = torch.tensor([0, 0, 1, 1])
+        >>> validation = Predictions(scores, scores.softmax(dim=1), embedding, torch.zeros(2, 1, 2), labels)
+        >>> {name: round(value, 2) for name, value in loss.on_epoch_end(0, validation).items()}
+        {'cost_rate': 1.0, 'largest_cost_ratio': 12.18}
     """
 
     score_kind = ScoreKind.LOGIT

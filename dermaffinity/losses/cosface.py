@@ -20,6 +20,17 @@ class CosFaceLoss(Loss):
         embedding_dim: Size D of the embedding.
         margin: m, in [0, 2] because cosines are that far apart at most; 0 is cross-entropy on scaled cosines.
         scale: s, positive; the head's.
+
+    Examples:
+        >>> import torch
+        >>> from dermaffinity.heads import HeadOutput
+        >>> from dermaffinity.losses import CosFaceLoss
+        >>> output = HeadOutput(torch.tensor([[0.9, 0.7]]), torch.zeros(1, 4), torch.zeros(2, 1, 4))
+        >>> for margin in (0.0, 0.35):
+        ...     loss = CosFaceLoss(torch.tensor([30, 3]), 4, margin=margin)
+        ...     print(round(sum(loss(output, torch.tensor([0])).values()).item(), 3))
+        0.04
+        2.487
     """
 
     score_kind = ScoreKind.COSINE

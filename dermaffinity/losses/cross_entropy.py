@@ -17,6 +17,12 @@ class CrossEntropyLoss(Loss):
         class_counts: (C,), images of each class in the training rows.
         embedding_dim: Size D of the embedding.
         weighting: ``"none"``, or ``"inverse"`` for weights proportional to 1/count, scaled to sum to C.
+
+    Examples:
+        >>> import torch
+        >>> from dermaffinity.losses import CrossEntropyLoss
+        >>> CrossEntropyLoss(torch.tensor([300, 30]), 4, weighting="inverse").class_weights.round(decimals=2)
+        tensor([0.1800, 1.8200])
     """
 
     score_kind = ScoreKind.LOGIT

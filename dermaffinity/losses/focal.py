@@ -19,6 +19,17 @@ class FocalLoss(Loss):
         class_counts: (C,), images of each class in the training rows; this loss does not use them.
         embedding_dim: Size D of the embedding.
         gamma: γ, at least 0; 0 is plain cross-entropy.
+
+    Examples:
+        >>> import torch
+        >>> from dermaffinity.heads import HeadOutput
+        >>> from dermaffinity.losses import FocalLoss
+        >>> output = HeadOutput(torch.tensor([[2.0, 0.0]]), torch.zeros(1, 4), torch.zeros(2, 1, 4))
+        >>> for gamma in (0.0, 2.0):  # 0 is cross-entropy
+        ...     loss = FocalLoss(torch.tensor([30, 3]), 4, gamma=gamma)
+        ...     print(round(loss(output, torch.tensor([0]))["focal"].item(), 4))
+        0.1269
+        0.0018
     """
 
     score_kind = ScoreKind.LOGIT

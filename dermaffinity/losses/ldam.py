@@ -28,6 +28,12 @@ class LDAMLoss(Loss):
         beta: β, in [0, 1); 0 is LDAM without weights.
         deferral: Share of the epochs before the weights come, in [0, 1]; 1 is never. The paper: 160 of 200 epochs.
         scale: s, positive; the head's.
+
+    Examples:
+        >>> import torch
+        >>> from dermaffinity.losses import LDAMLoss
+        >>> LDAMLoss(torch.tensor([480, 30]), 4, largest_margin=0.5).margins  # the rarest class has the widest
+        tensor([0.2500, 0.5000])
     """
 
     score_kind = ScoreKind.COSINE

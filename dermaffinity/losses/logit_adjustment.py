@@ -24,6 +24,15 @@ class LogitAdjustedLoss(Loss):
         class_counts: (C,), images of each class in the training rows.
         embedding_dim: Size D of the embedding.
         tau: τ, at least 0; 0 is plain cross-entropy.
+
+    Examples:
+        >>> import torch
+        >>> from dermaffinity.heads import HeadOutput
+        >>> from dermaffinity.losses import LogitAdjustedLoss
+        >>> loss = LogitAdjustedLoss(torch.tensor([90, 10]), 4)
+        >>> output = HeadOutput(torch.zeros(1, 2), torch.zeros(1, 4), torch.zeros(2, 1, 4))  # knows nothing
+        >>> [round(sum(loss(output, torch.tensor([label])).values()).item(), 3) for label in (0, 1)]
+        [0.105, 2.303]
     """
 
     score_kind = ScoreKind.LOGIT

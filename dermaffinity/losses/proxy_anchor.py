@@ -25,6 +25,14 @@ class ProxyAnchorLoss(Loss):
         embedding_dim: Size D of the embedding.
         sharpness: α, positive; the larger, the more the hardest image of a class counts.
         margin: δ, in [0, 1] because cosines are at most 1: own cosines are to exceed it, others to stay below -δ.
+
+    Examples:
+        >>> import torch
+        >>> from dermaffinity.heads import CosineHead
+        >>> from dermaffinity.losses import ProxyAnchorLoss
+        >>> head, loss = CosineHead(4, 3), ProxyAnchorLoss(torch.tensor([50, 20, 5]), 4)
+        >>> sorted(loss(head(torch.randn(6, 4)), torch.tensor([0, 1, 2, 0, 1, 2])))
+        ['pull', 'push']
     """
 
     score_kind = ScoreKind.COSINE

@@ -26,6 +26,15 @@ class SoftTripleLoss(Loss):
         margin: δ, in [0, 2] because cosines are that far apart at most.
         merging_weight: τ, at least 0; with one center per class there is nothing to merge.
         scale: s, positive; the head's.
+
+    Examples:
+        >>> import torch
+        >>> from dermaffinity.heads import CosineHead
+        >>> from dermaffinity.losses import SoftTripleLoss
+        >>> head = CosineHead(4, 3, centers_per_class=2, pooling="soft")
+        >>> loss = SoftTripleLoss(torch.tensor([50, 20, 5]), 4)
+        >>> sorted(loss(head(torch.randn(6, 4)), torch.tensor([0, 1, 2, 0, 1, 2])))
+        ['merging', 'soft_triple']
     """
 
     score_kind = ScoreKind.COSINE

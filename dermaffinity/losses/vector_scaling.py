@@ -24,6 +24,15 @@ class VectorScalingLoss(Loss):
         embedding_dim: Size D of the embedding.
         gamma: γ, at least 0; 0 is ``LogitAdjustedLoss``.
         tau: τ, at least 0; 0 together with γ = 0 is plain cross-entropy.
+
+    Examples:
+        >>> import torch
+        >>> from dermaffinity.heads import HeadOutput
+        >>> from dermaffinity.losses import VectorScalingLoss
+        >>> loss = VectorScalingLoss(torch.tensor([90, 10]), 4)
+        >>> output = HeadOutput(torch.zeros(1, 2), torch.zeros(1, 4), torch.zeros(2, 1, 4))  # knows nothing
+        >>> [round(sum(loss(output, torch.tensor([label])).values()).item(), 3) for label in (0, 1)]
+        [0.105, 2.303]
     """
 
     score_kind = ScoreKind.LOGIT

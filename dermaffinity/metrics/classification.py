@@ -60,6 +60,13 @@ def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, num_classes: int
         labels: (N,), class indices.
         predicted: (N,), class indices.
         num_classes: C.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dermaffinity.metrics import confusion_matrix
+        >>> confusion_matrix(np.array([0, 0, 1]), np.array([0, 1, 1]), num_classes=2)
+        array([[1, 1],
+               [0, 1]])
     """
     cells = np.bincount(np.asarray(labels) * num_classes + np.asarray(predicted), minlength=num_classes**2)
     return cells.reshape(num_classes, num_classes)
@@ -82,6 +89,14 @@ def classification_metrics(labels: np.ndarray, probabilities: np.ndarray, classe
 
     Raises:
         ValueError: If the arguments do not fit together.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dermaffinity.metrics import classification_metrics
+        >>> labels, probabilities = np.array([0, 0, 0, 1]), np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.2, 0.8]])
+        >>> measured = classification_metrics(labels, probabilities, ("nv", "mel"), minority=["mel"], malignant=["mel"])
+        >>> round(measured["recall.nv"], 3), measured["recall.mel"], round(measured["balanced_accuracy"], 3)
+        (0.667, 1.0, 0.833)
     """
     measured = weighted_metrics(labels, probabilities, np.ones((len(labels), 1)), classes)
     return {name: float(value[0]) for name, value in measured.items()}

@@ -13,6 +13,14 @@ class ClusterSpread:
     Args:
         means: (C, D).
         radii: (C,), root mean square distance of a class's images to their mean.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dermaffinity.metrics import cluster_spread
+        >>> embedding = np.array([[0.0, 0.0], [0.0, 2.0], [4.0, 0.0], [4.0, 2.0]])
+        >>> spread = cluster_spread(embedding, np.array([0, 0, 1, 1]), num_classes=2)
+        >>> spread.distances, spread.relative_radii
+        (array([4.]), array([0.25, 0.25]))
     """
 
     means: np.ndarray
@@ -51,6 +59,12 @@ def cluster_spread(embedding: np.ndarray, labels: np.ndarray, num_classes: int) 
         embedding: (N, D).
         labels: (N,), class indices.
         num_classes: C; every class has an image.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dermaffinity.metrics import cluster_spread
+        >>> cluster_spread(np.array([[0.0], [2.0], [9.0]]), np.array([0, 0, 1]), num_classes=2).radii
+        array([1., 0.])
     """
     embedding = np.asarray(embedding, dtype=float)
     members = [embedding[labels == label] for label in range(num_classes)]

@@ -33,7 +33,18 @@ _GAINS = ("balanced_accuracy", "minority_recall", "majority_recall", "accuracy",
 
 @dataclass(frozen=True)
 class Comparison:
-    """A candidate against a baseline on the same images."""
+    """A candidate against a baseline on the same images.
+
+    Examples:
+        >>> import pandas as pd
+        >>> from dermaffinity.metrics import compare
+        >>> predictions = pd.read_csv("out_of_fold.csv")
+        >>> comparison = compare(predictions, predictions, ("AK", "ML"), minority=["AK"], malignant=[], resamples=100)
+        >>> comparison.gained, comparison.lost
+        (0, 0)
+        >>> list(comparison.tests)
+        ['test', 'metric', 'p', 'p_holm']
+    """
 
     # Index `metric` (gain.<CLASS>, of the recall; gain.balanced_accuracy, …), columns value, low, high: candidate minus
     # baseline, as fractions. The 95 % intervals resample whole groups, the same for both methods.

@@ -21,6 +21,12 @@ def calibration_scores(labels: np.ndarray, probabilities: np.ndarray) -> list[np
     Args:
         labels: (N,), class indices.
         probabilities: (N, C), of a model that was not trained on these images.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dermaffinity.metrics import calibration_scores
+        >>> calibration_scores(np.array([0, 0, 1]), np.array([[0.75, 0.25], [1.0, 0.0], [0.5, 0.5]]))
+        [array([0.  , 0.25]), array([0.5])]
     """
     return [np.sort(1 - probabilities[labels == label, label]) for label in range(probabilities.shape[1])]
 
@@ -34,6 +40,13 @@ def p_values(scores: Sequence[np.ndarray], probabilities: np.ndarray) -> np.ndar
     Args:
         scores: What `calibration_scores` returns.
         probabilities: (N, C).
+
+    Examples:
+        >>> import numpy as np
+        >>> from dermaffinity.metrics import p_values
+        >>> scores = [np.array([0.1, 0.2, 0.6]), np.array([0.1, 0.2, 0.3])]
+        >>> p_values(scores, np.array([[0.7, 0.3]]))
+        array([[0.5 , 0.25]])
     """
     columns = []
     for label, known in enumerate(scores):
@@ -48,6 +61,12 @@ def in_set(values: np.ndarray, coverage: float) -> np.ndarray:
     Args:
         values: (N, C), what `p_values` returns, or its mean over models.
         coverage: In (0, 1).
+
+    Examples:
+        >>> import numpy as np
+        >>> from dermaffinity.metrics import in_set
+        >>> in_set(np.array([[0.5, 0.15, 0.05]]), coverage=0.9)
+        array([[ True,  True, False]])
     """
     return values > 1 - coverage + _ROUNDING
 
@@ -63,6 +82,13 @@ def promised_coverage(coverage: float, images: Sequence[int]) -> float:
     Args:
         coverage: Asked for, in (0, 1).
         images: Calibration images of the class, one number for each model.
+
+    Examples:
+        >>> from dermaffinity.metrics import promised_coverage
+        >>> promised_coverage(0.9, [6])  # too few images: the class is in every set
+        1.0
+        >>> round(promised_coverage(0.9, [30]), 3)
+        0.903
     """
     error = 1 - coverage
     if in_set(

@@ -26,6 +26,14 @@ def roc_curve(positive: np.ndarray, scores: np.ndarray, folds: np.ndarray) -> pd
     Returns:
         Columns `false_positive_rate` and `true_positive_rate`, from (0, 0) to (1, 1); empty where no fold has both
         images of the class and others.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dermaffinity.metrics import roc_curve
+        >>> positive, scores = np.array([True, True, False, False]), np.array([0.9, 0.4, 0.6, 0.1])
+        >>> curve = roc_curve(positive, scores, folds=np.zeros(4))
+        >>> float(np.trapezoid(curve["true_positive_rate"], curve["false_positive_rate"]).round(3))
+        0.751
     """
     curves, pairs = [], []
     for fold in np.unique(folds):
@@ -57,6 +65,16 @@ def coverage_curve(correct: np.ndarray, unsureness: np.ndarray) -> pd.DataFrame:
 
     Returns:
         Columns `coverage` in (0, 1], `accuracy` in [0, 1], and `limit`, the unsureness up to which images are answered.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dermaffinity.metrics import coverage_curve
+        >>> coverage_curve(np.array([1, 1, 0, 1]), unsureness=np.array([0.1, 0.2, 0.7, 0.4]))
+           coverage  accuracy  limit
+        0      0.25      1.00    0.1
+        1      0.50      1.00    0.2
+        2      0.75      1.00    0.4
+        3      1.00      0.75    0.7
     """
     limits, block = np.unique(unsureness, return_inverse=True)
     answered = np.cumsum(np.bincount(block, minlength=len(limits)))

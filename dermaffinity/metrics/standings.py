@@ -113,7 +113,13 @@ def contest(
 
 
 def best_rivals(balanced_accuracy: Mapping[str, float]) -> dict[str, str]:
-    """For each method the best of all others, the first of equals; a method alone has none."""
+    """For each method the best of all others, the first of equals; a method alone has none.
+
+    Examples:
+        >>> from dermaffinity.metrics import best_rivals
+        >>> best_rivals({"cosen": 0.62, "vs": 0.63, "affinity_plus": 0.64})
+        {'cosen': 'affinity_plus', 'vs': 'affinity_plus', 'affinity_plus': 'vs'}
+    """
     return {
         name: max((other for other in balanced_accuracy if other != name), key=lambda other: balanced_accuracy[other])
         for name in balanced_accuracy
@@ -180,6 +186,12 @@ def pareto_front(scores: np.ndarray) -> np.ndarray:
 
     Args:
         scores: (k, measures), higher is better.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dermaffinity.metrics import pareto_front
+        >>> pareto_front(np.array([[0.40, 0.71], [0.54, 0.68], [0.36, 0.70]]))  # recall of rare and of common classes
+        array([ True,  True, False])
     """
     as_good = (scores[:, None] >= scores[None]).all(axis=2)  # (k, k): row at least as good as column
     better = (scores[:, None] > scores[None]).any(axis=2)

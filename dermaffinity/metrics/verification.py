@@ -193,6 +193,20 @@ def verification_summary(
 
     Returns:
         Index ``metric`` (``auc``, ``equal_error_rate``, ``tar.far_0.01``, …), columns value, low, high.
+
+    Examples:
+        >>> import numpy as np
+        >>> import pandas as pd
+        >>> from dermaffinity.metrics import verification_summary
+        >>> people = {"first_identity": list("abcabc"), "second_identity": list("abcbca")}
+        >>> pairs = pd.DataFrame({"same": [True] * 3 + [False] * 3, **people})
+        >>> scores = np.array([[0.9, 0.8, 0.4, 0.5, 0.3, 0.1]])  # of one seed
+        >>> verification_summary(scores, pairs, fars=[0.5], resamples=50)["value"].round(2)
+        metric
+        auc                 0.89
+        equal_error_rate    0.33
+        tar.far_0.5         1.00
+        Name: value, dtype: float64
     """
     same = pairs["same"].to_numpy(dtype=bool)
     impostors = int(np.count_nonzero(~same))

@@ -18,7 +18,17 @@ VIEWS = (1, 2, 4, 8)
 
 
 class Backbone(nn.Module, ABC):
-    """Maps normalized images (N, 3, H, W) to features (N, ``num_features``)."""
+    """Maps normalized images (N, 3, H, W) to features (N, ``num_features``).
+
+    Examples:
+        >>> import torch
+        >>> from dermaffinity.models import Backbone, SmallConvNet
+        >>> backbone = SmallConvNet()
+        >>> isinstance(backbone, Backbone), backbone.num_features
+        (True, 128)
+        >>> backbone(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 128])
+    """
 
     num_features: int
 
@@ -36,6 +46,13 @@ class ResNet18(Backbone):
             normalization statistics as well; for weights that were learned elsewhere.
         views: In evaluation the features are the mean over 1, 2, 4 or 8 symmetries of a square image, at that many
             times the work: the image, its mirror image, both turned by 180 degrees, all of them turned by 90 degrees.
+
+    Examples:
+        >>> import torch
+        >>> from dermaffinity.models import ResNet18
+        >>> backbone = ResNet18(weights=None).eval()
+        >>> backbone(torch.zeros(1, 3, 64, 64)).shape
+        torch.Size([1, 512])
     """
 
     num_features = 512
@@ -87,6 +104,12 @@ class SmallConvNet(Backbone):
     """Four convolution blocks for runs of seconds, such as the demo; 128 features, none negative.
 
     Not for results: it starts from random weights and sees little of an image.
+
+    Examples:
+        >>> import torch
+        >>> from dermaffinity.models import SmallConvNet
+        >>> SmallConvNet()(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 128])
     """
 
     num_features = 128
@@ -115,6 +138,12 @@ class DigitNet(Backbone):
     The network of the digit experiments of Hayat et al., ICCV 2019. The paper gives the layers' sizes; the maximum
     pooling after each convolution, from 28 × 28 to 14, 7 and 3, is this project's choice. Digits are gray, so that it
     sees the mean of the channels.
+
+    Examples:
+        >>> import torch
+        >>> from dermaffinity.models import DigitNet
+        >>> DigitNet()(torch.zeros(2, 3, 28, 28)).shape
+        torch.Size([2, 128])
     """
 
     num_features = 128
@@ -152,6 +181,13 @@ def views_of(images: Tensor, views: int) -> Iterator[Tensor]:
         images: Whose pixels are moved, never interpolated.
         views: One of `VIEWS`: 1 the image alone; 2 with its mirror image; 4 with both turned by 180 degrees; 8 with
             those four turned by 90 degrees, which are all symmetries of the square.
+
+    Examples:
+        >>> import torch
+        >>> from dermaffinity.models import views_of
+        >>> image = torch.tensor([[[[1, 2], [3, 4]]]])
+        >>> [view.flatten().tolist() for view in views_of(image, 2)]  # the image, and its mirror image
+        [[1, 2, 3, 4], [2, 1, 4, 3]]
     """
     for view in range(views):
         turned = images.rot90((0, 0, 2, 2, 1, 1, 3, 3)[view], dims=(2, 3))

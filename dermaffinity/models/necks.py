@@ -10,13 +10,27 @@ from torch.nn import functional as F
 
 
 class Neck(nn.Module, ABC):
-    """Maps features (N, F) to an embedding (N, ``embedding_dim``); built from the size F of the features."""
+    """Maps features (N, F) to an embedding (N, ``embedding_dim``); built from the size F of the features.
+
+    Examples:
+        >>> from dermaffinity.models import Neck, UnitNeck
+        >>> neck = UnitNeck(512, dim=64)
+        >>> isinstance(neck, Neck), neck.embedding_dim
+        (True, 64)
+    """
 
     embedding_dim: int
 
 
 class IdentityNeck(Neck):
-    """The features themselves."""
+    """The features themselves.
+
+    Examples:
+        >>> import torch
+        >>> from dermaffinity.models import IdentityNeck
+        >>> IdentityNeck(512)(torch.zeros(2, 512)).shape
+        torch.Size([2, 512])
+    """
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
@@ -33,6 +47,12 @@ class LinearNeck(Neck):
     Args:
         num_features: Size F of the features.
         dim: Size D of the embedding.
+
+    Examples:
+        >>> import torch
+        >>> from dermaffinity.models import LinearNeck
+        >>> LinearNeck(512, dim=2)(torch.zeros(3, 512)).shape
+        torch.Size([3, 2])
     """
 
     def __init__(self, num_features: int, *, dim: int = 2) -> None:
@@ -48,7 +68,14 @@ class LinearNeck(Neck):
 
 
 class BatchNormNeck(Neck):
-    """Batch normalization without an affine map: every dimension has mean 0 and variance 1, a length of about √F."""
+    """Batch normalization without an affine map: every dimension has mean 0 and variance 1, a length of about √F.
+
+    Examples:
+        >>> import torch
+        >>> from dermaffinity.models import BatchNormNeck
+        >>> BatchNormNeck(4)(100 * torch.randn(64, 4)).std(dim=0, correction=0).round(decimals=2)
+        tensor([1., 1., 1., 1.])
+    """
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
@@ -68,6 +95,13 @@ class UnitNeck(Neck):
     Args:
         num_features: Size F of the features.
         dim: Size D of the embedding, or None to keep the features' size and use no projection.
+
+    Examples:
+        >>> import torch
+        >>> from dermaffinity.models import UnitNeck
+        >>> embedding = UnitNeck(512)(torch.randn(8, 512))
+        >>> embedding.norm(dim=1).allclose(torch.ones(8))
+        True
     """
 
     def __init__(self, num_features: int, *, dim: int | None = None) -> None:

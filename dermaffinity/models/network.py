@@ -9,7 +9,18 @@ from dermaffinity.models.necks import Neck
 
 
 class LesionNetwork(nn.Module):
-    """Images (N, 3, H, W) to a head's output; each part tells the next its size when it is built."""
+    """Images (N, 3, H, W) to a head's output; each part tells the next its size when it is built.
+
+    Examples:
+        >>> import torch
+        >>> from dermaffinity.heads import AffinityHead
+        >>> from dermaffinity.models import LesionNetwork, SmallConvNet, UnitNeck
+        >>> backbone = SmallConvNet()
+        >>> neck = UnitNeck(backbone.num_features)
+        >>> network = LesionNetwork(backbone, neck, AffinityHead(neck.embedding_dim, 7)).eval()
+        >>> network(torch.zeros(2, 3, 64, 64)).scores.shape
+        torch.Size([2, 7])
+    """
 
     def __init__(self, backbone: Backbone, neck: Neck, head: Head) -> None:
         super().__init__()

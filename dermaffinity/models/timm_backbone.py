@@ -19,6 +19,13 @@ class TimmBackbone(Backbone):
         name: A name of ``timm.list_models()``.
         weights: ``"pretrained"`` for those that timm downloads, the path of a ``state_dict`` of this network (of torch,
             or ``.safetensors``), whose classifier is left out, or None for random weights.
+
+    Examples:
+        >>> import torch
+        >>> from dermaffinity.models import TimmBackbone
+        >>> backbone = TimmBackbone(name="resnet10t", weights=None).eval()
+        >>> backbone(torch.zeros(1, 3, 64, 64)).shape
+        torch.Size([1, 512])
     """
 
     def __init__(self, *, name: str = "seresnet50", weights: str | None = "pretrained") -> None:

@@ -16,6 +16,14 @@ class Refit(ABC):
     Decoupled training in the sense of Kang et al., "Decoupling representation and classifier for long-tailed
     recognition", ICLR 2020, https://arxiv.org/abs/1910.09217: what a network sees is learned from all images as they
     come, what it answers is set afterwards. Choices are made on the inner validation images, never on test images.
+
+    Examples:
+        >>> from dermaffinity.heads import LinearHead
+        >>> from dermaffinity.refit import Refit, TauNormalization
+        >>> refit = TauNormalization()
+        >>> isinstance(refit, Refit)
+        True
+        >>> refit.check(LinearHead(4, 3))  # raises ValueError for a head that it cannot change
     """
 
     def check(self, head: Head) -> None:

@@ -19,6 +19,18 @@ class ClassifierRetraining(Refit):
 
     Args:
         weight_decay: λ, positive; without it, the weights of separable images grow without end.
+
+    Examples:
+        >>> import torch
+        >>> from dermaffinity.heads import LinearHead, Predictions
+        >>> from dermaffinity.refit import ClassifierRetraining
+        >>> head, labels = LinearHead(2, 2), torch.tensor([0] * 9 + [1])
+        >>> embedding = torch.where(labels[:, None] == 1, 1.0, -1.0) + 0.1 * torch.randn(10, 2)
+        >>> output = head(embedding)
+        >>> seen = Predictions(output.scores, head.probabilities(output), embedding, output.centers, labels)
+        >>> numbers = ClassifierRetraining()(head, seen, seen, seed=0)
+        >>> head(embedding).scores.argmax(dim=1).tolist()  # the rare class counts as much as the common one
+        [0, 0, 0, 0, 0, 0, 0, 0, 0, 1]
     """
 
     def __init__(self, *, weight_decay: float = 5e-4) -> None:

@@ -20,6 +20,19 @@ class LearnableScaling(Refit):
 
     Args:
         weight_decay: λ, positive; without it, the factors of well-told-apart images grow without end.
+
+    Examples:
+        >>> import torch
+        >>> from dermaffinity.heads import LinearHead, Predictions
+        >>> from dermaffinity.refit import LearnableScaling
+        >>> head, labels, embedding = LinearHead(2, 2), torch.tensor([0, 0, 1]), torch.randn(3, 2)
+        >>> before = head.linear.weight.detach().clone()
+        >>> with torch.no_grad():
+        ...     output = head(embedding)
+        >>> seen = Predictions(output.scores, head.probabilities(output), embedding, output.centers, labels)
+        >>> numbers = LearnableScaling()(head, seen, seen, seed=0)
+        >>> torch.cosine_similarity(head.linear.weight, before).detach().abs().round(decimals=3)  # only lengths change
+        tensor([1., 1.])
     """
 
     def __init__(self, *, weight_decay: float = 5e-4) -> None:

@@ -18,6 +18,17 @@ class PosthocLogitAdjustment(Refit):
     Args:
         tau: τ, at least 0; 0 changes nothing, 1 is right for calibrated probabilities. None for the value among 0, 0.1,
             …, 2 with the best balanced accuracy on the inner validation images, the smallest of several.
+
+    Examples:
+        >>> import torch
+        >>> from dermaffinity.heads import LinearHead, Predictions
+        >>> from dermaffinity.refit import PosthocLogitAdjustment
+        >>> head, labels, embedding = LinearHead(2, 2), torch.tensor([0] * 9 + [1]), torch.randn(10, 2)
+        >>> output, before = head(embedding), head.linear.bias.detach().clone()
+        >>> seen = Predictions(output.scores, head.probabilities(output), embedding, output.centers, labels)
+        >>> chosen = PosthocLogitAdjustment(tau=1.0)(head, seen, seen, seed=0)
+        >>> (head.linear.bias - before).diff().item() > 0  # the rare class is preferred more than before
+        True
     """
 
     def __init__(self, *, tau: float | None = 1.0) -> None:

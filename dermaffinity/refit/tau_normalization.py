@@ -18,6 +18,18 @@ class TauNormalization(Refit):
     Args:
         tau: τ, at least 0; 0 leaves the weights, 1 makes all lengths one. None for the value among 0, 0.1, …, 2 with
             the best balanced accuracy on the inner validation images, the smallest of several.
+
+    Examples:
+        >>> import torch
+        >>> from dermaffinity.heads import LinearHead, Predictions
+        >>> from dermaffinity.refit import TauNormalization
+        >>> head, labels, embedding = LinearHead(2, 2), torch.tensor([0, 0, 1]), torch.randn(3, 2)
+        >>> output = head(embedding)
+        >>> seen = Predictions(output.scores, head.probabilities(output), embedding, output.centers, labels)
+        >>> TauNormalization(tau=1.0)(head, seen, seen, seed=0)
+        {'tau': 1.0}
+        >>> head.linear.weight.norm(dim=1).detach()  # all classes have class vectors of one length
+        tensor([1.0000, 1.0000])
     """
 
     def __init__(self, *, tau: float | None = None) -> None:

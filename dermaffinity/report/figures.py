@@ -30,6 +30,13 @@ def confusion_figure(matrix: np.ndarray, classes: Sequence[str], title: str) -> 
         matrix: (C, C), images of each true class (rows) by predicted class.
         classes: The C class codes.
         title: Shown above.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dermaffinity.report import confusion_figure
+        >>> figure = confusion_figure(np.array([[50, 15], [20, 56]]), ("df", "mel"), "hamfit-7")
+        >>> [label.get_text() for label in figure.axes[0].get_yticklabels()]
+        ['df (65)', 'mel (76)']
     """
     size = 2.4 + 0.62 * len(classes)
     figure = _figure(size + 1.2, size)
@@ -58,6 +65,16 @@ def recall_figure(summaries: Mapping[str, pd.DataFrame], class_counts: Mapping[s
         summaries: For each method its `Measured.summary`.
         class_counts: Images of each class.
         title: Shown above.
+
+    Examples:
+        >>> import pandas as pd
+        >>> from dermaffinity.metrics import summarize
+        >>> from dermaffinity.report import recall_figure
+        >>> predictions = pd.read_csv("out_of_fold.csv")
+        >>> summary = summarize(predictions, ("AK", "ML"), minority=["AK"], malignant=[], resamples=50)
+        >>> figure = recall_figure({"softmax": summary, "cosen": summary}, {"AK": 4, "ML": 4}, "recall of each class")
+        >>> figure.axes[0].get_xlabel()
+        "recall, % of the class's images (95 % interval)"
     """
     classes = sorted(class_counts, key=lambda name: -class_counts[name])
     figure = _figure(8, 1.6 + len(classes) * (0.22 + 0.15 * len(summaries)))
@@ -81,6 +98,16 @@ def gain_figure(gains: Mapping[str, pd.DataFrame], baseline: str, class_counts: 
         gains: For each method the `gains` of `dermaffinity.metrics.comparison.compare`.
         baseline: Name of the method they are measured against.
         class_counts: Images of each class.
+
+    Examples:
+        >>> import pandas as pd
+        >>> from dermaffinity.metrics import compare
+        >>> from dermaffinity.report import gain_figure
+        >>> predictions = pd.read_csv("out_of_fold.csv")
+        >>> compared = compare(predictions, predictions, ("AK", "ML"), minority=["AK"], malignant=[], resamples=50)
+        >>> figure = gain_figure({"affinity_plus": compared.gains}, "cosen", {"AK": 4, "ML": 4})
+        >>> len(figure.axes)
+        1
     """
     classes = sorted(class_counts, key=lambda name: -class_counts[name])
     present = next(iter(gains.values())).index
@@ -111,6 +138,15 @@ def reliability_figure(bins: Mapping[str, pd.DataFrame], title: str) -> "Figure"
     Args:
         bins: For each curve's name what `dermaffinity.metrics.reliability.reliability_bins` returns.
         title: Shown above.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dermaffinity.metrics import reliability_bins
+        >>> from dermaffinity.report import reliability_figure
+        >>> bins = reliability_bins(np.array([0, 1, 1]), np.array([[0.9, 0.1], [0.4, 0.6], [0.2, 0.8]]))
+        >>> figure = reliability_figure({"affinity_plus": bins}, "how far to trust the probabilities")
+        >>> figure.axes[0].get_ylabel()
+        'share that is right'
     """
     figure = _figure(5.4, 6.4)
     axes, histogram = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
@@ -138,6 +174,14 @@ def history_figure(history: pd.DataFrame, title: str) -> "Figure":
         history: One row per epoch (and fold and seed): the column `epoch`, if there are several runs `fold` and `seed`,
             and one numeric column for each quantity.
         title: Shown above.
+
+    Examples:
+        >>> import pandas as pd
+        >>> from dermaffinity.report import history_figure
+        >>> history = pd.DataFrame({"epoch": [0, 1, 2], "loss": [1.2, 0.8, 0.7]})
+        >>> figure = history_figure(history, "training")
+        >>> len(figure.axes)
+        1
     """
     runs = [name for name in ("fold", "seed") if name in history and history[name].nunique() > 1]
     panels = [
@@ -188,6 +232,18 @@ def roc_figure(
         summary: The `Measured.summary` of the method whose AUCs are written.
         of: Name of that method; it is drawn on top.
         class_counts: Images of each class.
+
+    Examples:
+        >>> import pandas as pd
+        >>> from dermaffinity.metrics import roc_curve, summarize
+        >>> from dermaffinity.report import roc_figure
+        >>> table, classes = pd.read_csv("out_of_fold.csv"), ("AK", "ML")
+        >>> summary = summarize(table, classes, minority=["AK"], malignant=[], resamples=50)
+        >>> label, fold = table["label"].to_numpy(), table["fold"].to_numpy()
+        >>> curves = {name: roc_curve(label == name, table[f"p.{name}"].to_numpy(), fold) for name in classes}
+        >>> figure = roc_figure({"cosen": curves}, summary, "cosen", {"AK": 4, "ML": 4})
+        >>> len(figure.axes)
+        2
     """
     classes = sorted(class_counts, key=lambda name: -class_counts[name])
     columns = min(3, len(classes))
@@ -228,6 +284,14 @@ def coverage_figure(curves: Mapping[str, pd.DataFrame]) -> "Figure":
 
     Args:
         curves: For each way to tell the sure from the unsure what `dermaffinity.metrics.curves.coverage_curve` returns.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dermaffinity.metrics import coverage_curve
+        >>> from dermaffinity.report import coverage_figure
+        >>> curve = coverage_curve(np.array([1, 1, 0, 1]), unsureness=np.array([0.1, 0.2, 0.7, 0.4]))
+        >>> coverage_figure({"by confidence": curve}).axes[0].get_xlabel()
+        'images answered, %'
     """
     figure = _figure(5.4, 4.2)
     axes = figure.add_subplot()
@@ -406,7 +470,16 @@ def verification_figure(
 
 
 def save_figure(figure: "Figure", path: Path) -> None:
-    """Write a figure as PNG, atomically; the folder is made if need be."""
+    """Write a figure as PNG, atomically; the folder is made if need be.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> import numpy as np
+        >>> from dermaffinity.report import confusion_figure, save_figure
+        >>> save_figure(confusion_figure(np.eye(2), ("df", "mel"), "hamfit-7"), Path("confusion.png"))
+        >>> Path("confusion.png").exists()
+        True
+    """
     with atomic_write(path, "wb") as file:
         figure.savefig(file, format="png")
 

@@ -25,6 +25,13 @@ def critical_difference_figure(ranks: Ranks) -> "Figure":
 
     Args:
         ranks: From `dermaffinity.metrics.ranks.average_ranks`.
+
+    Examples:
+        >>> import pandas as pd
+        >>> from dermaffinity.metrics import average_ranks
+        >>> from dermaffinity.report import critical_difference_figure
+        >>> ranks = average_ranks(pd.DataFrame({"cosen": [0.60, 0.58, 0.61], "affinity": [0.64, 0.63, 0.62]}))
+        >>> figure = critical_difference_figure(ranks)
     """
     ordered = ranks.average.sort_values(kind="stable")
     count, groups = len(ordered), ranks.groups()
@@ -91,6 +98,14 @@ def forest_figure(summaries: Mapping[str, pd.DataFrame], external: Mapping[str, 
         summaries: For each method its `Measured.summary`.
         external: The same for the external images, for any of these methods.
         images: What the first are for, in words.
+
+    Examples:
+        >>> import pandas as pd
+        >>> from dermaffinity.metrics import summarize
+        >>> from dermaffinity.report import forest_figure
+        >>> table = pd.read_csv("out_of_fold.csv")
+        >>> summary = summarize(table, ("AK", "ML"), minority=["AK"], malignant=[], resamples=50)
+        >>> figure = forest_figure({"cosen": summary, "affinity_plus": summary}, {}, "out-of-fold images")
     """
     values = {name: summary.loc["balanced_accuracy"] for name, summary in summaries.items()}
     names = sorted(values, key=lambda name: -values[name]["value"])

@@ -40,6 +40,18 @@ def results_table(summaries: Mapping[str, pd.DataFrame], class_counts: Mapping[s
     Returns:
         Strings: one column per method; index `part` ("classes", "overall" or "training") and `row`, the class with its
         images or the measure's name. What a method's trainings report of themselves are plain numbers.
+
+    Examples:
+        >>> import pandas as pd
+        >>> from dermaffinity.metrics import summarize
+        >>> from dermaffinity.report import results_table
+        >>> table = pd.read_csv("out_of_fold.csv")
+        >>> summary = summarize(table, ("AK", "ML"), minority=["AK"], malignant=[], resamples=50)
+        >>> results_table({"cosen": summary}, {"AK": 4, "ML": 4}).loc["classes"]
+                              cosen
+        row
+        AK (n=4)  75.0 [23.9, 96.6]
+        ML (n=4)  75.0 [30.1, 95.4]
     """
     return _interval_table(summaries, class_counts, prefix="recall.", overall_prefix="", sign="")
 
@@ -53,6 +65,18 @@ def gains_table(gains: Mapping[str, pd.DataFrame], class_counts: Mapping[str, in
 
     Returns:
         As for `results_table`.
+
+    Examples:
+        >>> import pandas as pd
+        >>> from dermaffinity.metrics import compare
+        >>> from dermaffinity.report import gains_table
+        >>> table = pd.read_csv("out_of_fold.csv")
+        >>> compared = compare(table, table, ("AK", "ML"), minority=["AK"], malignant=[], resamples=50)
+        >>> gains_table({"affinity_plus": compared.gains}, {"AK": 4, "ML": 4}).loc["classes"]
+                      affinity_plus
+        row
+        AK (n=4)  +0.0 [+0.0, +0.0]
+        ML (n=4)  +0.0 [+0.0, +0.0]
     """
     return _interval_table(gains, class_counts, prefix="gain.", overall_prefix="gain.", sign="+")
 
@@ -66,6 +90,17 @@ def p_value_table(tests: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     Returns:
         Strings: one column per method; index `part` (the test) and `row` (test and measure). A dash where a test needs
         more folds or seeds than there are.
+
+    Examples:
+        >>> import pandas as pd
+        >>> from dermaffinity.metrics import compare
+        >>> from dermaffinity.report import p_value_table
+        >>> table = pd.read_csv("out_of_fold.csv")
+        >>> compared = compare(table, table, ("AK", "ML"), minority=["AK"], malignant=[], resamples=50)
+        >>> p_value_table({"affinity_plus": compared.tests}).loc["McNemar"]
+                          affinity_plus
+        row
+        McNemar, accuracy         1.000
     """
     columns = {}
     for method, table in tests.items():
@@ -111,6 +146,13 @@ def console_table(content: pd.DataFrame, title: str, width: int = 100) -> "Table
         content: From one of this module's other functions.
         title: Shown above.
         width: Columns of the console. If the table needs more, the intervals go under their values.
+
+    Examples:
+        >>> import pandas as pd
+        >>> from dermaffinity.report import console_table
+        >>> rows = pd.MultiIndex.from_tuples([("classes", "mel"), ("overall", "Accuracy")], names=["part", "row"])
+        >>> console_table(pd.DataFrame({"cosen": ["23.2", "67.6"]}, index=rows), "Percent").row_count
+        2
     """
     from rich.console import Console
 
@@ -125,6 +167,16 @@ def markdown_table(content: pd.DataFrame) -> str:
 
     Args:
         content: From one of this module's other functions.
+
+    Examples:
+        >>> import pandas as pd
+        >>> from dermaffinity.report import markdown_table
+        >>> rows = pd.MultiIndex.from_tuples([("classes", "mel (n=76)"), ("overall", "Balanced accuracy")])
+        >>> print(markdown_table(pd.DataFrame({"cosen": ["23.2", "62.0"]}, index=rows)))
+        |  | cosen |
+        | --- | ---: |
+        | mel (n=76) | 23.2 |
+        | Balanced accuracy | 62.0 |
     """
     lines = [_markdown_row(["", *map(str, content.columns)]), _markdown_row(["---", *["---:"] * content.shape[1]])]
     lines += [_markdown_row([row, *values]) for (_, row), values in zip(content.index, content.to_numpy(), strict=True)]

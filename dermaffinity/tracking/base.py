@@ -16,6 +16,11 @@ class Run(Protocol):
 
     Everything may be logged twice: a resumed job replays what it has, and the store keeps one copy. Artifact paths are
     POSIX and relative to the run. An absolute path in a parameter, tag or dataset source is cut down to its last part.
+
+    Examples:
+        >>> from dermaffinity.tracking import NullTracker, Run
+        >>> run: Run = NullTracker().parent("hamfit-7", "cosen", run_id=None, tags={}, description="")
+        >>> run.log_metrics({"balanced_accuracy": 0.62})
     """
 
     @property
@@ -98,7 +103,12 @@ class Run(Protocol):
 
 
 class Tracker(Protocol):
-    """Opens runs. Can be pickled and used in several processes at once; so can the runs it opens."""
+    """Opens runs. Can be pickled and used in several processes at once; so can the runs it opens.
+
+    Examples:
+        >>> from dermaffinity.tracking import NullTracker, Tracker
+        >>> tracker: Tracker = NullTracker()
+    """
 
     def parent(
         self, experiment: str, name: str, *, run_id: str | None, tags: Mapping[str, str], description: str
@@ -161,7 +171,13 @@ class Tracker(Protocol):
 
 
 class NullTracker:
-    """Records nothing."""
+    """Records nothing.
+
+    Examples:
+        >>> from dermaffinity.tracking import NullTracker
+        >>> NullTracker().parent("hamfit-7", "cosen", run_id=None, tags={}, description="").id
+        ''
+    """
 
     def parent(
         self, experiment: str, name: str, *, run_id: str | None, tags: Mapping[str, str], description: str

@@ -77,6 +77,11 @@ class MlflowTracker:
 
     Raises:
         TrackingError: An address of another kind.
+
+    Examples:
+        >>> from dermaffinity.tracking import MlflowTracker
+        >>> MlflowTracker("sqlite:///mlflow.db").database.name
+        'mlflow.db'
     """
 
     def __init__(self, uri: str | None = None, *, lock_timeout: float = 60.0) -> None:

@@ -20,6 +20,17 @@ def calibrate(predictions: Predictions, head: Head, classes: Sequence[str]) -> C
         predictions: For the inner validation images; the test fold has no part in it.
         head: Knows how distances to its centers are measured.
         classes: The C class codes.
+
+    Examples:
+        >>> import torch
+        >>> from dermaffinity.heads import LinearHead, Predictions
+        >>> from dermaffinity.training import calibrate
+        >>> head = LinearHead(2, 2).requires_grad_(False)
+        >>> scores, embedding, centers = head(torch.randn(20, 2))
+        >>> seen = Predictions(scores, scores.softmax(dim=1), embedding, centers, labels=torch.arange(20) % 2)
+        >>> calibration = calibrate(seen, head, ("mel", "nv"))
+        >>> len(calibration.scores["mel"])
+        10
     """
     labels, probabilities = predictions.labels.numpy(), predictions.probabilities.numpy()
     temperature = fit_temperature(labels, probabilities)
@@ -55,6 +66,14 @@ def ensemble_temperature(scored: pd.DataFrame, validation: pd.DataFrame, classes
         scored: Prediction table of the test rows of every fold, one seed.
         validation: That of the inner validation rows.
         classes: The C class codes.
+
+    Examples:
+        >>> import pandas as pd
+        >>> from dermaffinity.training import ensemble_temperature
+        >>> scored = pd.read_csv("out_of_fold.csv")
+        >>> validation = scored.assign(fold=1 - scored["fold"])  # as if scored by the other fold's model
+        >>> 0.05 <= ensemble_temperature(scored, validation, ("AK", "ML")) <= 20
+        True
     """
     columns = [f"p.{name}" for name in classes]
     both = validation.merge(scored, on="image", suffixes=("", ".tested"))

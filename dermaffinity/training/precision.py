@@ -14,7 +14,13 @@ _EMULATED = (
 
 
 def has_bfloat16() -> bool:
-    """Whether the device that trains here, a GPU or this processor, computes in bfloat16 without imitating it."""
+    """Whether the device that trains here, a GPU or this processor, computes in bfloat16 without imitating it.
+
+    Examples:
+        >>> from dermaffinity.training import has_bfloat16
+        >>> isinstance(has_bfloat16(), bool)
+        True
+    """
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if torch.backends.mps.is_available() or not torch.backends.mkldnn.is_available():

@@ -39,6 +39,29 @@ class Trainer:
         seed: Of order and augmentation.
         fabric: Launched; decides device, precision and number of processes.
         mixing: Mixes the images of each training batch.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> import numpy as np
+        >>> from lightning_fabric import Fabric
+        >>> import torch
+        >>> from dermaffinity.config import TrainingSettings
+        >>> from dermaffinity.data import EvaluationStage, ManifestDataset
+        >>> from dermaffinity.heads import LinearHead
+        >>> from dermaffinity.losses import CrossEntropyLoss
+        >>> from dermaffinity.models import IdentityNeck, LesionNetwork, SmallConvNet
+        >>> from dermaffinity.training import Trainer
+        >>> network = LesionNetwork(SmallConvNet(), IdentityNeck(128), LinearHead(128, 2))
+        >>> images = ManifestDataset([np.zeros((16, 16, 3), np.uint8)] * 8, np.arange(8) % 2, EvaluationStage(16))
+        >>> settings = TrainingSettings(epochs=2, batch_size=4)
+        >>> trainer = Trainer(
+        ...     network, CrossEntropyLoss(torch.tensor([4, 4]), 128), settings, seed=0, fabric=Fabric(accelerator="cpu")
+        ... )
+        >>> trainer.fit(images, images, Path("checkpoint.pt"))
+        >>> [row["epoch"] for row in trainer.history]
+        [0.0, 1.0]
+        >>> trainer.predict(images).probabilities.shape
+        torch.Size([8, 2])
     """
 
     def __init__(

@@ -36,6 +36,12 @@ class Record(NamedTuple):
     ``external`` rows get no fold: they are an external test set.
     ``test`` rows are those that a dataset with a split of its own (`DatasetAdapter.presplit`) gives for testing.
     ``image`` and ``mask`` are paths as on the disk; `DatasetAdapter.prepare` makes label and group `clean`.
+
+    Examples:
+        >>> from dermaffinity.data.adapters import Record
+        >>> record = Record(image="melanoma/0001.jpg", mask=None, label="melanoma", group="P07")
+        >>> record.external
+        False
     """
 
     image: str
@@ -60,6 +66,15 @@ class DatasetAdapter(ABC):
 
     Raises:
         DataError: ``source`` does not exist, or holds an unsafe archive.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from dermaffinity.data.adapters import DatasetAdapter, ImageFolderAdapter
+        >>> adapter = ImageFolderAdapter(Path("PHOTOS"))
+        >>> isinstance(adapter, DatasetAdapter), adapter.classes
+        (True, ('melanoma', 'nevus'))
+        >>> adapter.prepare(folds=3).class_counts()
+        {'melanoma': 3, 'nevus': 3}
     """
 
     name: ClassVar[str]
@@ -246,7 +261,13 @@ class DatasetAdapter(ABC):
 
 
 def adapter_names() -> list[str]:
-    """The adapters there are: one module of this package each."""
+    """The adapters there are: one module of this package each.
+
+    Examples:
+        >>> from dermaffinity.data.adapters import adapter_names
+        >>> adapter_names()
+        ['dermofit', 'ham10000', 'image_folder', 'mnist', 'phantom']
+    """
     return sorted(module.name for module in pkgutil.iter_modules(adapters.__path__) if module.name != "base")
 
 
@@ -255,6 +276,11 @@ def adapter_class(name: str) -> type[DatasetAdapter]:
 
     Raises:
         ConfigError: There is none.
+
+    Examples:
+        >>> from dermaffinity.data.adapters import adapter_class
+        >>> adapter_class("dermofit").classes
+        ('AK', 'BCC', 'ML', 'SCC', 'SK', 'IEC', 'PYO', 'VASC', 'DF', 'MEL')
     """
     if "." in name:
         return part_class(name, DatasetAdapter, plugins=[name.rpartition(".")[0]])  # whoever names it trusts it

@@ -68,6 +68,13 @@ class DermofitAdapter(DatasetAdapter):
         experiment: ``10-class``, or ``5-class`` (AK, BCC, ML, SCC, SK).
         partial: Accept a library that is knowingly incomplete: class counts other than the published ones, images
             without masks, masks without images, ids of ``lesionlist.txt`` without images and the reverse.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from dermaffinity.data.adapters import DermofitAdapter
+        >>> adapter = DermofitAdapter(Path("FOLDER"), experiment="5-class", partial=True)
+        >>> adapter.classes
+        ('AK', 'BCC', 'ML', 'SCC', 'SK')
     """
 
     name = "dermofit"

@@ -39,6 +39,13 @@ class Ham10000Adapter(DatasetAdapter):
         source: The folder with ``HAM10000_images_part_*.zip`` (or the images), the masks and ``HAM10000_metadata``.
         experiment: ``all``, or a draw with Dermofit's class counts, whole lesions at a time in an order that the
             split seed fixes: ``hamfit-7`` (1,212 images) or ``hamfit-5`` (960). What was not drawn is external.
+
+    Examples:
+        >>> from dermaffinity.data.adapters import Ham10000Adapter
+        >>> Ham10000Adapter.classes
+        ('akiec', 'bcc', 'bkl', 'df', 'mel', 'nv', 'vasc')
+        >>> Ham10000Adapter.license
+        'CC BY-NC 4.0'
     """
 
     name = "ham10000"

@@ -34,6 +34,14 @@ class ImageFolderAdapter(DatasetAdapter):
             or a file name that occurs once) and ``group``, with a line for every image of the classes.
         group_pattern: Instead of a table, a regular expression whose one capture group finds the group in the file
             name: ``^(\\d+)_`` for ``0412_b.jpg``.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from dermaffinity.data.adapters import ImageFolderAdapter
+        >>> adapter = ImageFolderAdapter(Path("PHOTOS"), malignant=["melanoma"], group_pattern="^(P[0-9]+)_")
+        >>> record = next(adapter.records())
+        >>> record.image, record.label, record.group
+        ('melanoma/P0_a.jpg', 'melanoma', 'P0')
     """
 
     name = "image_folder"

@@ -35,6 +35,11 @@ class MnistAdapter(DatasetAdapter):
             training images are kept: ``odd-10``, ``even-25``, ``first-2.5`` (``first``: the digits 0 to 4).
         label_noise: Share of the training images kept whose label is replaced by another digit, all of them equally
             likely, in [0, 1). The column ``digit`` keeps the true one.
+
+    Examples:
+        >>> from dermaffinity.data.adapters import MnistAdapter
+        >>> MnistAdapter.classes
+        ('0', '1', '2', '3', '4', '5', '6', '7', '8', '9')
     """
 
     name = "mnist"

@@ -29,6 +29,13 @@ class PhantomAdapter(DermofitAdapter):
     Args:
         source: The written folder.
         experiment: ``10-class``, or ``5-class`` (AK, BCC, ML, SCC, SK).
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from dermaffinity.data.adapters import PhantomAdapter
+        >>> manifest = PhantomAdapter(Path("FOLDER"), experiment="5-class").prepare(folds=3)
+        >>> manifest.class_counts()
+        {'AK': 6, 'BCC': 7, 'ML': 10, 'SCC': 6, 'SK': 8}
     """
 
     name = "phantom"
@@ -66,6 +73,13 @@ def write_phantom(
 
     Raises:
         DataError: ``folder`` holds something already, or cannot be written.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from dermaffinity.data.adapters import write_phantom
+        >>> write_phantom(Path("drawn"), fraction=0.01, image_size=32)
+        >>> sorted(path.name for path in Path("drawn").iterdir())
+        ['ak', 'bcc', 'df', 'iec', 'lesionlist.txt', 'mel', 'ml', 'pyo', 'scc', 'sk', 'vasc']
     """
     if not 0 < fraction <= 1:
         raise ValueError(f"fraction must be in (0, 1], got {fraction}")
@@ -240,6 +254,12 @@ def draw_lesion(label: str, identifier: str, *, image_size: int = 112, seed: int
 
     Returns:
         The image (H, W, 3) uint8 and its mask (H, W) uint8, 0 or 255.
+
+    Examples:
+        >>> from dermaffinity.data.adapters import draw_lesion
+        >>> image, mask = draw_lesion("MEL", "P1", image_size=64)
+        >>> image.shape == (*mask.shape, 3), max(mask.shape)
+        (True, 64)
     """
     rng = _stream(seed, identifier)
     person = _stream(seed, lesion_group(identifier))

@@ -38,6 +38,15 @@ class Explanation:
             saved without examples.
         saliency: (S, S) float, in [0, 1]: how much of the probability of the predicted class, in one view, is lost when
             the spot around a pixel is covered.
+
+    Examples:
+        >>> from dermaffinity import LesionClassifier
+        >>> explanation = LesionClassifier.load("runs/library_affinity_plus").explain("lesion.jpg")
+        >>> explanation.predicted in explanation.classes
+        True
+        >>> explanation.centers.columns.tolist()
+        ['class', 'fold_model', 'center', 'distance', 'novelty']
+        >>> explanation.save("sheet.png")
     """
 
     name: str

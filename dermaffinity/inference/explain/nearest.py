@@ -24,6 +24,15 @@ def nearest_centers(heads: Sequence[Head], outputs: Sequence[HeadOutput], descri
         heads: Of the K fold models.
         outputs: What each says about the image alone.
         description: Knows how each fold model's distances are standardized.
+
+    Examples:
+        >>> from dermaffinity import LesionClassifier
+        >>> explanation = LesionClassifier.load("runs/library_affinity_plus").explain("lesion.jpg")
+        >>> explanation.centers[["class", "fold_model"]].head(3)  # what this function returned
+          class  fold_model
+        0    AK           0
+        1   BCC           0
+        2    ML           0
     """
     rows = []
     for number, (head, output, fold_model) in enumerate(zip(heads, outputs, description.fold_models, strict=True)):
@@ -46,6 +55,12 @@ def nearest_examples(
         heads: Of the K fold models.
         outputs: What each says about the image alone.
         examples: Of each fold model, or None where it has none.
+
+    Examples:
+        >>> from dermaffinity import LesionClassifier
+        >>> explanation = LesionClassifier.load("runs/library_affinity_plus").explain("lesion.jpg")
+        >>> explanation.examples.columns.tolist()  # of what this function returned
+        ['image', 'label', 'distance', 'fold_models']
     """
     parts = []
     for head, output, known in zip(heads, outputs, examples, strict=True):
@@ -74,6 +89,16 @@ def occlusion_map(probabilities: Callable[[Tensor], Tensor], image: Tensor, labe
         probabilities: Of normalized images (N, 3, S, S): (N, C).
         image: (3, S, S), normalized.
         label: Index of the class.
+
+    Examples:
+        >>> import torch
+        >>> from dermaffinity.inference.explain import occlusion_map
+        >>> def probabilities(images):  # of class 0: how bright the upper left corner is
+        ...     bright = images[:, 0, :16, :16].mean(dim=(1, 2))
+        ...     return torch.stack([bright, 1 - bright], dim=1)
+        >>> lost = occlusion_map(probabilities, torch.ones(3, 64, 64), label=0)
+        >>> lost.shape, bool(lost[:16, :16].mean() > lost[32:, 32:].mean())
+        ((64, 64), True)
     """
     from monai.visualize import OcclusionSensitivity
 

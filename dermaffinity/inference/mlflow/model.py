@@ -50,6 +50,13 @@ def write_mlflow_model(folder: Path, target: Path, plugins: Sequence[str] = ()) 
 
     Raises:
         DataError: When the classifier cannot be read.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from dermaffinity.inference.mlflow import write_mlflow_model
+        >>> write_mlflow_model(Path("runs/library_affinity_plus/classifier"), Path("mlflow_model"))
+        >>> Path("mlflow_model/MLmodel").exists()
+        True
     """
     import mlflow
     import pandas as pd

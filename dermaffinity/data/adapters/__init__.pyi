@@ -1,0 +1,11 @@
+from .base import DatasetAdapter as DatasetAdapter
+from .base import Record as Record
+from .base import adapter_class as adapter_class
+from .base import adapter_names as adapter_names
+from .dermofit import DermofitAdapter as DermofitAdapter
+from .ham10000 import Ham10000Adapter as Ham10000Adapter
+from .image_folder import ImageFolderAdapter as ImageFolderAdapter
+from .mnist import MnistAdapter as MnistAdapter
+from .phantom import PhantomAdapter as PhantomAdapter
+from .phantom import draw_lesion as draw_lesion
+from .phantom import write_phantom as write_phantom

@@ -1,0 +1,1 @@
+from .model import write_mlflow_model as write_mlflow_model

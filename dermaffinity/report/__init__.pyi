@@ -1,0 +1,16 @@
+from .figures import confusion_figure as confusion_figure
+from .figures import coverage_figure as coverage_figure
+from .figures import gain_figure as gain_figure
+from .figures import history_figure as history_figure
+from .figures import recall_figure as recall_figure
+from .figures import reliability_figure as reliability_figure
+from .figures import roc_figure as roc_figure
+from .figures import save_figure as save_figure
+from .method_figures import critical_difference_figure as critical_difference_figure
+from .method_figures import forest_figure as forest_figure
+from .method_figures import pareto_figure as pareto_figure
+from .tables import console_table as console_table
+from .tables import gains_table as gains_table
+from .tables import markdown_table as markdown_table
+from .tables import p_value_table as p_value_table
+from .tables import results_table as results_table

@@ -1,0 +1,4 @@
+from .calibration import calibrate as calibrate
+from .calibration import ensemble_temperature as ensemble_temperature
+from .precision import has_bfloat16 as has_bfloat16
+from .trainer import Trainer as Trainer
