@@ -25,7 +25,6 @@ _INTENDED_USE = "Research use only. Not a medical device."
 app = typer.Typer(
     help="Train, compare and use skin-lesion classifiers on small, strongly imbalanced image libraries.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},

@@ -5,11 +5,12 @@ MkDocs calls the functions whose names begin with ``on_``; see mkdocs.yml.
 
 import importlib
 import inspect
+import pkgutil
 import re
-import textwrap
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import yaml
@@ -22,38 +23,38 @@ from mkdocs.structure.files import File, Files
 from typer.main import get_command
 from typer.testing import CliRunner
 
+import dermaffinity
 from dermaffinity import heads, losses
 from dermaffinity.cli import app
-from dermaffinity.config import shipped_pages
+from dermaffinity.config import shipped_configs
 from dermaffinity.data.adapter_options import adapter_options
-from dermaffinity.data.adapters.base import adapter_class, adapter_names
+from dermaffinity.data.adapters import adapter_class, adapter_names
 
 ROOT = Path(__file__).resolve().parents[1]
-# The rooms of the package whose names a person imports, in the order in which they are needed.
-ROOMS = ("heads", "losses", "models", "refit", "classic")
+METHODS_OF = "hamfit7"  # the dataset for which every method has a config
 _FORMULA = re.compile(r"^\.\. math::(.*(?:\n(?:[ \t]+\S.*))*)", flags=re.MULTILINE)
-_INLINE = re.compile(r":math:`([^`]+)`")
+_INLINE_FORMULA = re.compile(r":math:`([^`]+)`")
 _ROLE = re.compile(r":(?:class|meth|func|attr|mod):`~?([^`]+)`")
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Adds the formulas' extension, and the rooms' pages to the navigation."""
+    """Adds the formulas' extension, and the packages' pages to the navigation."""
     config.markdown_extensions.append(Formulas())
     (reference,) = (section["Reference"] for section in config.nav if "Reference" in section)
-    reference[0] = {"Python": ["reference/index.md", *(f"reference/{room}.md" for room in ROOMS)]}
+    reference[0] = {"Python": ["reference/index.md", *(f"reference/{name}.md" for name in packages())]}
     return config
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds every page that is made."""
     pages = {
-        "catalogue/methods.md": methods(),
-        "catalogue/losses.md": losses_and_heads("losses"),
-        "catalogue/heads.md": losses_and_heads("heads"),
-        "catalogue/datasets.md": datasets(),
-        "reference/commands.md": commands(),
-        "reference/index.md": rooms(),
-        **{f"reference/{room}.md": room_page(room) for room in ROOMS},
+        "catalogue/methods.md": methods_page(),
+        "catalogue/losses.md": parts_page(losses, losses.Loss, "loss", LOSSES),
+        "catalogue/heads.md": parts_page(heads, heads.Head, "head", HEADS),
+        "catalogue/datasets.md": datasets_page(),
+        "reference/commands.md": commands_page(),
+        "reference/index.md": packages_page(),
+        **{f"reference/{name}.md": package_page(name, package) for name, package in packages().items()},
         "changelog.md": (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"),
     }
     for path, text in pages.items():
@@ -82,10 +83,8 @@ class _Loaded(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         given = {name: value or "" for name, value in attrs}
-        loads = [given.get("src", "")]
-        loads += (
-            [given.get("href", "")] if tag == "link" and given.get("rel") not in ("canonical", "prev", "next") else []
-        )
+        followed = tag != "link" or given.get("rel") in ("canonical", "prev", "next")
+        loads = [given.get("src", ""), "" if followed else given.get("href", "")]
         self.found += [address for address in loads if address.startswith(("http:", "https:", "//"))]
 
 
@@ -100,7 +99,7 @@ class Formulas(Extension):
 class _FormulaStep(Preprocessor):
     def run(self, lines: list[str]) -> list[str]:
         text = _FORMULA.sub(lambda found: self._stashed(found[1], "block"), "\n".join(lines))
-        text = _INLINE.sub(lambda found: self._stashed(found[1], "inline"), text)
+        text = _INLINE_FORMULA.sub(lambda found: self._stashed(found[1], "inline"), text)
         return _ROLE.sub(r"`\1`", text).split("\n")
 
     def _stashed(self, formula: str, display: str) -> str:
@@ -109,88 +108,87 @@ class _FormulaStep(Preprocessor):
         return self.md.htmlStash.store(f'<div class="formula">{math}</div>' if display == "block" else math)
 
 
-def methods() -> str:
-    """The methods of the benchmark, from the configs of one dataset."""
-    lines = [
-        "# Methods",
-        "",
-        "Every method is a config. All methods of one dataset share folds, images, network and augmentation; they differ "
-        "in what this table names. A star marks what a config does not change. [The benchmark](../benchmark.md) says how "
-        "they compare and [Which method should I use?](../which_method.md) what follows from it.",
-        "",
-        "| method | question | head | loss | also |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    for name, path in shipped_pages().items():
-        text = path.read_text(encoding="utf-8")
-        if name.startswith("hamfit7_") and (question := re.match(r"# Question: (.*\n(?:# .*\n)*?)", text)):
-            page = settings(path)
-            also = [short(page[part]["class"]) for part in ("neck", "mixing", "refit", "estimator") if page.get(part)]
-            head, loss = (link(part, page[part]["class"]) if part in page else "" for part in ("head", "loss"))
-            shown = ", ".join(name for name in also if name != "IdentityNeck")
-            lines.append(f"| `{name.removeprefix('hamfit7_')}` | {question[1].strip()} | {head} | {loss} | {shown} |")
-    return "\n".join(lines) + "\n"
+METHODS = """\
+# Methods
+
+Every method is a config. All methods of one dataset share folds, images, backbone, augmentation and epochs, and
+differ in what is listed here. [The benchmark](../benchmark.md) has their results, and [Which method should I
+use?](../which_method.md) says what follows from them. To add one, see [Add an experiment](../extend/experiment.md).
+"""
+
+LOSSES = """\
+# Losses
+
+A loss is what training minimizes. A config names one in its section `loss`. It works with the heads whose scores
+are of the same kind. To write your own, see [Add a loss](../extend/loss.md).
+"""
+
+HEADS = """\
+# Heads
+
+A head turns embeddings into class scores and holds all that prediction needs. A config names one in its section
+`head`. It works with the losses whose scores are of the same kind. To write your own, see [Add a
+head](../extend/head.md).
+"""
+
+DATASETS = """\
+# Datasets
+
+An adapter reads one dataset as it is distributed and writes a manifest; nothing else ever looks at its folders. For
+a folder of your own images, see [Your own library](../own_library.md); to read another dataset, see [Add a
+dataset](../extend/dataset.md).
+"""
 
 
-def link(part: str, path: str) -> str:
-    room = {"head": "heads", "loss": "losses"}[part]
-    return f"[{short(path)}]({room}.md#{anchor(path)})"
+def methods_page() -> str:
+    """A section for each method: its question, and what it is made of."""
+    lines = [METHODS]
+    for method, path in methods().items():
+        question = re.match(r"# Question: ((?:.*\n)(?:# .*\n)*)", path.read_text(encoding="utf-8"))
+        assert question is not None, f"{path}: begins with no question"
+        config = settings(path)
+        first, _, reasons = " ".join(question[1].replace("\n# ", " ").split()).partition("? ")
+        lines += [f"## {method}", "", f"**{first.removesuffix('?')}?** {reasons}", ""]
+        lines += [
+            f"- {kind}: {component_link(kind, config[kind])}"
+            for kind in ("head", "loss", "neck", "mixing", "refit", "features", "estimator")
+            if config.get(kind)
+        ]
+        lines += ["", "```", f"dermaffinity crossval {METHODS_OF}_{method}", "```", ""]
+    return "\n".join(lines)
 
 
-def anchor(path: str) -> str:
-    return short(path).lower()
+def component_link(kind: str, component: dict[str, Any]) -> str:
+    """A class that a config names, with its settings; linked where the catalogue has it."""
+    name = component["class"].rpartition(".")[2]
+    given = ", ".join(f"{key} {value}" for key, value in component.items() if key != "class")
+    page = {"head": "heads.md", "loss": "losses.md"}.get(kind)
+    return (f"[{name}]({page}#{name.lower()})" if page else f"`{name}`") + (f" ({given})" if given else "")
 
 
-def short(path: str) -> str:
-    return path.rpartition(".")[2]
-
-
-def losses_and_heads(room: str) -> str:
-    """A section for each loss or head: what it is, who uses it, its docstring."""
-    package = {"losses": losses, "heads": heads}[room]
-    base = {"losses": losses.Loss, "heads": heads.Head}[room]
-    found = [getattr(package, name) for name in package.__all__]
-    found = [part for part in found if inspect.isclass(part) and issubclass(part, base) and part is not base]
-    users = used_by()
-    lines = [
-        f"# {room.capitalize()}",
-        "",
-        _INTRODUCTION[room],
-        "",
-        "| class | in one line | scores |",
-        "| --- | --- | --- |",
-    ]
-    for part in found:
-        first = inspect.getdoc(part).partition("\n")[0]
-        lines.append(f"| [{part.__name__}](#{part.__name__.lower()}) | {first} | {part.score_kind.value} |")
-    for part in found:
-        configs = ", ".join(f"`{name}`" for name in sorted(users.get(part.__name__, ()))) or "no shipped config"
-        key = {"losses": "loss", "heads": "head"}[room]
+def parts_page(package: ModuleType, base: type, section: str, introduction: str) -> str:
+    """A table of a package's classes, then a section for each: who uses it, its settings, its docstring."""
+    parts = [part for part in members(package) if inspect.isclass(part) and issubclass(part, base) and part is not base]
+    rows = [f"| [{p.__name__}](#{p.__name__.lower()}) | {first_line(p)} | {p.score_kind.value} |" for p in parts]
+    lines = [introduction, "| class | in one line | scores |", "| --- | --- | --- |", *rows]
+    for part in parts:
+        users = [f"[{name}](methods.md#{name})" for name, path in methods().items() if uses(path, section, part)]
         lines += [
             "",
             f"## {part.__name__} {{: #{part.__name__.lower()} }}",
             "",
-            f"Used by the methods {configs}." if users.get(part.__name__) else "Used by no shipped config.",
+            f"Used by {', '.join(users)}." if users else "Used by no method of the benchmark.",
             "",
             "```yaml",
-            f"{key}:",
+            f"{section}:",
             f"  class: {package.__name__}.{part.__name__}",
             *hyper_parameters(part),
             "```",
             "",
-            f"::: {package.__name__}.{part.__name__}",
+            f"::: {path_of(part)}",
             "    options: {show_root_heading: false, show_root_toc_entry: false, members: false}",
         ]
     return "\n".join(lines) + "\n"
-
-
-_INTRODUCTION = {
-    "losses": "A loss is what training minimizes. A config names one in its section `loss`; it works with the heads whose "
-    "scores are of the same kind. To write your own, see [Add a loss](../extend/loss.md).",
-    "heads": "A head turns embeddings into class scores, and holds all that prediction needs. A config names one in its "
-    "section `head`; it works with the losses whose scores are of the same kind. To write your own, see "
-    "[Add a head](../extend/head.md).",
-}
 
 
 def hyper_parameters(part: type) -> Iterator[str]:
@@ -201,72 +199,85 @@ def hyper_parameters(part: type) -> Iterator[str]:
             yield f"  {name}: {value}"
 
 
-def used_by() -> dict[str, set[str]]:
-    """Methods by the name of each class that their configs take."""
-    found: dict[str, set[str]] = {}
-    for name, path in shipped_pages().items():
-        if "_" in name:
-            for part in ("head", "loss"):
-                if part in (page := settings(path)):
-                    found.setdefault(short(page[part]["class"]), set()).add(name.partition("_")[2])
-    return found
+def datasets_page() -> str:
+    """A section for each adapter, then what may be published of each dataset."""
+    lines, options = [DATASETS], adapter_options()
+    for name in adapter_names():
+        adapter = adapter_class(name)
+        about = inspect.getdoc(adapter)
+        lines += [f"## {name}", "", re.split(r"\n\n(?:Args|Examples):\n", about or "")[0], ""]
+        lines += [f"- **Classes:** {', '.join(adapter.classes) or 'the folders'}."]
+        lines += [f"- **Malignant:** {', '.join(adapter.malignant)}."] if adapter.malignant else []
+        lines += [f"- **Citation:** {adapter.citation}", f"- **License:** {adapter.license}"]
+        lines += ["", "```", f"dermaffinity prepare {name} SOURCE", "```", ""]
+        if options[name]:
+            lines += ["| option | values | default | what it does |", "| --- | --- | --- | --- |"]
+        lines += [f"| `--set {o.name}=` | {o.kind} | {o.default} | {o.description} |" for o in options[name]]
+        lines += [""]
+    published = (ROOT / "data_manifests/README.md").read_text(encoding="utf-8")
+    return "\n".join(lines) + re.sub("^#", "##", published, flags=re.MULTILINE)
+
+
+def commands_page() -> str:
+    """The help of every command, as it is printed."""
+    lines = ["# Command line", "", "`dermaffinity COMMAND --help` prints the same."]
+    for name in get_command(app).commands:  # type: ignore[attr-defined]
+        text = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "88", "NO_COLOR": "1"}).output
+        lines += ["", f"## dermaffinity {name}", "", "```", text.strip(), "```"]
+    return "\n".join(lines) + "\n"
+
+
+def packages_page() -> str:
+    """What each package holds, in one line."""
+    rows = [f"| [{package.__name__}]({name}.md) | {first_line(package)} |" for name, package in packages().items()]
+    head = "# Python reference\n\nEverything public, by package; each entry has an example that the tests run.\n"
+    return "\n".join([head, "| package | what it holds |", "| --- | --- |", *rows]) + "\n"
+
+
+def package_page(name: str, package: ModuleType) -> str:
+    """Everything public of a package."""
+    about = inspect.getdoc(package) if name != "dermaffinity" else "What `import dermaffinity` gives."
+    entries = [f"::: {path_of(member)}\n" for member in members(package)]
+    return "\n".join([f"# {package.__name__}", "", about or "", "", *entries])
+
+
+def packages() -> dict[str, ModuleType]:
+    """The package and those in it that have something public, by the names of their pages."""
+    found = pkgutil.walk_packages(dermaffinity.__path__, "dermaffinity.")
+    modules = [importlib.import_module(module.name) for module in found if module.ispkg]
+    named = {module.__name__.removeprefix("dermaffinity."): module for module in [dermaffinity, *modules]}
+    return {name: module for name, module in named.items() if members(module)}
+
+
+def members(package: ModuleType) -> list[Any]:
+    """The public classes and functions of a package."""
+    found = [getattr(package, name) for name in package.__all__]
+    return [member for member in found if inspect.isclass(member) or inspect.isfunction(member)]
+
+
+def path_of(member: Any) -> str:
+    """Where a class or function is written."""
+    return f"{member.__module__}.{member.__qualname__}"
+
+
+def first_line(documented: object) -> str:
+    """The first line of a docstring."""
+    return (inspect.getdoc(documented) or "").partition("\n")[0]
+
+
+def methods() -> dict[str, Path]:
+    """The config of each method for one dataset."""
+    configs = shipped_configs()
+    prefix = f"{METHODS_OF}_"
+    return {name.removeprefix(prefix): path for name, path in configs.items() if name.startswith(prefix)}
+
+
+def uses(path: Path, section: str, part: type) -> bool:
+    """Whether a config takes a class in a section."""
+    return settings(path).get(section, {}).get("class", "").rpartition(".")[2] == part.__name__
 
 
 def settings(path: Path) -> dict[str, Any]:
     """The sections of a config, of which those that it does not have come from its base."""
-    page = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return {**settings(path.parent / page["base"]), **page} if "base" in page else page
-
-
-def datasets() -> str:
-    """A section for each adapter, then what may be published of each dataset."""
-    lines = [
-        "# Datasets",
-        "",
-        "An adapter reads one dataset as it is distributed and writes a manifest; nothing else ever looks at its folders. "
-        "To read another dataset, see [Add a dataset](../extend/dataset.md); for a folder of your own images, see "
-        "[Your own library](../own_library.md).",
-    ]
-    options = adapter_options()
-    for name in adapter_names():
-        adapter = adapter_class(name)
-        lines += ["", f"## {name}", "", inspect.getdoc(adapter).partition("\n\nArgs:")[0], ""]
-        lines += [f"- **Classes:** {', '.join(adapter.classes)}" + ("." if adapter.classes else "the folders.")]
-        lines += [f"- **Malignant:** {', '.join(adapter.malignant)}."] if adapter.malignant else []
-        lines += [f"- **Citation:** {adapter.citation}", f"- **License:** {adapter.license}"]
-        lines += ["", "```", f"dermaffinity prepare {name} SOURCE", "```"]
-        if options[name]:
-            lines += ["", "| option | values | default | what it does |", "| --- | --- | --- | --- |"]
-        for option in options[name]:
-            lines.append(f"| `--set {option.name}=` | {option.kind} | {option.default} | {option.description} |")
-    published = (ROOT / "data_manifests/README.md").read_text(encoding="utf-8")
-    return (
-        "\n".join(lines) + "\n\n" + published.replace("\n#", "\n##").replace("# Data manifests", "## Data manifests", 1)
-    )
-
-
-def commands() -> str:
-    """The help of every command, as it is printed."""
-    lines = ["# Command line", "", "`dermaffinity COMMAND --help` prints the same."]
-    for name in get_command(app).commands:
-        text = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "88", "NO_COLOR": "1"}).output
-        lines += ["", f"## dermaffinity {name}", "", "```", textwrap.dedent(text).strip(), "```"]
-    return "\n".join(lines) + "\n"
-
-
-def rooms() -> str:
-    """The rooms of the package, each with its first line."""
-    lines = ["# Python reference", "", "| package | what is in it |", "| --- | --- |"]
-    for room in ROOMS:
-        package = importlib.import_module(f"dermaffinity.{room}")
-        lines.append(f"| [dermaffinity.{room}]({room}.md) | {inspect.getdoc(package).partition(chr(10))[0]} |")
-    return "\n".join(lines) + "\n"
-
-
-def room_page(room: str) -> str:
-    """Everything public of a package."""
-    package = importlib.import_module(f"dermaffinity.{room}")
-    lines = [f"# dermaffinity.{room}", "", inspect.getdoc(package)]
-    for name in package.__all__:
-        lines += ["", f"::: dermaffinity.{room}.{name}"]
-    return "\n".join(lines) + "\n"
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return {**settings(path.parent / config["base"]), **config} if "base" in config else config

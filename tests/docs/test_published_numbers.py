@@ -12,7 +12,7 @@ from dermaffinity.data.adapters.ham10000 import Ham10000Adapter
 from dermaffinity.data.splits import assign_folds, inner_validation
 from dermaffinity.seeding import derive_seed
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 HAM10000 = ROOT.parent / "shared" / "data" / "ham10000"
 _SPECIFICATION = importlib.util.spec_from_file_location("docs_tables", ROOT / "docs/tables.py")
 tables = importlib.util.module_from_spec(_SPECIFICATION)
