@@ -26,12 +26,12 @@ from typer.testing import CliRunner
 import dermaffinity
 from dermaffinity import heads, losses
 from dermaffinity.cli import app
-from dermaffinity.config import shipped_configs
+from dermaffinity.config import compose, question, shipped
 from dermaffinity.data.adapter_options import adapter_options
 from dermaffinity.data.adapters import adapter_class, adapter_names
 
 ROOT = Path(__file__).resolve().parents[1]
-METHODS_OF = "hamfit7"  # the dataset for which every method has a config
+METHODS_OF = "hamfit7"  # the dataset with which methods are shown
 _FORMULA = re.compile(r"^\.\. math::(.*(?:\n(?:[ \t]+\S.*))*)", flags=re.MULTILINE)
 _INLINE_FORMULA = re.compile(r":math:`([^`]+)`")
 _ROLE = re.compile(r":(?:class|meth|func|attr|mod):`~?([^`]+)`")
@@ -143,12 +143,11 @@ dataset](../extend/dataset.md).
 def methods_page() -> str:
     """A section for each method: its question, and what it is made of."""
     lines = [METHODS]
-    for method, path in methods().items():
-        question = re.match(r"# Question: ((?:.*\n)(?:# .*\n)*)", path.read_text(encoding="utf-8"))
-        assert question is not None, f"{path}: begins with no question"
-        config = settings(path)
-        first, _, reasons = " ".join(question[1].replace("\n# ", " ").split()).partition("? ")
-        lines += [f"## {method}", "", f"**{first.removesuffix('?')}?** {reasons}", ""]
+    for method, path in shipped("method").items():
+        config = compose(f"{METHODS_OF}_{method}")
+        (comment,) = re.findall(r"\A# Question: (.*(?:\n#.*)*)", path.read_text(encoding="utf-8"))
+        reasons = " ".join(comment.replace("\n#", "").split()).removeprefix(question(path))
+        lines += [f"## {method}", "", f"**{question(path)}**{reasons}", ""]
         lines += [
             f"- {kind}: {component_link(kind, config[kind])}"
             for kind in ("head", "loss", "neck", "mixing", "refit", "features", "estimator")
@@ -172,7 +171,7 @@ def parts_page(package: ModuleType, base: type, section: str, introduction: str)
     rows = [f"| [{p.__name__}](#{p.__name__.lower()}) | {first_line(p)} | {p.score_kind.value} |" for p in parts]
     lines = [introduction, "| class | in one line | scores |", "| --- | --- | --- |", *rows]
     for part in parts:
-        users = [f"[{name}](methods.md#{name})" for name, path in methods().items() if uses(path, section, part)]
+        users = [f"[{method}](methods.md#{method})" for method in shipped("method") if uses(method, section, part)]
         lines += [
             "",
             f"## {part.__name__} {{: #{part.__name__.lower()} }}",
@@ -265,19 +264,6 @@ def first_line(documented: object) -> str:
     return (inspect.getdoc(documented) or "").partition("\n")[0]
 
 
-def methods() -> dict[str, Path]:
-    """The config of each method for one dataset."""
-    configs = shipped_configs()
-    prefix = f"{METHODS_OF}_"
-    return {name.removeprefix(prefix): path for name, path in configs.items() if name.startswith(prefix)}
-
-
-def uses(path: Path, section: str, part: type) -> bool:
-    """Whether a config takes a class in a section."""
-    return settings(path).get(section, {}).get("class", "").rpartition(".")[2] == part.__name__
-
-
-def settings(path: Path) -> dict[str, Any]:
-    """The sections of a config, of which those that it does not have come from its base."""
-    config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return {**settings(path.parent / config["base"]), **config} if "base" in config else config
+def uses(method: str, section: str, part: type) -> bool:
+    """Whether a method takes a class in a section."""
+    return compose(f"{METHODS_OF}_{method}").get(section, {}).get("class", "").rpartition(".")[2] == part.__name__

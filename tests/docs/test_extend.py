@@ -1,7 +1,7 @@
 """The worked examples under docs/extend/, done as a reader would."""
 
+import math
 import re
-import shutil
 from pathlib import Path
 
 import pytest
@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from typer.testing import CliRunner
 
 from dermaffinity.cli import app
-from dermaffinity.config import read_config, shipped_configs
-from dermaffinity.data import adapters, read_manifest
+from dermaffinity.config import read_config
+from dermaffinity.data import read_manifest
 from dermaffinity.heads import HeadOutput
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,15 +31,13 @@ def follow(tmp_path, monkeypatch):
             (tmp_path / Path(path).name).write_text(code, encoding="utf-8")
         return tmp_path
 
-    for path in shipped_configs().values():
-        shutil.copy(path, tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     return save
 
 
 def test_a_loss_is_one_file(follow):
-    loss = read_config(follow("loss") / "hamfit7_poly1.yaml").loss.build(torch.ones(3), 4)
+    loss = read_config(follow("loss") / "hamfit7_poly1.yaml").loss.build(class_counts=torch.ones(3), embedding_dim=4)
 
     logits, labels = torch.randn(5, 3), torch.tensor([0, 1, 2, 0, 1])
     output = HeadOutput(logits, torch.zeros(5, 4), torch.zeros(3, 1, 4))
@@ -50,7 +48,7 @@ def test_a_loss_is_one_file(follow):
 
 def test_a_head_is_one_file(follow):
     config = read_config(follow("head") / "hamfit7_prototype.yaml")
-    head = config.head.build(4, 3)
+    head = config.head.build(embedding_dim=4, num_classes=3)
 
     embedding = torch.randn(5, 4)
     output = head(embedding)
@@ -60,11 +58,8 @@ def test_a_head_is_one_file(follow):
     assert config.resolved()["neck"]["class"].endswith("UnitNeck")
 
 
-def test_a_dataset_is_one_file(follow, monkeypatch):
+def test_a_dataset_is_one_file(follow):
     folder = follow("dataset")
-    (folder / "plugged").mkdir()
-    (folder / "pad_ufes_20.py").rename(folder / "plugged/pad_ufes_20.py")
-    monkeypatch.setattr(adapters, "__path__", [*adapters.__path__, str(folder / "plugged")])
     # As the dataset is distributed: three folders of images, and one table.
     classes = ("ACK", "BCC", "MEL", "NEV", "SCC", "SEK")
     lines = ["patient_id,lesion_id,age,img_id,diagnostic"]
@@ -76,7 +71,8 @@ def test_a_dataset_is_one_file(follow, monkeypatch):
         lines.append(f"{patient},{number},60,{image},{classes[number // 2 % 6]}")
     (folder / "SOURCE/metadata.csv").write_text("\n".join(lines))
 
-    arguments = ["prepare", "pad_ufes_20", "SOURCE", "--folds", "2", "--out", "data_manifests/pad_ufes_20.csv"]
+    adapter, manifest = "pad_ufes_20.PadUfes20Adapter", "data_manifests/pad_ufes_20.csv"
+    arguments = ["prepare", adapter, "SOURCE", "--folds", "2", "--out", manifest]
     result = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert result.exit_code == 0
 
@@ -88,11 +84,9 @@ def test_a_dataset_is_one_file(follow, monkeypatch):
     assert config.data.manifest == Path("data_manifests/pad_ufes_20.csv")
 
 
-def test_a_dataset_that_is_not_there_says_where_to_get_it(follow, monkeypatch):
-    folder = follow("dataset")
-    monkeypatch.setattr(adapters, "__path__", [*adapters.__path__, str(folder)])
-    (folder / "SOURCE").mkdir()
-    result = CliRunner().invoke(app, ["prepare", "pad_ufes_20", "SOURCE"])
+def test_a_dataset_that_is_not_there_says_where_to_get_it(follow):
+    (follow("dataset") / "SOURCE").mkdir()
+    result = CliRunner().invoke(app, ["prepare", "pad_ufes_20.PadUfes20Adapter", "SOURCE"])
     assert "no metadata.csv in" in str(result.exception)
     assert "doi:10.17632/zr7vgbcyr2.1" in str(result.exception)
 
@@ -113,4 +107,6 @@ def test_a_grid_shown_is_one_that_tune_takes(follow):
     (grid,) = re.findall(r"```yaml\n(grid: .*?)```", text, flags=re.DOTALL)
     config = {**yaml.safe_load((folder / "hamfit7_more_centers.yaml").read_text()), **yaml.safe_load(grid)}
     (folder / "tuned.yaml").write_text(yaml.safe_dump(config))
-    assert read_config(folder / "tuned.yaml").grid == {"head.centers_per_class": (2, 5, 10)}
+    tried = read_config(folder / "tuned.yaml").grid
+    assert tried == {key: tuple(values) for key, values in yaml.safe_load(grid)["grid"].items()}
+    assert math.prod(map(len, tried.values())) == 4
