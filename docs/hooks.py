@@ -146,8 +146,9 @@ def methods_page() -> str:
     for method, path in shipped("method").items():
         config = compose(f"{METHODS_OF}_{method}")
         (comment,) = re.findall(r"\A# Question: (.*(?:\n#.*)*)", path.read_text(encoding="utf-8"))
-        reasons = " ".join(comment.replace("\n#", "").split()).removeprefix(question(path))
-        lines += [f"## {method}", "", f"**{question(path)}**{reasons}", ""]
+        first, reasons = question(path), " ".join(comment.replace("\n#", "").split()).removeprefix(question(path))
+        reasons = reasons.replace("docs/benchmark.md", "[the benchmark](../benchmark.md)")
+        lines += [f"## {method}", "", f"**{first[0].upper()}{first[1:]}**{reasons}", ""]
         lines += [
             f"- {kind}: {component_link(kind, config[kind])}"
             for kind in ("head", "loss", "neck", "mixing", "refit", "features", "estimator")
@@ -210,8 +211,8 @@ def datasets_page() -> str:
         lines += [f"- **Citation:** {adapter.citation}", f"- **License:** {adapter.license}"]
         lines += ["", "```", f"dermaffinity prepare {name} SOURCE", "```", ""]
         if options[name]:
-            lines += ["| option | values | default | what it does |", "| --- | --- | --- | --- |"]
-        lines += [f"| `--set {o.name}=` | {o.kind} | {o.default} | {o.description} |" for o in options[name]]
+            lines += ["| `--set` option | values | default | what it does |", "| --- | --- | --- | --- |"]
+        lines += [f"| `{o.name}` | {o.kind} | {o.default} | {o.description} |" for o in options[name]]
         lines += [""]
     published = (ROOT / "data_manifests/README.md").read_text(encoding="utf-8")
     return "\n".join(lines) + re.sub("^#", "##", published, flags=re.MULTILINE)
@@ -221,7 +222,8 @@ def commands_page() -> str:
     """The help of every command, as it is printed."""
     lines = ["# Command line", "", "`dermaffinity COMMAND --help` prints the same."]
     for name in get_command(app).commands:  # type: ignore[attr-defined]
-        text = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "88", "NO_COLOR": "1"}).output
+        environment = {"COLUMNS": "76", "NO_COLOR": "1"}
+        text = CliRunner().invoke(app, [name, "--help"], prog_name="dermaffinity", env=environment).output
         lines += ["", f"## dermaffinity {name}", "", "```", text.strip(), "```"]
     return "\n".join(lines) + "\n"
 
