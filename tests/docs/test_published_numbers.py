@@ -131,7 +131,7 @@ def sentences() -> dict[Path, list[str]]:
             f"found {found['affinity_plus']} of a hundred melanomas where CoSen found {found['cosen']} and softmax "
             f"{found['softmax']}",
             f"minority recall {minority[0]} points over CoSen, {minority[1]} over softmax",
-            f"above that of CoSen at full strength, {balanced[0]}, or of its best rival: it leads all of them, but the "
+            f"above that of CoSen at full strength, {balanced[0]}, or of its best rival. It leads all rivals, but the "
             f"best only by {lead_over_the_best_rival()} points",
         ],
         DOCS / "read_results.md": [
@@ -140,7 +140,7 @@ def sentences() -> dict[Path, list[str]]:
             f"other lesions, balanced accuracy {external['affinity_plus']} against {external['cosen']} of CoSen and "
             f"{external['softmax']} of softmax. On the five-class task {over('softmax', 'hamfit-5', 'Balanced accuracy')} "
             f"over softmax and {over(again, 'hamfit-5', 'Balanced accuracy')} over CoSen",
-            f"but the best of them only by {lead_over_the_best_rival()} points",
+            f"It leads the best of them only by {lead_over_the_best_rival()} points",
             f"(+{paper[0] - paper[1]} points in ten classes of Dermofit)",
             f"With 65 images of a class, one image is {100 / 65:.1f} points",
             f"{number('benchmark', 'hamfit-7', 'out-of-fold', 'cosen', 'Calibration error')} means that the classifier",
@@ -263,7 +263,7 @@ def test_the_draws_overlap_as_is_stated():
     chosen_on = [inner_validation_images(drawn["hamfit-7"], seed) for seed in range(3)]
     every = set().union(*chosen_on)
     assert f"{len(chosen_on[0])} of the {len(seven[False]):,} development images were inner validation" in benchmark
-    assert f"and {len(every)} with the three seeds of the second round" in benchmark
+    assert f"With the three seeds of the second round it is {len(every)}." in benchmark
     assert (
         f"{len(every)} in all; of these {len(every & five[False])} are development and {len(every & five[True])} "
         "external images of hamfit-5"
