@@ -221,11 +221,18 @@ def datasets_page() -> str:
 def commands_page() -> str:
     """The help of every command, as it is printed."""
     lines = ["# Command line", "", "`dermaffinity COMMAND --help` prints the same."]
-    for name in get_command(app).commands:  # type: ignore[attr-defined]
+    for words in verbs():
         environment = {"COLUMNS": "76", "NO_COLOR": "1"}
-        text = CliRunner().invoke(app, [name, "--help"], prog_name="dermaffinity", env=environment).output
-        lines += ["", f"## dermaffinity {name}", "", "```", text.strip(), "```"]
+        text = CliRunner().invoke(app, [*words, "--help"], prog_name="dermaffinity", env=environment).output
+        lines += ["", f"## dermaffinity {' '.join(words)}", "", "```", text.strip(), "```"]
     return "\n".join(lines) + "\n"
+
+
+def verbs() -> Iterator[list[str]]:
+    """The words of every command, and of every command within one."""
+    for name, command in get_command(app).commands.items():  # type: ignore[attr-defined]
+        yield [name]
+        yield from ([name, inner] for inner in getattr(command, "commands", {}))
 
 
 def packages_page() -> str:

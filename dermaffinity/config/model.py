@@ -11,13 +11,27 @@ from dermaffinity.config.parts import build, flatten, hyper_parameters, import_c
 
 
 class Section(BaseModel):
-    """A part of a config: unknown keys are refused, values are frozen."""
+    """A part of a config: unknown keys are refused, values are frozen.
+
+    Examples:
+        >>> from dermaffinity.config import DataSettings, Section
+        >>> data = DataSettings(manifest="data_manifests/library.csv", image_size=128)
+        >>> isinstance(data, Section), data.image_size
+        (True, 128)
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Component(Section):
-    """A class and its keyword-only arguments."""
+    """A class and its keyword-only arguments.
+
+    Examples:
+        >>> from dermaffinity.config import Component
+        >>> head = Component.model_validate({"class": "dermaffinity.heads.AffinityHead", "centers_per_class": 3})
+        >>> head.build(embedding_dim=4, num_classes=2).centers.shape
+        torch.Size([2, 3, 4])
+    """
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -43,7 +57,13 @@ class Kind:
 
 
 class DataSettings(Section):
-    """Which images, and how they are preprocessed for the network."""
+    """Which images, and how they are preprocessed for the network.
+
+    Examples:
+        >>> from dermaffinity.config import DataSettings
+        >>> DataSettings(manifest="data_manifests/library.csv").image_size
+        224
+    """
 
     manifest: Path  # relative to the working directory
     root: Path | None = None  # the library's folder; None for the one that `prepare` noted beside the manifest
@@ -55,7 +75,14 @@ class DataSettings(Section):
 
 
 class TrainingSettings(Section):
-    """The optimization; the defaults are those of fine-tuning a ResNet-18."""
+    """The optimization; the defaults are those of fine-tuning a ResNet-18.
+
+    Examples:
+        >>> from dermaffinity.config import TrainingSettings
+        >>> settings = TrainingSettings(epochs=50)
+        >>> settings.epochs, settings.batch_size
+        (50, 32)
+    """
 
     epochs: int = Field(30, ge=1)
     batch_size: int = Field(32, ge=2)
@@ -77,7 +104,16 @@ class TrainingSettings(Section):
 
 
 class Config(Section):
-    """One experiment: what every kind of config has."""
+    """One experiment: what every kind of config has.
+
+    Examples:
+        >>> from dermaffinity.config import Config, read_config
+        >>> config = read_config("library_affinity_plus", ["training.epochs=5"])
+        >>> isinstance(config, Config), config.name
+        (True, 'library_affinity_plus')
+        >>> config.resolved()["training"]["epochs"]
+        5
+    """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)
     dataset: str | None = None  # the halves that it was composed of, by name; no part of the experiment
@@ -128,7 +164,14 @@ class Config(Section):
 
 
 class NetworkConfig(Config):
-    """An experiment that trains a network."""
+    """An experiment that trains a network.
+
+    Examples:
+        >>> from dermaffinity.config import NetworkConfig, read_config
+        >>> config = read_config("library_softmax")
+        >>> isinstance(config, NetworkConfig), config.loss.class_path
+        (True, 'dermaffinity.losses.CrossEntropyLoss')
+    """
 
     augmentation: Annotated[Component, Kind("dermaffinity.data.augmentation.Augmentation")]
     backbone: Annotated[Component, Kind("dermaffinity.models.Backbone", tried=False)]
@@ -151,7 +194,14 @@ class NetworkConfig(Config):
 
 
 class EstimatorConfig(Config):
-    """An experiment that fits an estimator to features of the masked lesion, without a network."""
+    """An experiment that fits an estimator to features of the masked lesion, without a network.
+
+    Examples:
+        >>> from dermaffinity.config import EstimatorConfig, read_config
+        >>> config = read_config("hamfit7_knn")
+        >>> isinstance(config, EstimatorConfig), config.estimator.class_path
+        (True, 'dermaffinity.classic.FlatKNN')
+    """
 
     features: Annotated[Component, Kind("dermaffinity.classic.Features")]
     estimator: Annotated[Component, Kind("dermaffinity.classic.Estimator", tried=False)]

@@ -44,6 +44,11 @@ def import_class(path: str) -> type:
 
     Raises:
         ConfigError: When there is none.
+
+    Examples:
+        >>> from dermaffinity.config import import_class
+        >>> import_class("dermaffinity.heads.LinearHead").__name__
+        'LinearHead'
     """
     module_name, _, name = path.rpartition(".")
     if not _within(path, ("dermaffinity",)) and os.getcwd() not in sys.path:
@@ -69,6 +74,12 @@ def part_class(path: str, base: type, plugins: Sequence[str]) -> type:
 
     Raises:
         ConfigError: When its module is not trusted, or it is no such class.
+
+    Examples:
+        >>> from dermaffinity.config import part_class
+        >>> from dermaffinity.heads import Head
+        >>> part_class("dermaffinity.heads.LinearHead", Head, plugins=[]).__name__
+        'LinearHead'
     """
     if not _within(path, ("dermaffinity", *plugins)):
         module = path.rpartition(".")[0] or path
@@ -95,7 +106,14 @@ def shipped_parts(base: type) -> list[type]:
 
 
 def build(found: type, facts: Mapping[str, Any], arguments: Mapping[str, Any]) -> Any:
-    """An instance, from those of the facts that its constructor asks for, and its hyper-parameters."""
+    """An instance, from those of the facts that its constructor asks for, and its hyper-parameters.
+
+    Examples:
+        >>> from dermaffinity.config import build
+        >>> from dermaffinity.heads import LinearHead
+        >>> build(LinearHead, {"embedding_dim": 4, "num_classes": 3, "image_size": 128}, {}).num_classes
+        3
+    """
     return found(*(facts[name] for name in facts_of(found)), **arguments)
 
 
@@ -149,6 +167,12 @@ def parse_arguments(found: type, texts: Mapping[str, str]) -> tuple[dict[str, An
     """As `check_arguments`, for values that a person typed: what a text means is decided by the parameter's type.
 
     For a sequence that is a YAML list of texts, or one text alone; any other type is made of the text as it stands.
+
+    Examples:
+        >>> from dermaffinity.config import parse_arguments
+        >>> from dermaffinity.data.adapters import ImageFolderAdapter
+        >>> parse_arguments(ImageFolderAdapter, {"malignant": "[melanoma]"})
+        ({'malignant': ['melanoma']}, [])
     """
     hints = get_type_hints(found.__init__)  # type: ignore[misc]
     values: dict[str, Any] = {}
@@ -167,7 +191,17 @@ def parse_arguments(found: type, texts: Mapping[str, str]) -> tuple[dict[str, An
 
 
 def explain(error: ValidationError, prefix: str, model: type[BaseModel]) -> list[str]:
-    """One line for each key that a model refused, with a near miss or what is allowed."""
+    """One line for each key that a model refused, with a near miss or what is allowed.
+
+    Examples:
+        >>> from pydantic import ValidationError
+        >>> from dermaffinity.config import TrainingSettings, explain
+        >>> try:
+        ...     TrainingSettings(epoch=5)
+        ... except ValidationError as error:
+        ...     print(explain(error, "training.", TrainingSettings))
+        ["training.epoch: TrainingSettings takes no such key (did you mean 'epochs'?)"]
+    """
     problems = []
     for detail in error.errors():
         key = prefix + ".".join(str(part) for part in detail["loc"])

@@ -26,7 +26,13 @@ _GRID_DATA = ("data.image_size", "data.lesion_crop")
 
 
 def shipped(half: Half) -> dict[str, Path]:
-    """The datasets, or the methods, that come with the package, by name."""
+    """The datasets, or the methods, that come with the package, by name.
+
+    Examples:
+        >>> from dermaffinity.config import shipped
+        >>> list(shipped("dataset"))
+        ['demo', 'dermofit10', 'dermofit5', 'faces', 'hamfit5', 'hamfit7', 'library', 'mnist', 'mnist2d']
+    """
     package = Path(__file__).parents[1]
     # In a wheel the configs lie inside the package; in a checkout beside it.
     folder = package / "configs" if (package / "configs").is_dir() else package.parent / "configs"
@@ -34,12 +40,24 @@ def shipped(half: Half) -> dict[str, Path]:
 
 
 def shipped_names() -> list[str]:
-    """Every dataset with every method."""
+    """Every dataset with every method.
+
+    Examples:
+        >>> from dermaffinity.config import shipped_names
+        >>> "library_affinity_plus" in shipped_names()
+        True
+    """
     return [f"{dataset}_{method}" for dataset in shipped("dataset") for method in shipped("method")]
 
 
 def question(path: Path) -> str:
-    """What a dataset or method is there to find out: its first line."""
+    """What a dataset or method is there to find out: its first line.
+
+    Examples:
+        >>> from dermaffinity.config import question, shipped
+        >>> question(shipped("method")["cosen"])
+        "What does CoSen, the paper's strongest baseline, gain over softmax?"
+    """
     asked = path.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# Question: ")
     return asked[:1].upper() + asked[1:]
 
@@ -49,6 +67,11 @@ def matching(sources: Sequence[str]) -> list[str]:
 
     Raises:
         ConfigError: When a pattern matches none.
+
+    Examples:
+        >>> from dermaffinity.config import matching
+        >>> matching(["hamfit7_cosen*"])
+        ['hamfit7_cosen', 'hamfit7_cosen_as_printed', 'hamfit7_cosen_plus']
     """
     found = []
     for source in sources:
@@ -75,6 +98,12 @@ def read_config(
 
     Raises:
         ConfigError: With every problem found.
+
+    Examples:
+        >>> from dermaffinity.config import read_config
+        >>> config = read_config("hamfit7_affinity_plus", ["training.epochs=5", "head.sigma=0.4"])
+        >>> config.training.epochs, config.resolved()["head"]["sigma"]
+        (5, 0.4)
     """
     values = compose(source)
     for override in overrides:
@@ -94,6 +123,12 @@ def compose(source: str | Path) -> dict[str, Any]:
 
     Raises:
         ConfigError: When there is no such config, or a file is no config.
+
+    Examples:
+        >>> from dermaffinity.config import compose
+        >>> values = compose("hamfit7_affinity_plus")
+        >>> values["head"]
+        {'class': 'dermaffinity.heads.AffinityMixtureHead', 'centers_per_class': 2, 'sigma': 0.2}
     """
     if Path(source).is_file():
         path = Path(source)

@@ -21,6 +21,11 @@ def copy_of(name: str, schema: str) -> str:
 
     Raises:
         ConfigError: When there is no such config.
+
+    Examples:
+        >>> from dermaffinity.config import copy_of
+        >>> print(copy_of("softmax", schema="schema.json").splitlines()[0])
+        # yaml-language-server: $schema=schema.json
     """
     modeline = f"# yaml-language-server: $schema={schema}\n"
     files = shipped("dataset") | shipped("method")
