@@ -47,7 +47,9 @@ def imported(file: Path) -> set[str]:
     return {name.removeprefix("dermaffinity.") for name in names if name.startswith("dermaffinity.")}
 
 
-@pytest.mark.parametrize("part", sorted({path.stem for path in PACKAGE.iterdir() if path.name != "__pycache__"}))
+@pytest.mark.parametrize(
+    "part", sorted({path.stem for path in PACKAGE.iterdir() if path.name not in ("__pycache__", "py.typed")})
+)
 def test_a_part_imports_only_what_lies_below_it(part):
     files = [PACKAGE / f"{part}.py"] if (PACKAGE / f"{part}.py").is_file() else sorted((PACKAGE / part).rglob("*.py"))
     known = {path.stem for path in PACKAGE.iterdir()}

@@ -48,6 +48,11 @@ def json_schema() -> dict[str, Any]:
     """The JSON Schema of a config, and of the dataset or method that configs are composed of.
 
     No section is required, because it may come from the dataset or the method.
+
+    Examples:
+        >>> from dermaffinity.config import json_schema
+        >>> sorted(json_schema()["properties"])[:4]
+        ['augmentation', 'backbone', 'data', 'dataset']
     """
     sections = {"data": _settings(DataSettings), "training": _settings(TrainingSettings)}
     for config in (NetworkConfig, EstimatorConfig):

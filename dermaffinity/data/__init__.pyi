@@ -1,4 +1,5 @@
 from .augmentation import Augmentation as Augmentation
+from .augmentation import DigitAugmentation as DigitAugmentation
 from .augmentation import FaceAugmentation as FaceAugmentation
 from .augmentation import LesionAugmentation as LesionAugmentation
 from .augmentation import NoAugmentation as NoAugmentation

@@ -74,6 +74,12 @@ class Augmentation(RandomizableTransform, ABC):
         color: Strength of brightness, contrast and saturation changes, in [0, 1].
         hue: Largest turn of the hue, as a share of the circle.
         steps: What else is done to the image before, by albumentations; on the CPU.
+
+    Examples:
+        >>> from dermaffinity.data import Augmentation, NoAugmentation
+        >>> augmentation = NoAugmentation(24)
+        >>> isinstance(augmentation, Augmentation), augmentation.random
+        (True, False)
     """
 
     random: ClassVar[bool] = True
@@ -266,6 +272,12 @@ class DigitAugmentation(Augmentation):
         shift: Largest shift in either direction, in pixels; at least 0.
         rotation: Largest rotation in either direction, in degrees; at least 0.
         scale: Largest change of size, as a share of it; in [0, 1).
+
+    Examples:
+        >>> import numpy as np
+        >>> from dermaffinity.data import DigitAugmentation
+        >>> DigitAugmentation(28, shift=2, rotation=10)(np.zeros((28, 28, 3), np.uint8)).shape
+        (28, 28, 3)
     """
 
     def __init__(self, image_size: int, *, shift: float = 2.0, rotation: float = 10.0, scale: float = 0.1) -> None:

@@ -12,6 +12,14 @@ class MixedBatch(NamedTuple):
 
     Losses are mixed rather than labels, so that every loss takes part, hinges as well. Images that are not mixed have
     no other labels.
+
+    Examples:
+        >>> import torch
+        >>> from dermaffinity.data import Mixup
+        >>> images, labels, counts = torch.zeros(4, 3, 8, 8), torch.tensor([0, 1, 0, 1]), torch.tensor([30, 3])
+        >>> mixed = Mixup()(images, labels, counts, torch.Generator().manual_seed(0))
+        >>> mixed.images.shape, bool(0 <= mixed.share <= 1)
+        (torch.Size([4, 3, 8, 8]), True)
     """
 
     images: Tensor  # (N, 3, H, W)
@@ -55,7 +63,7 @@ class Mixup(Mixing):
         >>> from dermaffinity.data import Mixup
         >>> images, labels = torch.stack([torch.zeros(3, 8, 8), torch.ones(3, 8, 8)]), torch.tensor([0, 1])
         >>> mixed = Mixup(alpha=1.0)(images, labels, torch.tensor([30, 3]), torch.Generator().manual_seed(3))
-        >>> mixed.labels, mixed.other_labels, round(mixed.share, 2)
+        >>> mixed.labels, mixed.other_labels, round(float(mixed.share), 2)
         (tensor([0, 1]), tensor([1, 0]), 0.66)
     """
 
@@ -85,7 +93,7 @@ class Remix(Mixing):
         >>> from dermaffinity.data import Remix
         >>> images, labels = torch.stack([torch.zeros(3, 8, 8), torch.ones(3, 8, 8)]), torch.tensor([0, 1])
         >>> mixed = Remix(alpha=1.0)(images, labels, torch.tensor([30, 3]), torch.Generator().manual_seed(3))
-        >>> mixed.labels, mixed.other_labels, round(mixed.share, 2)  # both mixtures count as the rare class
+        >>> mixed.labels, mixed.other_labels, round(float(mixed.share), 2)  # both mixtures count as the rare class
         (tensor([0, 1]), tensor([1, 1]), 0.66)
     """
 

@@ -26,11 +26,15 @@ def test_what_a_browser_would_fetch_elsewhere_is_found(html):
 
 
 def test_links_that_a_person_follows_are_allowed():
-    assert not hooks.loaded_from_elsewhere('<a href="https://arxiv.org/abs/1901.07711">paper</a><img src="figures/a.png">')
+    assert not hooks.loaded_from_elsewhere(
+        '<a href="https://arxiv.org/abs/1901.07711">paper</a><img src="figures/a.png">'
+    )
 
 
 def test_formulas_become_mathml_and_code_stays():
-    text = "Loss.\n\n.. math:: L = \\frac{1}{N} \\sum_i\n    x_i\n\nSee :class:`Head` and :math:`T_1`.\n\n`.. math:: y`\n"
+    text = (
+        "Loss.\n\n.. math:: L = \\frac{1}{N} \\sum_i\n    x_i\n\nSee :class:`Head` and :math:`T_1`.\n\n`.. math:: y`\n"
+    )
     html = Markdown(extensions=[hooks.Formulas()]).convert(text)
     assert html.count("<math") == 2
     assert "<mfrac>" in html

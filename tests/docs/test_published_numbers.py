@@ -136,17 +136,20 @@ def sentences() -> dict[Path, list[str]]:
         ],
         DOCS / "read_results.md": [
             f"Over CoSen at full strength: minority recall {minority[0]} points, balanced accuracy {balanced[0]}. Over "
-            f"softmax: minority recall {minority[1]}, balanced accuracy {balanced[1]}. On 8,803 external images of 6,638 "
-            f"other lesions, balanced accuracy {external['affinity_plus']} against {external['cosen']} of CoSen and "
-            f"{external['softmax']} of softmax. On the five-class task {over('softmax', 'hamfit-5', 'Balanced accuracy')} "
-            f"over softmax and {over(again, 'hamfit-5', 'Balanced accuracy')} over CoSen",
+            f"softmax: minority recall {minority[1]}, balanced accuracy {balanced[1]}. On 8,803 external images of "
+            f"6,638 other lesions, balanced accuracy {external['affinity_plus']} against {external['cosen']} of CoSen "
+            f"and {external['softmax']} of softmax. On the five-class task "
+            f"{over('softmax', 'hamfit-5', 'Balanced accuracy')} over softmax and "
+            f"{over(again, 'hamfit-5', 'Balanced accuracy')} over CoSen",
             f"It leads the best of them only by {lead_over_the_best_rival()} points",
             f"(+{paper[0] - paper[1]} points in ten classes of Dermofit)",
             f"With 65 images of a class, one image is {100 / 65:.1f} points",
             f"{number('benchmark', 'hamfit-7', 'out-of-fold', 'cosen', 'Calibration error')} means that the classifier",
         ],
         DOCS / "classifier.md": [f"({nevus_share:.0f} % nv)", unknown_classes()],
-        DOCS / "results.md": [f"Out-of-fold all three stay {classic_below_networks()} points of balanced accuracy below"],
+        DOCS / "results.md": [
+            f"Out-of-fold all three stay {classic_below_networks()} points of balanced accuracy below"
+        ],
         DOCS / "reproduction.md": [digits_sentence()],
     }
 
