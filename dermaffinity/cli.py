@@ -30,6 +30,14 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 
+
+def _config_names(begun: str) -> list[str]:
+    """For the shell's completion; where nothing fits, it completes files."""
+    from dermaffinity.config import shipped_names
+
+    return [name for name in shipped_names() if name.startswith(begun)]
+
+
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; results only.")]
 Runs = Annotated[Path, typer.Option("--runs", help="Folder of all experiments' results.")]
 Overrides = Annotated[
@@ -44,7 +52,9 @@ Plugins = Annotated[
 Configs = Annotated[
     list[str],
     typer.Argument(
-        help="YAML files, or a dataset and a method such as hamfit7_cosen or 'hamfit7_*'.", metavar="CONFIG..."
+        help="YAML files, or a dataset and a method such as hamfit7_cosen or 'hamfit7_*'.",
+        metavar="CONFIG...",
+        autocompletion=_config_names,
     ),
 ]
 LauncherName = Annotated[str, typer.Option("--launcher", help="inline: one job after the other; local: side by side.")]

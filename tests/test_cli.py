@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from typer.testing import CliRunner
 
+from dermaffinity.cli import app
 from dermaffinity.config import read_config
 from dermaffinity.data.manifest import read_manifest
 
@@ -25,6 +27,15 @@ texts = {verb: CliRunner().invoke(app, [verb, "--help"]).output for verb in get_
 heavy = [name for name in ("torch", "monai", "mlflow", "numpy", "pandas", "matplotlib") if name in sys.modules]
 print(json.dumps([texts, heavy]))
 """
+
+
+def test_the_shell_completes_commands_and_config_names():
+    def completed(words: str, place: int) -> list[str]:
+        environment = {"_DERMAFFINITY_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(place)}
+        return CliRunner().invoke(app, [], prog_name="dermaffinity", env=environment).output.split()
+
+    assert completed("dermaffinity ver", 1) == ["verify"]
+    assert completed("dermaffinity crossval hamfit7_cosen_", 2) == ["hamfit7_cosen_as_printed", "hamfit7_cosen_plus"]
 
 
 def test_every_verb_has_a_help_with_an_example_that_costs_no_heavy_import():
