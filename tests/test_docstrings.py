@@ -15,6 +15,13 @@ PACKAGES = ["dermaffinity"] + [
     module.name for module in pkgutil.walk_packages(dermaffinity.__path__, "dermaffinity.") if module.ispkg
 ]
 EXAMPLES = "Examples:\n"
+CONFIG = """\
+method: {method}
+data: {{manifest: data_manifests/library.csv, image_size: 32}}
+augmentation: {{class: dermaffinity.data.augmentation.NoAugmentation}}
+backbone: {{class: dermaffinity.models.SmallConvNet}}
+training: {{epochs: 1, batch_size: 8}}
+"""
 PREDICTIONS = """\
 image,group,label,fold,seed,predicted,p.AK,p.ML
 a.jpg,P1,AK,0,0,AK,0.9,0.1
@@ -39,9 +46,9 @@ PUBLIC = {name: value for package in PACKAGES for name, value in public(package)
 
 
 @pytest.fixture(scope="session")
-def workplace(tmp_path_factory, phantom_library, phantom_manifest, toy_model):
-    """The folder that the examples are run in: two libraries, a manifest, a classifier, predictions, an image."""
-    folder = tmp_path_factory.mktemp("workplace")
+def workplace(fresh_folder, phantom_library, phantom_manifest, toy_model):
+    """The folder that the examples are run in: libraries, a manifest, a classifier, experiments, predictions, images."""
+    folder = fresh_folder("workplace")
     (folder / "FOLDER").symlink_to(phantom_library)
     (folder / "data_manifests").mkdir()
     for path in (phantom_manifest, phantom_manifest.with_suffix(".root")):
@@ -55,6 +62,11 @@ def workplace(tmp_path_factory, phantom_library, phantom_manifest, toy_model):
         path = folder / "PHOTOS" / name / f"P{number}_a.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (32, 32), (40 * number, 90, 60)).save(path)
+    for method in ("softmax", "cosen"):
+        (folder / f"small_{method}.yaml").write_text(CONFIG.format(method=method))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        dermaffinity.crossval(["small_softmax.yaml", "small_cosen.yaml"])
     return folder
 
 

@@ -20,4 +20,3 @@ from .splits import measure_leak as measure_leak
 from .transforms import EvaluationStage as EvaluationStage
 from .transforms import FixedStage as FixedStage
 from .verify import Verification as Verification
-from .verify import verify_manifest as verify_manifest

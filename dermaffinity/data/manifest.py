@@ -66,6 +66,17 @@ class Manifest:
         root: Folder or archive that ``image`` and ``mask`` are relative to, where known.
         exact_ids: Whether groups and classes are different ones even where their names are `look_alikes`.
         path: The CSV that it was read from.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> import dermaffinity as da
+        >>> manifest = da.read_manifest(Path("data_manifests/library.csv"))
+        >>> manifest.folds, manifest.class_counts()
+        (3, {'AK': 6, 'BCC': 7, 'ML': 10, 'SCC': 6, 'SK': 8})
+        >>> manifest.development()[["image", "label", "group", "fold"]].head(2)
+                      image label group  fold
+        0  ak/B32b/B32b.png    AK   B32     0
+        1    ak/B5b/B5b.png    AK    B5     2
     """
 
     name: str
@@ -130,6 +141,14 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
     Raises:
         ManifestError: Listing everything that `read_manifest` would refuse.
         DataError: When the file cannot be written.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from dermaffinity.data import read_manifest, write_manifest
+        >>> manifest = read_manifest(Path("data_manifests/library.csv"))
+        >>> write_manifest(manifest, Path("copy.csv"))
+        >>> read_manifest(Path("copy.csv")).split_hash == manifest.split_hash
+        True
     """
     if problems := _problems(manifest):
         raise ManifestError(f"{path}: not written, because nothing could be done with this manifest", problems)

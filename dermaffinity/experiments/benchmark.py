@@ -267,7 +267,15 @@ def benchmark(
     overrides: Sequence[str] = (),
     **how: Unpack[How],
 ) -> Benchmark | None:
-    """Compares many methods on one split: tunes, trains, tests and ranks them; see `Options`, `crossval` and `How`."""
+    """Compares many methods on one split: tunes, trains, tests and ranks them; see `Options`, `crossval` and `How`.
+
+    Examples:
+        >>> import dermaffinity as da
+        >>> configs = ["small_softmax.yaml", "small_cosen.yaml"]
+        >>> found = da.benchmark(configs, baseline="small_cosen", train=False)  # only measures what is trained
+        >>> type(found).__name__
+        'Benchmark'
+    """
     options = Options(baseline=baseline, tuned=tuned, budget=budget, train=train, quick=quick)
     return run_benchmark(configs, Plan.of(how, external=external), options, overrides=overrides)
 

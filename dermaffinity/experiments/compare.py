@@ -145,6 +145,12 @@ def compare(
 
     Raises:
         ComparisonError: When splits, images, folds or seeds differ, or the baseline is not among the sources.
+
+    Examples:
+        >>> import dermaffinity as da
+        >>> compared = da.compare(["runs/small_softmax", "runs/small_cosen"], baseline="small_cosen")
+        >>> list(compared.experiments)
+        ['small_cosen', 'small_softmax']
     """
     from dermaffinity.tracking.mlflow_tracker import MlflowTracker
 

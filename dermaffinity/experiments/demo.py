@@ -45,6 +45,12 @@ def run_demo(folder: Path, progress: Console, results: Console) -> None:
         folder: Where everything is written.
         progress: For what happens; a console on stderr.
         results: For what came out.
+
+    Examples:
+        >>> import dermaffinity as da
+        >>> from pathlib import Path
+        >>> from rich.console import Console
+        >>> da.demo(Path("demo"), Console(stderr=True), Console())  # doctest: +SKIP
     """
     library, manifest_path, runs = folder / "library", folder / "phantom-5.csv", folder / "runs"
     if not library.exists():

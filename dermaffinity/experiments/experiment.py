@@ -37,9 +37,15 @@ class Experiment(TrackedFolder):
         failures: What stopped jobs in the call that returned this, a line each.
         manifest: Where its manifest lies, if that was moved.
 
-    Example:
-        >>> experiment = Experiment.open("runs/library_affinity_plus")  # doctest: +SKIP
-        >>> experiment.recall()  # doctest: +SKIP
+    Examples:
+        >>> import dermaffinity as da
+        >>> experiment = da.Experiment.open("runs/small_softmax")
+        >>> experiment
+        <Experiment 3-fold cross-validation of small_softmax on phantom-5, group protocol>
+        >>> experiment.recall()["images"].to_dict()
+        {'AK': 6, 'BCC': 7, 'ML': 10, 'SCC': 6, 'SK': 8}
+        >>> experiment.record.folds, experiment.seeds
+        (3, [0])
     """
 
     def __init__(

@@ -44,12 +44,15 @@ def prepare(
         on_progress: Called after each image with the number done and the number of all.
         **options: Of the adapter, such as ``groups="patients.csv"`` of ``image_folder``.
 
-    Example:
-        >>> manifest = prepare("image_folder", "FOLDER", groups="patients.csv")  # doctest: +SKIP
-
     Raises:
         ConfigError: For an unknown adapter, or options that it cannot use.
         DataError: When the library is incomplete or damaged.
+
+    Examples:
+        >>> import dermaffinity as da
+        >>> manifest = da.prepare("image_folder", "PHOTOS", group_pattern="^(P[0-9]+)_", out="photos.csv")
+        >>> manifest.class_counts()
+        {'melanoma': 3, 'nevus': 3}
     """
     found = adapter_class(adapter)
     if experiment is not None:

@@ -108,6 +108,12 @@ def crossval(
         **how: See `How`.
 
     Returns, raises: As `run_experiments`.
+
+    Examples:
+        >>> import dermaffinity as da
+        >>> (experiment,) = da.crossval("small_softmax.yaml", resume=True)  # which was run before
+        >>> experiment.complete
+        True
     """
     asked = [configs] if isinstance(configs, str | Path | Config) else configs
     plan = Plan.of(how, resume=resume, external=external, scored="inner" if inner else "test")

@@ -60,7 +60,14 @@ def tune(
     overrides: Sequence[str] = (),
     **how: Unpack[How],
 ) -> Tuning | None:
-    """Chooses a config's settings on the inner validation images; see `tune_config` and `How`."""
+    """Chooses a config's settings on the inner validation images; see `tune_config` and `How`.
+
+    Examples:
+        >>> import dermaffinity as da
+        >>> tuning = da.tune("small_softmax.yaml", grid={"training.learning_rate": [0.01]}, folds=[0])
+        >>> tuning.chosen
+        {'training.learning_rate': 0.01}
+    """
     return tune_config(config, Plan.of(how), grid=grid, overrides=overrides)
 
 

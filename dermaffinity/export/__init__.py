@@ -26,6 +26,11 @@ def export(
 
     Returns:
         What was written.
+
+    Examples:
+        >>> from dermaffinity.export import export
+        >>> [path.name for path in export("runs/library_affinity_plus", "exported", format="bundle")]
+        ['toy_classification']
     """
     if format not in ("onnx", "bundle"):
         raise ConfigError(f"--format {format}: allowed are onnx and bundle")

@@ -90,6 +90,12 @@ def predict(
 
     Returns:
         The table, see `predict_files`; ``set`` holds lists.
+
+    Examples:
+        >>> import dermaffinity as da
+        >>> table = da.predict("runs/library_affinity_plus", ["PHOTOS"])
+        >>> table.columns.tolist()
+        ['image', 'predicted', 'p.AK', 'p.BCC', 'p.ML', 'novelty', 'set']
     """
 
     def warn(name: str, fault: str) -> None:

@@ -1,11 +1,10 @@
+from .classification import Classes as Classes
 from .classification import classification_metrics as classification_metrics
 from .classification import confusion_matrix as confusion_matrix
-from .classification import minority_classes as minority_classes
 from .clusters import ClusterSpread as ClusterSpread
 from .clusters import cluster_spread as cluster_spread
 from .comparison import Comparison as Comparison
 from .comparison import compare as compare
-from .comparison import compare_all as compare_all
 from .conformal import calibration_scores as calibration_scores
 from .conformal import in_set as in_set
 from .conformal import p_values as p_values
@@ -35,6 +34,6 @@ from .statistics import mcnemar_exact as mcnemar_exact
 from .statistics import share_interval as share_interval
 from .statistics import sign_flip_test as sign_flip_test
 from .statistics import wilson_interval as wilson_interval
+from .summary import Measured as Measured
 from .summary import ScoredImages as ScoredImages
-from .summary import summarize as summarize
 from .verification import verification_summary as verification_summary

@@ -25,6 +25,12 @@ class Classes:
 
     Raises:
         ValueError: If codes repeat, or a minority or malignant class is none of them.
+
+    Examples:
+        >>> from dermaffinity.metrics import Classes
+        >>> classes = Classes.of({"nv": 331, "mel": 76, "df": 65}, malignant=["mel"])
+        >>> classes.minority
+        ('mel', 'df')
     """
 
     names: tuple[str, ...]
@@ -92,9 +98,9 @@ def classification_metrics(labels: np.ndarray, probabilities: np.ndarray, classe
 
     Examples:
         >>> import numpy as np
-        >>> from dermaffinity.metrics import classification_metrics
+        >>> from dermaffinity.metrics import Classes, classification_metrics
         >>> labels, probabilities = np.array([0, 0, 0, 1]), np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.2, 0.8]])
-        >>> measured = classification_metrics(labels, probabilities, ("nv", "mel"), minority=["mel"], malignant=["mel"])
+        >>> measured = classification_metrics(labels, probabilities, Classes(("nv", "mel"), minority=("mel",)))
         >>> round(measured["recall.nv"], 3), measured["recall.mel"], round(measured["balanced_accuracy"], 3)
         (0.667, 1.0, 0.833)
     """

@@ -37,9 +37,10 @@ class Comparison:
 
     Examples:
         >>> import pandas as pd
-        >>> from dermaffinity.metrics import compare
-        >>> predictions = pd.read_csv("out_of_fold.csv")
-        >>> comparison = compare(predictions, predictions, ("AK", "ML"), minority=["AK"], malignant=[], resamples=100)
+        >>> from dermaffinity.metrics import Classes, Measured, ScoredImages, compare
+        >>> scored = ScoredImages.from_table(pd.read_csv("out_of_fold.csv"), Classes(("AK", "ML"), minority=("AK",)))
+        >>> measured = Measured.of(scored, resamples=100)
+        >>> comparison = compare(measured, measured)
         >>> comparison.gained, comparison.lost
         (0, 0)
         >>> list(comparison.tests)
@@ -64,6 +65,18 @@ def compare(baseline: Measured, candidate: Measured, *, test_train_ratio: float 
         candidate: The method that gains.
         test_train_ratio: Test over training images of a fold, for the corrected t-test; about 1 / (K - 1) for K folds,
             more where training rows are set aside for validation. None where nothing can be said about other folds.
+
+    Examples:
+        >>> import pandas as pd
+        >>> from dermaffinity.metrics import Classes, Measured, ScoredImages, compare
+        >>> classes, table = Classes(("AK", "ML"), minority=("AK",)), pd.read_csv("out_of_fold.csv")
+        >>> only_ml = table.assign(**{"predicted": "ML", "p.AK": 0.1, "p.ML": 0.9})
+        >>> base, better = (Measured.of(ScoredImages.from_table(one, classes)) for one in (only_ml, table))
+        >>> compare(base, better).gains.loc["gain.AK"]
+        value    0.75000
+        low      0.04035
+        high     1.00000
+        Name: gain.AK, dtype: float64
     """
     right = candidate.predictions.correct() - baseline.predictions.correct()
     gained, lost = int((right > 0).sum()), int((right < 0).sum())

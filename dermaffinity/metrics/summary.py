@@ -29,8 +29,8 @@ class ScoredImages:
 
     Examples:
         >>> import pandas as pd
-        >>> from dermaffinity.metrics import ScoredImages
-        >>> scored = ScoredImages.from_table(pd.read_csv("out_of_fold.csv"), ("AK", "ML"))
+        >>> from dermaffinity.metrics import Classes, ScoredImages
+        >>> scored = ScoredImages.from_table(pd.read_csv("out_of_fold.csv"), Classes(("AK", "ML")))
         >>> scored.probabilities.shape  # seeds, images, classes
         (1, 8, 2)
         >>> scored.correct()
@@ -104,7 +104,18 @@ class ScoredImages:
 
 @dataclass(frozen=True)
 class Measured:
-    """A method's measures on the images themselves and on resamples of their groups."""
+    """A method's measures on the images themselves and on resamples of their groups.
+
+    Examples:
+        >>> import pandas as pd
+        >>> from dermaffinity.metrics import Classes, Measured, ScoredImages
+        >>> scored = ScoredImages.from_table(pd.read_csv("out_of_fold.csv"), Classes(("AK", "ML"), minority=("AK",)))
+        >>> Measured.of(scored, resamples=100).summary().loc[["recall.AK", "recall.ML"]].round(2)
+                   value   low  high
+        metric
+        recall.AK   0.75  0.24  0.97
+        recall.ML   0.75  0.30  0.95
+    """
 
     predictions: ScoredImages
     by_seed: dict[str, np.ndarray]  # (S,) each

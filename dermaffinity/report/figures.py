@@ -68,10 +68,10 @@ def recall_figure(summaries: Mapping[str, pd.DataFrame], class_counts: Mapping[s
 
     Examples:
         >>> import pandas as pd
-        >>> from dermaffinity.metrics import summarize
+        >>> from dermaffinity.metrics import Classes, Measured, ScoredImages
         >>> from dermaffinity.report import recall_figure
-        >>> predictions = pd.read_csv("out_of_fold.csv")
-        >>> summary = summarize(predictions, ("AK", "ML"), minority=["AK"], malignant=[], resamples=50)
+        >>> scored = ScoredImages.from_table(pd.read_csv("out_of_fold.csv"), Classes(("AK", "ML")))
+        >>> summary = Measured.of(scored, resamples=50).summary()
         >>> figure = recall_figure({"softmax": summary, "cosen": summary}, {"AK": 4, "ML": 4}, "recall of each class")
         >>> figure.axes[0].get_xlabel()
         "recall, % of the class's images (95 % interval)"
@@ -101,11 +101,11 @@ def gain_figure(gains: Mapping[str, pd.DataFrame], baseline: str, class_counts: 
 
     Examples:
         >>> import pandas as pd
-        >>> from dermaffinity.metrics import compare
+        >>> from dermaffinity.metrics import Classes, Measured, ScoredImages, compare
         >>> from dermaffinity.report import gain_figure
-        >>> predictions = pd.read_csv("out_of_fold.csv")
-        >>> compared = compare(predictions, predictions, ("AK", "ML"), minority=["AK"], malignant=[], resamples=50)
-        >>> figure = gain_figure({"affinity_plus": compared.gains}, "cosen", {"AK": 4, "ML": 4})
+        >>> scored = ScoredImages.from_table(pd.read_csv("out_of_fold.csv"), Classes(("AK", "ML")))
+        >>> measured = Measured.of(scored, resamples=50)
+        >>> figure = gain_figure({"affinity_plus": compare(measured, measured).gains}, "cosen", {"AK": 4, "ML": 4})
         >>> len(figure.axes)
         1
     """
@@ -235,12 +235,12 @@ def roc_figure(
 
     Examples:
         >>> import pandas as pd
-        >>> from dermaffinity.metrics import roc_curve, summarize
+        >>> from dermaffinity.metrics import Classes, Measured, ScoredImages, roc_curve
         >>> from dermaffinity.report import roc_figure
-        >>> table, classes = pd.read_csv("out_of_fold.csv"), ("AK", "ML")
-        >>> summary = summarize(table, classes, minority=["AK"], malignant=[], resamples=50)
+        >>> table, classes = pd.read_csv("out_of_fold.csv"), Classes(("AK", "ML"))
+        >>> summary = Measured.of(ScoredImages.from_table(table, classes), resamples=50).summary()
         >>> label, fold = table["label"].to_numpy(), table["fold"].to_numpy()
-        >>> curves = {name: roc_curve(label == name, table[f"p.{name}"].to_numpy(), fold) for name in classes}
+        >>> curves = {name: roc_curve(label == name, table[f"p.{name}"].to_numpy(), fold) for name in classes.names}
         >>> figure = roc_figure({"cosen": curves}, summary, "cosen", {"AK": 4, "ML": 4})
         >>> len(figure.axes)
         2

@@ -68,6 +68,14 @@ def pareto_figure(summaries: Mapping[str, pd.DataFrame]) -> "Figure":
 
     Args:
         summaries: For each method its `Measured.summary`.
+
+    Examples:
+        >>> import pandas as pd
+        >>> from dermaffinity.metrics import Classes, Measured, ScoredImages
+        >>> from dermaffinity.report import pareto_figure
+        >>> scored = ScoredImages.from_table(pd.read_csv("out_of_fold.csv"), Classes(("AK", "ML"), minority=("AK",)))
+        >>> summary = Measured.of(scored, resamples=50).summary()
+        >>> figure = pareto_figure({"cosen": summary, "affinity_plus": summary})
     """
     names = list(summaries)
     wanted = ["majority_recall", "minority_recall"]
@@ -101,10 +109,10 @@ def forest_figure(summaries: Mapping[str, pd.DataFrame], external: Mapping[str, 
 
     Examples:
         >>> import pandas as pd
-        >>> from dermaffinity.metrics import summarize
+        >>> from dermaffinity.metrics import Classes, Measured, ScoredImages
         >>> from dermaffinity.report import forest_figure
-        >>> table = pd.read_csv("out_of_fold.csv")
-        >>> summary = summarize(table, ("AK", "ML"), minority=["AK"], malignant=[], resamples=50)
+        >>> scored = ScoredImages.from_table(pd.read_csv("out_of_fold.csv"), Classes(("AK", "ML")))
+        >>> summary = Measured.of(scored, resamples=50).summary()
         >>> figure = forest_figure({"cosen": summary, "affinity_plus": summary}, {}, "out-of-fold images")
     """
     values = {name: summary.loc["balanced_accuracy"] for name, summary in summaries.items()}

@@ -43,10 +43,10 @@ def results_table(summaries: Mapping[str, pd.DataFrame], class_counts: Mapping[s
 
     Examples:
         >>> import pandas as pd
-        >>> from dermaffinity.metrics import summarize
+        >>> from dermaffinity.metrics import Classes, Measured, ScoredImages
         >>> from dermaffinity.report import results_table
-        >>> table = pd.read_csv("out_of_fold.csv")
-        >>> summary = summarize(table, ("AK", "ML"), minority=["AK"], malignant=[], resamples=50)
+        >>> scored = ScoredImages.from_table(pd.read_csv("out_of_fold.csv"), Classes(("AK", "ML")))
+        >>> summary = Measured.of(scored, resamples=50).summary()
         >>> results_table({"cosen": summary}, {"AK": 4, "ML": 4}).loc["classes"]
                               cosen
         row
@@ -68,11 +68,11 @@ def gains_table(gains: Mapping[str, pd.DataFrame], class_counts: Mapping[str, in
 
     Examples:
         >>> import pandas as pd
-        >>> from dermaffinity.metrics import compare
+        >>> from dermaffinity.metrics import Classes, Measured, ScoredImages, compare
         >>> from dermaffinity.report import gains_table
-        >>> table = pd.read_csv("out_of_fold.csv")
-        >>> compared = compare(table, table, ("AK", "ML"), minority=["AK"], malignant=[], resamples=50)
-        >>> gains_table({"affinity_plus": compared.gains}, {"AK": 4, "ML": 4}).loc["classes"]
+        >>> scored = ScoredImages.from_table(pd.read_csv("out_of_fold.csv"), Classes(("AK", "ML")))
+        >>> measured = Measured.of(scored, resamples=50)
+        >>> gains_table({"affinity_plus": compare(measured, measured).gains}, {"AK": 4, "ML": 4}).loc["classes"]
                       affinity_plus
         row
         AK (n=4)  +0.0 [+0.0, +0.0]
@@ -93,11 +93,11 @@ def p_value_table(tests: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
     Examples:
         >>> import pandas as pd
-        >>> from dermaffinity.metrics import compare
+        >>> from dermaffinity.metrics import Classes, Measured, ScoredImages, compare
         >>> from dermaffinity.report import p_value_table
-        >>> table = pd.read_csv("out_of_fold.csv")
-        >>> compared = compare(table, table, ("AK", "ML"), minority=["AK"], malignant=[], resamples=50)
-        >>> p_value_table({"affinity_plus": compared.tests}).loc["McNemar"]
+        >>> scored = ScoredImages.from_table(pd.read_csv("out_of_fold.csv"), Classes(("AK", "ML")))
+        >>> measured = Measured.of(scored, resamples=50)
+        >>> p_value_table({"affinity_plus": compare(measured, measured).tests}).loc["McNemar"]
                           affinity_plus
         row
         McNemar, accuracy         1.000

@@ -465,6 +465,10 @@ def serve_ui(uri: str | None = None, *, port: int = 5000) -> NoReturn:
 
     Raises:
         TrackingError: There is nothing to show, or the port is taken.
+
+    Examples:
+        >>> import dermaffinity as da
+        >>> da.ui(port=5001)  # doctest: +SKIP
     """
     command = ui_command(uri, port=port)
     with socket.socket() as probe:
