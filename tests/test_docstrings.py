@@ -47,7 +47,7 @@ PUBLIC = {name: value for package in PACKAGES for name, value in public(package)
 
 @pytest.fixture(scope="session")
 def workplace(fresh_folder, phantom_library, phantom_manifest, toy_model):
-    """The folder that the examples are run in: libraries, a manifest, a classifier, experiments, predictions, images."""
+    """Where the examples are run: libraries, a manifest, a classifier, experiments, predictions, an image."""
     folder = fresh_folder("workplace")
     (folder / "FOLDER").symlink_to(phantom_library)
     (folder / "data_manifests").mkdir()

@@ -31,7 +31,13 @@ FACTS = {
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested settings as dotted keys, in order."""
+    """Nested settings as dotted keys, in order.
+
+    Examples:
+        >>> from dermaffinity.config import flatten
+        >>> dict(flatten({"training": {"epochs": 5, "batch_size": 32}}))
+        {'training.epochs': 5, 'training.batch_size': 32}
+    """
     for key, value in values.items():
         if isinstance(value, Mapping):
             yield from flatten(value, f"{prefix}{key}.")
@@ -154,6 +160,12 @@ def check_arguments(found: type, arguments: Mapping[str, Any], prefix: str = "")
 
     Returns:
         The values in the annotated types, and the problems; the values are empty when there are problems.
+
+    Examples:
+        >>> from dermaffinity.config import check_arguments
+        >>> from dermaffinity.heads import AffinityHead
+        >>> check_arguments(AffinityHead, {"sigma": 0.5})
+        ({'sigma': 0.5}, [])
     """
     model = arguments_model(found)
     try:

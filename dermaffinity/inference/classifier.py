@@ -456,7 +456,14 @@ def explain(
     device: Literal["cpu", "cuda", "auto"] = "cpu",
     plugins: Sequence[str] = (),
 ) -> "Explanation":
-    """Why a trained classifier says what it says about an image; see `LesionClassifier.explain`."""
+    """Why a trained classifier says what it says about an image; see `LesionClassifier.explain`.
+
+    Examples:
+        >>> import dermaffinity as da
+        >>> explanation = da.explain("runs/library_affinity_plus", "lesion.jpg")
+        >>> explanation.predicted in explanation.classes
+        True
+    """
     return LesionClassifier.load(model, views=views, device=device, plugins=plugins).explain(image)
 
 

@@ -34,6 +34,12 @@ class Written:
         license: Their terms.
         notes: What it leaves out, and why.
         tracked: Whether the experiment's tracking run has it as well.
+
+    Examples:
+        >>> from dermaffinity.experiments.report import report
+        >>> written = report(["runs/small_softmax"], images=False, out="report.html")
+        >>> written.path.name
+        'report.html'
     """
 
     path: Path
@@ -72,6 +78,11 @@ def report(
         DataError: When the experiment is not finished, or was scored on inner validation images.
         ComparisonError: When the baseline or another source cannot be compared with it.
         ManifestError: When the manifest named is not the experiment's.
+
+    Examples:
+        >>> from dermaffinity.experiments.report import report
+        >>> report(["runs/small_softmax"], baseline="small_cosen", images=False, out="report.html").path.name
+        'report.html'
     """
     first, *others = (Experiment.open(source, runs) for source in sources)
     # Absolute, because a folder called "." has no name.
