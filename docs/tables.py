@@ -38,18 +38,16 @@ def main() -> None:
         stem = experiment.replace("-", "")
         save_figure(forest_figure(own, external, "out-of-fold images"), FIGURES / f"{stem}_forest.png")
         save_figure(pareto_figure(own), FIGURES / f"{stem}_pareto.png")
-    measured = summaries("hamfit-7", "out-of-fold")
-    shown = {name: measured[name] for name in ("cosen", "softmax", "affinity", "affinity_plus")}
-    results = read_results("benchmark").query(
-        "experiment == 'hamfit-7' and part == 'out-of-fold' and method == 'cosen'"
-    )
+    measured = summaries("hamfit-7", "single models", "record")
+    shown = {name: measured[name] for name in ("softmax", "cosen", "cosen_plus", "affinity_plus")}
+    results = read_results("record").query("experiment == 'hamfit-7' and part == 'single models' and method == 'cosen'")
     counts = {name: int(count) for name, count in CLASS.findall("\n".join(results["measure"]))}
     save_figure(recall_figure(shown, counts, "hamfit-7: recall of each class"), FIGURES / "hamfit7_recall.png")
 
 
-def summaries(experiment: str, part: str) -> dict[str, pd.DataFrame]:
-    """The benchmark's measures of each method as fractions, under the names that figures know."""
-    results = read_results("benchmark").query("experiment == @experiment and part == @part")
+def summaries(experiment: str, part: str, file: str = "benchmark") -> dict[str, pd.DataFrame]:
+    """The measures of each method as fractions, under the names that figures know."""
+    results = read_results(file).query("experiment == @experiment and part == @part")
     names = {title: name for name, title in MEASURES.items()}
     bounds = results[["value", "low", "high"]].apply(pd.to_numeric) / 100
     bounds.index = pd.Index([names.get(measure) or CLASS.sub(r"recall.\1", measure) for measure in results["measure"]])

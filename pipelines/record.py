@@ -61,7 +61,10 @@ def main() -> None:
         arms[f"{arm}, prior"] = Arm(*(with_prior(table, arms[arm], shares, classes) for table in arms[arm]))
     results = pd.concat([measures(arms, classes), gains(arms, classes)], ignore_index=True)
     results.insert(0, "experiment", experiments["cosen"].record.dataset)
-    write_table(results.round(1), arguments.runs / "record" / f"{arguments.dataset}.csv")
+    for column in ("value", "low", "high"):
+        gained = results["part"].str.contains("gain")
+        results[column] = results[column].map("{:+.1f}".format).where(gained, results[column].map("{:.1f}".format))
+    write_table(results, arguments.runs / "record" / f"{arguments.dataset}.csv")
     console = Console(highlight=False)
     console.print(f"Part of the prior at prediction, by fold: {chosen}")
     for part, rows in results.groupby("part", sort=False):
@@ -147,7 +150,8 @@ def measures(arms: Mapping[str, Arm], classes: Classes) -> pd.DataFrame:
         for part, table in tables_of(arm, classes).items():
             summary = Measured.of(ScoredImages.from_table(table, classes)).summary()
             titles = {measure: title for measure, title in MEASURES.items() if measure in summary.index}
-            titles |= {f"recall.{one}": one for one in classes.names}
+            counts = table.drop_duplicates("image")["label"].value_counts()
+            titles |= {f"recall.{one}": f"{one} (n={counts[one]})" for one in classes.names}
             found.append(rows(part, name, summary, titles))
         for part, table in calibrated(arm, classes).items():
             summary = summarize_calibration(table, classes)
