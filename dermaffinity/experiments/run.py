@@ -14,7 +14,7 @@ import yaml
 from rich.console import Console
 
 import dermaffinity
-from dermaffinity.config import Config, EstimatorConfig, import_class, read_config
+from dermaffinity.config import Config, EstimatorConfig, import_class, read_config, shipped
 from dermaffinity.data.manifest import Manifest
 from dermaffinity.errors import ConfigError, TrainingError
 from dermaffinity.experiments.estimator_job import check_estimator_config
@@ -229,14 +229,8 @@ def _config_on(source: "str | Path | Config", data: Manifest | str | Path | None
     path = data.path if isinstance(data, Manifest) else Path(data)
     if path is None:
         raise ConfigError("this manifest is not on the disk; write it with write_manifest, and read it from there")
-    settings = {"data.manifest": str(path)}
-    try:
-        config = read_config(source, overrides, settings)
-    except ConfigError as error:
-        try:
-            config = read_config(f"library_{source}", overrides, settings)  # a method's name alone
-        except ConfigError:
-            raise error from None
+    named = f"library_{source}" if str(source) in shipped("method") else source  # a method's name alone
+    config = read_config(named, overrides, {"data.manifest": str(path)})
     method = config.name.partition("_")[2] or config.name
     return config.model_copy(update={"name": f"{path.stem}_{method}"})
 
