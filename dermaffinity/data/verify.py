@@ -37,9 +37,8 @@ class Verification:
             left out where it is impossible, and where the split is the dataset's own.
 
     Examples:
-        >>> from pathlib import Path
-        >>> from dermaffinity.data import read_manifest, verify_manifest
-        >>> verification = verify_manifest(read_manifest(Path("data_manifests/library.csv")))
+        >>> import dermaffinity as da
+        >>> verification = da.verify("data_manifests/library.csv")
         >>> print(verification.statement().splitlines()[0])
         37 images of 33 groups (patients or lesions) in 5 classes, from 6 images (AK) to 10 (ML).
         >>> verification.findings.empty
@@ -89,9 +88,8 @@ def verify(
         DataError: When there is nothing at the root.
 
     Examples:
-        >>> from pathlib import Path
-        >>> from dermaffinity.data import read_manifest, verify_manifest
-        >>> verify_manifest(read_manifest(Path("data_manifests/library.csv"))).ok()
+        >>> import dermaffinity as da
+        >>> da.verify("data_manifests/library.csv").ok()
         True
     """
     if not isinstance(manifest, Manifest):
