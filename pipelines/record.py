@@ -20,7 +20,7 @@ from rich.console import Console
 from dermaffinity.experiments.experiment import Experiment
 from dermaffinity.experiments.results import arrays, average_models, write_table
 from dermaffinity.metrics.classification import Classes
-from dermaffinity.metrics.comparison import compare
+from dermaffinity.metrics.comparison import adjusted, compare
 from dermaffinity.metrics.reliability import fit_temperature, with_temperature
 from dermaffinity.metrics.summary import Measured, ScoredImages, summarize_calibration
 from dermaffinity.report.method_tables import MEASURES
@@ -33,6 +33,7 @@ PRIOR_LEFT_OUT = ("logit_adjusted", "vs", "balanced_softmax_plus", "affinity_plu
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 PRICE = 0.02
 """What the common classes may lose against softmax, as a fraction of majority recall."""
+BOUNDS = ("value", "low", "high")
 GAINS = {name: MEASURES[name] for name in ("balanced_accuracy", "minority_recall", "majority_recall")}
 
 
@@ -59,20 +60,14 @@ def main() -> None:
     chosen = {arm: chosen_shares(arms[arm], arms["softmax"], classes) for arm in PRIOR_LEFT_OUT}
     for arm, shares in chosen.items():
         arms[f"{arm}, prior"] = Arm(*(with_prior(table, arms[arm], shares, classes) for table in arms[arm]))
-    results = pd.concat([measures(arms, classes), gains(arms, classes)], ignore_index=True)
+    results = pd.concat([measures(arms, classes), gains(arms, classes), prior_rows(chosen)], ignore_index=True)
     results.insert(0, "experiment", experiments["cosen"].record.dataset)
-    for column in ("value", "low", "high"):
-        gained = results["part"].str.contains("gain")
-        results[column] = results[column].map("{:+.1f}".format).where(gained, results[column].map("{:.1f}".format))
     write_table(results, arguments.runs / "record" / f"{arguments.dataset}.csv")
     console = Console(highlight=False)
-    console.print(f"Part of the prior at prediction, by fold: {chosen}")
-    for part, rows in results.groupby("part", sort=False):
-        shown = [
-            f"{value:.1f} [{low:.1f}, {high:.1f}]" for value, low, high in rows[["value", "low", "high"]].to_numpy()
-        ]
-        order = {"index": "method", "columns": "measure", "values": "shown"}
-        table = rows.assign(shown=shown).pivot_table(**order, aggfunc="first", sort=False)
+    for part, found in results.groupby("part", sort=False):
+        shown = [f"{value} [{low}, {high}]" if low else value for value, low, high in found[list(BOUNDS)].to_numpy()]
+        cells = found.assign(shown=shown)
+        table = cells.pivot_table(index="method", columns="measure", values="shown", aggfunc="first", sort=False)
         console.print(console_table(table, f"{part}: percent [95 % interval]", console.width))
 
 
@@ -170,9 +165,12 @@ def gains(arms: Mapping[str, Arm], classes: Classes) -> pd.DataFrame:
                 if name != base:
                     found.append(rows(f"{part}: gain over {base}", name, compare(measured[base], other).gains, GAINS))
         for ours in ("affinity_plus", "affinity_plus, prior"):
-            for name, other in measured.items():
-                if not name.startswith("affinity_plus"):
-                    found.append(rows(f"{part}: gain of {ours}", name, compare(other, measured[ours]).gains, GAINS))
+            rivals = {name: other for name, other in measured.items() if not name.startswith("affinity_plus")}
+            held = adjusted({name: compare(other, measured[ours]) for name, other in rivals.items()})
+            for name, comparison in held.items():
+                found.append(rows(f"{part}: gain of {ours}", name, comparison.gains, GAINS))
+                tests = comparison.tests.set_index(["test", "metric"])["p_holm"]
+                found.append(one(f"{part}: gain of {ours}", name, "p (Holm)", tests["sign_flip", "balanced_accuracy"]))
     for single, ensemble in (("single models", "ensembles of three"), ("external", "external, ensembles")):
         base = by_arm["cosen"][single]
         for name in (name for name in by_arm if name != "cosen"):
@@ -188,12 +186,25 @@ def measure(table: pd.DataFrame, classes: Classes) -> Measured:
 
 
 def rows(part: str, method: str, summary: pd.DataFrame, titles: Mapping[str, str]) -> pd.DataFrame:
-    """Results in percent, one row per measure."""
+    """Results in percent as they are printed, one row per measure; gains with their sign."""
     names = {name.removeprefix("gain."): name for name in summary.index}
-    shown = 100 * summary.loc[[names[name] for name in titles], ["value", "low", "high"]]
-    return shown.assign(part=part, method=method, measure=list(titles.values()))[
-        ["part", "method", "measure", "value", "low", "high"]
-    ]
+    spoken = "{:+.1f}" if "gain" in part else "{:.1f}"
+    shown = (100 * summary.loc[[names[name] for name in titles], list(BOUNDS)]).map(spoken.format)
+    return shown.assign(part=part, method=method, measure=list(titles.values()))[["part", "method", "measure", *BOUNDS]]
+
+
+def one(part: str, method: str, measure: str, value: float) -> pd.DataFrame:
+    """A row of a number without an interval."""
+    return pd.DataFrame(
+        [[part, method, measure, f"{value:.3f}", "", ""]], columns=["part", "method", "measure", *BOUNDS]
+    )
+
+
+def prior_rows(chosen: Mapping[str, Mapping[int, float]]) -> pd.DataFrame:
+    """The chosen part of the prior of each arm and fold."""
+    return pd.concat(
+        [one("part of the prior", arm, f"fold {k}", s) for arm, shares in chosen.items() for k, s in shares.items()]
+    )
 
 
 if __name__ == "__main__":

@@ -317,9 +317,11 @@ class NoAugmentation(Augmentation):
         identity = MIRROR[:1]
         super().__init__(image_size, smallest_scale=1, aspect=(1, 1), symmetries=identity, rotation=0, color=0, hue=0)
 
-    def of(self, images: Sequence[np.ndarray], numbers: np.ndarray) -> np.ndarray:
+    def versions(self, numbers: np.ndarray, sizes: np.ndarray) -> Versions:
         """The central squares, whatever the numbers."""
-        return np.stack([CentralSquare(self.image_size)(image) for image in images])
+        center = (sizes[:, ::-1] - self.image_size) // 2 + self.image_size / 2
+        identity = np.tile(np.eye(2), (len(sizes), 1, 1))
+        return Versions(self._warp(center, identity), np.tile(np.eye(3, 6), (len(sizes), 1, 1)))
 
 
 def training_transform(augmentation: Augmentation) -> Compose:

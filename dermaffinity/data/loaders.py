@@ -15,10 +15,11 @@ from dermaffinity.seeding import derive_seed
 Batches = Iterable[tuple[Tensor, Tensor]]
 """Normalized images (N, 3, S, S) and their class indices (N,)."""
 
-# Images that are augmented in one go on a device: enough for it to be busy, few enough to fit beside a network.
-_AT_A_TIME = 1024
-# Of the device's free memory, what images may take; the network and its gradients need the rest.
-_SHARE_OF_MEMORY = 0.25
+# Pixels that are augmented in one go on a device: enough for it to be busy, few enough to fit beside a network.
+_PIXELS_AT_A_TIME = 1024 * 128 * 128
+# Of the device's whole memory, what images may take: of what is free now a resumed job may find more or less, and
+# would then train on pixels that differ in their last bit.
+_SHARE_OF_MEMORY = 0.1
 
 
 class EpochBatches(Sampler[list[Draw]]):
@@ -94,7 +95,7 @@ def load(
         workers: Processes that load images beside this one.
         device: What the images are for. Those that are loaded are on the CPU.
     """
-    if device.type == "cuda" and fits(dataset, torch.cuda.mem_get_info(device)[0]):
+    if device.type == "cuda" and fits(dataset, torch.cuda.get_device_properties(device).total_memory):
         return ResidentBatches(dataset, batches, device)
     # With a generator of its own a loader leaves the global one, which dropout draws from, alone: how often it draws
     # depends on the workers and on interruptions.
@@ -108,20 +109,21 @@ def load(
     )
 
 
-def fits(dataset: ManifestDataset, free: int) -> bool:
-    """Whether the images of a dataset can be resident on a device with ``free`` bytes."""
+def fits(dataset: ManifestDataset, memory: int) -> bool:
+    """Whether the images of a dataset can be resident on a device of ``memory`` bytes."""
     if isinstance(dataset.images, RowImages):  # read when asked for, because memory cannot hold them
         return False
     if isinstance(dataset.stage, TrainingStage) and not dataset.stage.augmentation.on_device:
         return False
     height, width = (max((image.shape[axis] for image in dataset.images), default=0) for axis in (0, 1))
-    return len(dataset) * 3 * height * width <= _SHARE_OF_MEMORY * free
+    return len(dataset) * 3 * height * width <= _SHARE_OF_MEMORY * memory
 
 
 class ResidentBatches:
     """Batches of images that lie on a device, in uint8, and are augmented and normalized there, many at once.
 
-    The same batches as loading gives, up to half a gray value: a device computes in float32.
+    The same batches as loading gives, but for interpolation: a device's is exact, the CPU's in steps of a 32nd of a
+    pixel, which on smooth pictures is half a gray value on average.
 
     Args:
         dataset: In memory.
@@ -152,7 +154,7 @@ class ResidentBatches:
         waiting: list[list[Draw]] = []
         for batch in self.batches:
             waiting.append(batch)
-            if sum(map(len, waiting)) >= _AT_A_TIME:
+            if sum(map(len, waiting)) * self.pixels[0, 0].numel() >= _PIXELS_AT_A_TIME:
                 yield from self._make(waiting)
                 waiting = []
         if waiting:

@@ -1,4 +1,4 @@
-"""A training in progress, saved after every epoch. Nothing is unpickled."""
+"""A training in progress, saved from time to time after an epoch. Nothing is unpickled."""
 
 import io
 from pathlib import Path

@@ -95,6 +95,8 @@ class Step:
         try:
             with torch.cuda.graph(graph, stream=self._stream):
                 self._terms = self._run(self._inputs)
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError:
             torch.cuda.synchronize()
             return False

@@ -150,9 +150,9 @@ def test_a_shuffled_pass_sees_every_image_once_in_even_batches_and_the_same_for_
 
 
 @pytest.mark.parametrize("stage", [TrainingStage(LesionAugmentation(16)), EvaluationStage(16)], ids=["random", "fixed"])
-@pytest.mark.parametrize("at_a_time", [1, 9, 1024])
+@pytest.mark.parametrize("at_a_time", [1, 9 * 16 * 30, 10**9])
 def test_resident_images_are_those_that_are_loaded(monkeypatch, stage, at_a_time):
-    monkeypatch.setattr("dermaffinity.data.loaders._AT_A_TIME", at_a_time)
+    monkeypatch.setattr("dermaffinity.data.loaders._PIXELS_AT_A_TIME", at_a_time)
     random = np.random.default_rng(0)
     # Smooth pictures of several shapes: interpolation has nothing to disagree about but its last bit.
     images = [
@@ -176,7 +176,7 @@ def test_resident_images_are_those_that_are_loaded(monkeypatch, stage, at_a_time
 def test_images_are_resident_only_where_they_fit_and_their_versions_can_be_made_there():
     dataset = dataset_of(10)
     pixels = 10 * 3 * 20 * 24
-    assert fits(dataset, 4 * pixels)
-    assert not fits(dataset, 4 * pixels - 4)
+    assert fits(dataset, 10 * pixels)
+    assert not fits(dataset, 10 * pixels - 10)
     holes = TrainingStage(LesionAugmentation(16, holes=0.5))
     assert not fits(ManifestDataset(dataset.images, np.zeros(10), holes), 100 * pixels)

@@ -150,7 +150,11 @@ def test_normalization_is_that_of_torchvision():
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (32, 64), (47, 32), (33, 32)])
 def test_no_augmentation_is_the_evaluation_stage(height, width):
     image = picture(height, width)
-    assert torch.equal(training_transform(NoAugmentation(32))(image), EvaluationStage(32)(image))
+    augmentation, central = NoAugmentation(32), EvaluationStage(32)(image)
+    assert torch.equal(training_transform(augmentation)(image), central)
+    canvas = torch.from_numpy(image).movedim(2, 0)[None]
+    made = augmentation.batch(canvas, torch.tensor([[height, width]]), np.random.default_rng(0).random((1, 14)))
+    torch.testing.assert_close(Normalize().of(made)[0], central)
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (32, 64), (50, 32)])
