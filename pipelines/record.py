@@ -64,11 +64,20 @@ def main() -> None:
     results.insert(0, "experiment", experiments["cosen"].record.dataset)
     write_table(results, arguments.runs / "record" / f"{arguments.dataset}.csv")
     console = Console(highlight=False)
-    for part, found in results.groupby("part", sort=False):
-        shown = [f"{value} [{low}, {high}]" if low else value for value, low, high in found[list(BOUNDS)].to_numpy()]
-        cells = found.assign(shown=shown)
-        table = cells.pivot_table(index="method", columns="measure", values="shown", aggfunc="first", sort=False)
+    for part, table in tables(results).items():
         console.print(console_table(table, f"{part}: percent [95 % interval]", console.width))
+
+
+def tables(results: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """What to show of each part: an arm a row, a measure a column."""
+    shown = {}
+    for part, found in results.groupby("part", sort=False):
+        cells = [f"{value} [{low}, {high}]" if low else value for value, low, high in found[list(BOUNDS)].to_numpy()]
+        table = found.assign(cell=cells).pivot_table(
+            index=["part", "method"], columns="measure", values="cell", aggfunc="first", sort=False
+        )
+        shown[str(part)] = table.rename_axis(index=["part", "row"], columns=None)
+    return shown
 
 
 def chosen_shares(arm: Arm, softmax: Arm, classes: Classes) -> dict[int, float]:

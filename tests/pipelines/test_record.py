@@ -1,14 +1,17 @@
+import io
 import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "pipelines"))
-from record import Arm, chosen_shares, gains, majority_recall, mean_of_seeds, measures, with_prior
+from record import Arm, chosen_shares, gains, majority_recall, mean_of_seeds, measures, tables, with_prior
 
 from dermaffinity.metrics.classification import Classes
+from dermaffinity.report.tables import console_table
 
 CLASSES = Classes(("a", "b", "rare"), minority=("rare",))
 
@@ -104,3 +107,8 @@ def test_measures_and_gains_have_every_part_and_the_sign_of_the_better_arm():
     p = over[over["measure"] == "p (Holm)"].set_index("method")["value"].astype(float)
     assert ((p > 0) & (p <= 1)).all()
     assert "ensembles of three: gain over cosen, single models" in set(held["part"])
+    shown = tables(held)
+    assert list(shown) == list(dict.fromkeys(held["part"]))
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(console_table(shown["single models: gain over cosen"], "title", 200))
+    assert "affinity_plus" in console.export_text()

@@ -31,6 +31,9 @@ _COLUMNS = ("lesion_id", "image_id", "dx", "age", "sex", "localization")
 class Ham10000Adapter(DatasetAdapter):
     """Reads HAM10000 from its official archives or from unpacked folders, in any nesting.
 
+    The classes are actinic keratoses and Bowen's disease (akiec), basal cell carcinoma (bcc), benign keratosis (bkl),
+    dermatofibroma (df), melanoma (mel), nevus (nv) and vascular lesions (vasc).
+
     The group is the lesion. Malignant are mel, bcc and akiec: akiec holds actinic keratoses, which are premalignant,
     and intraepithelial carcinoma (Bowen's disease), which is carcinoma in situ; the dataset does not tell them apart,
     and a patient with either must not be sent home.
