@@ -26,7 +26,7 @@ DOCS = Path(__file__).resolve().parent
 FIGURES = DOCS / "figures"
 PAGES = [DOCS.parent / "README.md", *sorted(DOCS.rglob("*.md"))]
 CLASS = re.compile(r"^(\S+) \(n=(\d+)\)$", flags=re.MULTILINE)
-TABLE = re.compile(r"(<!-- table: (.*) -->\n\n)((?:\|.*\n)*)")
+TABLE = re.compile(r"(<!-- table: (.*) -->\n\n)((?:\|.*\n)*)\n*")
 
 
 def main() -> None:
@@ -56,7 +56,8 @@ def summaries(experiment: str, part: str, file: str = "benchmark") -> dict[str, 
 
 def with_tables(text: str) -> str:
     """The text with each of its result tables as the CSV files have it."""
-    return TABLE.sub(lambda found: found[1] + result_table(*found[2].split("; ")), text)
+    written = TABLE.sub(lambda found: found[1] + result_table(*found[2].split("; ")) + "\n", text)
+    return written.rstrip("\n") + "\n"
 
 
 def result_table(file: str, experiment: str, part: str, rows: str, columns: str = "") -> str:

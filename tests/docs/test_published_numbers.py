@@ -162,6 +162,13 @@ def test_a_number_changed_in_a_table_is_written_back():
     assert tables.with_tables(changed) == text
 
 
+def test_a_table_that_is_new_leaves_a_blank_line_before_what_follows():
+    comment = "<!-- table: reproduction; table 1; with augmentation; rows are measures -->\n\n"
+    lines = tables.with_tables(f"{comment}## Next\n").split("\n")
+    assert lines[-3:] == ["", "## Next", ""]
+    assert lines[-4].startswith("|")
+
+
 @pytest.mark.parametrize("page", tables.PAGES, ids=lambda page: page.name)
 def test_no_table_holds_an_interval_that_no_file_has(page):
     unmarked = tables.TABLE.sub("", page.read_text(encoding="utf-8"))
