@@ -117,7 +117,8 @@ def test_a_comparison_on_inner_validation_images_is_not_shown_as_a_result(runs, 
     for name in ("inner_cosen", "inner_affinity"):
         write_experiment(tmp_path / "inner", name, {0, 1}, scored="inner")
     recorder = Recorder()
-    compare_experiments(["inner_cosen", "inner_affinity"], baseline="cosen", runs=tmp_path / "inner", tracker=recorder)
+    experiments = [Experiment.open(name, tmp_path / "inner") for name in ("inner_cosen", "inner_affinity")]
+    compare_experiments(experiments, baseline="cosen", tracker=recorder)
     assert recorder.described == []
 
 

@@ -137,21 +137,21 @@ def saved_view(experiment):
 
 def test_the_store_shows_the_rare_classes_first(tiny_config, runs, empty_store, tmp_path):
     tracker = MlflowTracker(f"sqlite:///{shutil.copy(empty_store, tmp_path / 'mlflow.db')}")
-    outcome, _ = run(tiny_config, runs, tracker=tracker, resume=True)
+    found, _ = run(tiny_config, runs, tracker=tracker, resume=True)
     experiment = tracker.call(lambda client: client.get_experiment_by_name("phantom-5"))
     view = saved_view(experiment)
     assert view["selectedColumns"][:3] == [
         f"metrics.`{name}`" for name in ("minority_recall", "worst_class_recall", "balanced_accuracy")
     ]
     drawn = [chart["metricKey"] for chart in view["compareRunCharts"]]
-    counts = outcome.folder.description()["class_counts"]
+    counts = found.record.class_counts
     assert [counts[name.removeprefix("recall/")] for name in drawn[:5]] == sorted(counts.values())
     assert all(name.startswith("gain/") for name in drawn[5:])
     # The view's own query finds one row, the experiment; with all its measures, and no bound of an interval.
     (row,) = tracker.call(lambda client: client.search_runs([experiment.experiment_id], view["searchFilter"]))
     assert next(iter(row.data.metrics)) == "minority_recall"  # by which MLflow compares
-    assert row.data.metrics["recall/ML"] == round(outcome.summary["value"]["recall.ML"], 4)
-    assert row.data.metrics["calibrated/ece"] == round(outcome.summary["value"]["ece.calibrated"], 4)
+    assert row.data.metrics["recall/ML"] == round(found.measures()["value"]["recall.ML"], 4)
+    assert row.data.metrics["calibrated/ece"] == round(found.measures()["value"]["ece.calibrated"], 4)
     assert {name.partition("/")[0] for name in row.data.metrics if "/" in name} == {"recall", "auc", "calibrated"}
     assert {name: row.data.params[name] for name in ("Method", "Head", "Loss")} == {
         "Method": "tiny",
