@@ -298,7 +298,7 @@ def tune(
     tracking_uri: Uri = None,
     quiet: Quiet = False,
 ) -> None:
-    """Choose a method's settings on the inner validation images; the test folds stay unseen. Goes on where it stopped.
+    """Choose a method's settings on the inner validation images; the test folds stay unseen. Resumes finished jobs.
 
     Example: dermaffinity tune hamfit7_affinity --grid training.learning_rate=0.004,0.01 --grid loss.margin=0.5,0.75
     """

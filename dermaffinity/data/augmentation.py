@@ -63,7 +63,7 @@ class Augmentation(RandomizableTransform, ABC):
     color changes commute, and places outside the image are its reflection. A subclass chooses the ranges.
 
     As a MONAI transform it draws its numbers from MONAI's random state, so that ``Compose.set_random_state`` decides
-    the result. Training hands them in (`of`), one row for each image of an epoch, whatever process it runs in.
+    the result. Training hands them in (`of`), one row for each image of an epoch.
 
     Args:
         image_size: Side S of the square that is returned.
@@ -318,7 +318,7 @@ class NoAugmentation(Augmentation):
         super().__init__(image_size, smallest_scale=1, aspect=(1, 1), symmetries=identity, rotation=0, color=0, hue=0)
 
     def versions(self, numbers: np.ndarray, sizes: np.ndarray) -> Versions:
-        """The central squares, whatever the numbers."""
+        """The central squares; the numbers change nothing."""
         center = (sizes[:, ::-1] - self.image_size) // 2 + self.image_size / 2
         identity = np.tile(np.eye(2), (len(sizes), 1, 1))
         return Versions(self._warp(center, identity), np.tile(np.eye(3, 6), (len(sizes), 1, 1)))

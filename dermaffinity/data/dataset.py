@@ -60,8 +60,8 @@ def read_all(images: RowImages, on_progress: Callable[[int, int], None] | None =
 class ManifestDataset(Dataset):
     """Normalized images (3, S, S) and class indices.
 
-    Random versions depend on (seed, epoch, position in the epoch), so that an epoch is the same whatever the number of
-    workers, whatever the device, and wherever a run was interrupted.
+    Random versions depend on (seed, epoch, position in the epoch) alone: not on the number of workers, the device, or
+    interruptions.
 
     Args:
         images: (H, W, 3) uint8 each; a list kept in memory, or ``RowImages``.

@@ -240,7 +240,7 @@ class LesionClassifier:
 
         Returns:
             Index `class`; columns `images`, the inner validation images of all fold models, `coverage`, the promised
-            share, and `always`, whether the class is in every set for want of images.
+            share, and `always`, whether the class is in every set because there are too few images.
         """
         import pandas as pd
 
