@@ -1,5 +1,6 @@
 """One step of training: eager, or captured once and replayed as a CUDA graph."""
 
+import warnings
 from typing import Any
 
 import torch
@@ -97,7 +98,8 @@ class Step:
                 self._terms = self._run(self._inputs)
         except torch.OutOfMemoryError:
             raise
-        except RuntimeError:
+        except RuntimeError as error:
+            warnings.warn(f"training steps cannot be captured on this GPU and run one by one: {error}", stacklevel=2)
             torch.cuda.synchronize()
             return False
         self._graph = graph
