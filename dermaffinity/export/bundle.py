@@ -20,9 +20,9 @@ from torch import Tensor, nn
 import dermaffinity
 from dermaffinity.data.library import ImageLibrary
 from dermaffinity.errors import DataError, ExportError
-from dermaffinity.export.network import CalibratedNetwork
 from dermaffinity.files import atomic_write, write_json
 from dermaffinity.inference.classifier import LesionClassifier
+from dermaffinity.inference.ensemble import Ensemble
 from dermaffinity.inference.model_folder import FILE, build_network, read_description
 
 _HERE = "dermaffinity.export.bundle"
@@ -49,7 +49,7 @@ class BundleNetwork(nn.Module):
             build_network(sections, len(description.classes), pretrained=False, plugins=plugins)
             for _ in description.fold_models
         ]
-        self.classifier = CalibratedNetwork(description, networks)
+        self.classifier = Ensemble(description, networks).float()
 
     def forward(self, images: Tensor) -> Tensor:
         """The probabilities."""
@@ -151,8 +151,8 @@ def export_bundle(classifier: LesionClassifier, folder: Path) -> Path:
         ) from error
     description = classifier.description
     root = folder / f"{re.sub(r'[^A-Za-z0-9_-]', '_', description.name)}_classification"
-    network = CalibratedNetwork(description, classifier.networks)
-    state = {f"classifier.{name}": tensor for name, tensor in network.state_dict().items()}
+    fold_models = Ensemble(description, classifier.networks).state_dict()
+    state = {f"classifier.{name}": tensor.cpu() for name, tensor in fold_models.items()}
     with atomic_write(root / "models" / "model.pt", "wb") as file:
         torch.save(state, file)
     write_json(root / "models" / FILE, json.loads(description.model_dump_json(by_alias=True)))

@@ -1,6 +1,7 @@
 """ONNX: one file that runs without PyTorch, from a preprocessed image to calibrated probabilities and novelty."""
 
 import contextlib
+import copy
 import io
 import json
 import logging
@@ -16,9 +17,9 @@ from torch import Tensor, nn
 
 from dermaffinity.data.transforms import Normalize
 from dermaffinity.errors import ExportError
-from dermaffinity.export.network import CalibratedNetwork, NetworkAssessment
 from dermaffinity.files import atomic_write, write_json
-from dermaffinity.inference.classifier import LesionClassifier
+from dermaffinity.inference.classifier import Assessment, LesionClassifier
+from dermaffinity.inference.ensemble import Ensemble
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -37,16 +38,17 @@ class _OnnxNetwork(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, network: CalibratedNetwork) -> None:
+    def __init__(self, ensemble: Ensemble, views: int) -> None:
         super().__init__()
-        self.network = network
+        self.ensemble = ensemble
+        self.views = views
         normalize = Normalize()
         self.register_buffer("mean", normalize.mean)
         self.register_buffer("std", normalize.std)
 
-    def forward(self, image: Tensor) -> NetworkAssessment:
+    def forward(self, image: Tensor) -> Assessment[Tensor]:
         """Everything about images (N, S, S, 3) uint8."""
-        return self.network((image.permute(0, 3, 1, 2).float() - self.mean) / self.std)
+        return self.ensemble((image.permute(0, 3, 1, 2).float() - self.mean) / self.std, views=self.views)
 
 
 def export_onnx(classifier: LesionClassifier, folder: Path) -> list[Path]:
@@ -79,7 +81,9 @@ def export_onnx(classifier: LesionClassifier, folder: Path) -> list[Path]:
         ['model.json', 'model.onnx', 'preprocess_and_run.py']
     """
     size = classifier.description.preprocessing.image_size
-    network = _OnnxNetwork(CalibratedNetwork(classifier.description, classifier.networks)).eval()
+    # ONNX Runtime lacks kernels for float64; copied, because the classifier keeps its own device and precision.
+    ensemble = Ensemble(classifier.description, copy.deepcopy(classifier.networks)).cpu().float()
+    network = _OnnxNetwork(ensemble, classifier.views).eval()
     facts = _facts(classifier)
     try:
         content = _serialized(network, size, facts)
@@ -131,7 +135,7 @@ def _serialized(network: nn.Module, size: int, facts: dict[str, Any]) -> bytes:
             (example,),
             dynamo=True,
             input_names=["image"],
-            output_names=list(NetworkAssessment._fields),
+            output_names=list(Assessment._fields),
             dynamic_shapes=({0: torch.export.Dim("N")},),
             verbose=False,
         )

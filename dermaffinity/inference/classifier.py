@@ -4,7 +4,7 @@ import html
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar
 
 from dermaffinity.errors import DataError
 
@@ -24,7 +24,10 @@ _ACCEPTED = (
 )
 
 
-class Assessment(NamedTuple):
+Array = TypeVar("Array", "np.ndarray", "Tensor")
+
+
+class Assessment(NamedTuple, Generic[Array]):
     """All that a classifier says about N images, for C classes and K fold models; see `LesionClassifier`.
 
     Examples:
@@ -34,11 +37,11 @@ class Assessment(NamedTuple):
         {'probabilities': (1, 3), 'novelty': (1,), 'p_values': (1, 3), 'disagreement': (1,), 'embedding': (1, 16)}
     """
 
-    probabilities: "np.ndarray"  # (N, C), calibrated
-    novelty: "np.ndarray"  # (N,)
-    p_values: "np.ndarray"  # (N, C), how usual each image would be among the images of each class
-    disagreement: "np.ndarray"  # (N,), share of the fold models that name another class, in [0, 1)
-    embedding: "np.ndarray"  # (N, K·D), the fold models' side by side
+    probabilities: Array  # (N, C), calibrated
+    novelty: Array  # (N,)
+    p_values: Array  # (N, C), how usual each image would be among the images of each class
+    disagreement: Array  # (N,), share of the fold models that name another class, in [0, 1)
+    embedding: Array  # (N, K·D), the fold models' side by side
 
 
 class LesionClassifier:
@@ -92,10 +95,12 @@ class LesionClassifier:
         import torch
 
         from dermaffinity.data.transforms import EvaluationStage, FixedStage
+        from dermaffinity.inference.ensemble import Ensemble
 
         self.description = description
         # Images come in this layout; weights in another one would be reordered for every image.
         self.networks = [network.to(device).to(memory_format=torch.channels_last) for network in networks]
+        self._ensemble = Ensemble(description, self.networks).to(device)
         self.folder = folder
         self.views = views
         self.device = device
@@ -256,7 +261,7 @@ class LesionClassifier:
             "class"
         )
 
-    def assess(self, images: Any) -> Assessment:
+    def assess(self, images: Any) -> "Assessment[np.ndarray]":
         """Everything at once, for the cost of one prediction."""
         return self._assess(images, calibrated=True)
 
@@ -269,42 +274,16 @@ class LesionClassifier:
         """
         return self._evaluation_stage.normalize(self._seen(image, name))
 
-    def assess_prepared(self, tensors: "Sequence[Tensor]", *, calibrated: bool = True) -> Assessment:
+    def assess_prepared(self, tensors: "Sequence[Tensor]", *, calibrated: bool = True) -> "Assessment[np.ndarray]":
         """What `assess` says about images that `prepare` made ready, all in one pass; at least one."""
-        import numpy as np
         import torch
 
-        from dermaffinity.inference.predict import predict_batch
-        from dermaffinity.metrics.conformal import p_values
-        from dermaffinity.metrics.reliability import with_temperature
-        from dermaffinity.models import views_of
+        with torch.inference_mode():
+            images = torch.stack(list(tensors)).to(self.device)
+            assessed = self._ensemble(images, views=self.views, calibrated=calibrated)
+        return Assessment(*(part.cpu().numpy() for part in assessed))
 
-        images = torch.stack(list(tensors)).to(self.device)
-        probabilities, novelty, usual, embeddings = [], [], [], []
-        for network, fold_model in zip(self.networks, self.description.fold_models, strict=True):
-            known = fold_model.calibration
-            scores = [np.asarray(known.scores[name]) for name in self.description.classes]
-            outputs = [predict_batch(network, view) for view in views_of(images, self.views)]
-            raw = np.stack([of_view.numpy() for _, of_view in outputs])  # (V, N, C)
-            distance = np.stack([network.head.center_distance(output).amin(dim=1).numpy() for output, _ in outputs])
-            own = with_temperature(raw.reshape(-1, raw.shape[2]), known.temperature)
-            probabilities.append(raw.mean(axis=0))
-            novelty.append(((distance.astype(float) - known.distance_mean) / known.distance_sd).mean(axis=0))
-            usual.append(p_values(scores, own).reshape(raw.shape).mean(axis=0))
-            embeddings.append(outputs[0][0].embedding.numpy())
-        mean = np.mean(probabilities, axis=0)
-        others = np.argmax(probabilities, axis=2) != mean.argmax(axis=1)  # (K, N)
-        if calibrated:
-            mean = with_temperature(mean, self.description.temperature)
-        return Assessment(
-            mean,
-            np.mean(novelty, axis=0),
-            np.mean(usual, axis=0),
-            others.mean(axis=0),
-            np.concatenate(embeddings, axis=1),
-        )
-
-    def sets(self, assessment: Assessment, coverage: float = 0.9) -> list[tuple[str, ...]]:
+    def sets(self, assessment: "Assessment[np.ndarray]", coverage: float = 0.9) -> list[tuple[str, ...]]:
         """The sets of `predict_sets` for images that were assessed before."""
         from dermaffinity.metrics.conformal import in_set
 
@@ -424,17 +403,12 @@ class LesionClassifier:
 
     def _single_view(self, images: "Tensor") -> "Tensor":
         """Calibrated probabilities (N, C) of normalized images (N, 3, S, S) as they are."""
-        import numpy as np
         import torch
 
-        from dermaffinity.inference.predict import predict_batch
-        from dermaffinity.metrics.reliability import with_temperature
+        with torch.inference_mode():
+            return self._ensemble(images.to(self.device)).probabilities.cpu()
 
-        images = images.to(self.device)
-        mean = np.mean([predict_batch(network, images)[1].numpy() for network in self.networks], axis=0)
-        return torch.from_numpy(with_temperature(mean, self.description.temperature))
-
-    def _assess(self, images: Any, calibrated: bool) -> Assessment:
+    def _assess(self, images: Any, calibrated: bool) -> "Assessment[np.ndarray]":
         import numpy as np
 
         from dermaffinity.inference.predict import BATCH_SIZE

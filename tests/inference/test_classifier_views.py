@@ -70,13 +70,12 @@ def test_probabilities_novelty_and_p_values_are_means_and_the_mean_is_calibrated
 
 
 def test_the_cost_is_one_forward_pass_for_each_view_and_member(classifier, monkeypatch):
-    from dermaffinity.inference import predict
-
     calls = []
-    once = predict.predict_batch
-    monkeypatch.setattr(
-        predict, "predict_batch", lambda network, images: (calls.append(len(images)), once(network, images))[1]
-    )
+    for network in classifier.networks:
+        forward = network.forward
+        monkeypatch.setattr(
+            network, "forward", lambda images, forward=forward: (calls.append(len(images)), forward(images))[1]
+        )
     classifier.predict([PICTURE, PICTURE, PICTURE])
     assert calls == [3] * classifier.views * 2
 
