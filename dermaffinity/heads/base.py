@@ -58,6 +58,15 @@ class Predictions(NamedTuple):
     labels: Tensor  # (N,), class indices
 
 
+def log_shares(class_counts: Tensor) -> Tensor:
+    """Logarithm of each class's share of the images: (C,), at most 0; what a prior adds to logits.
+
+    Args:
+        class_counts: (C,), images of each class, all positive.
+    """
+    return (class_counts / class_counts.sum()).log()
+
+
 class Head(nn.Module, ABC):
     """Maps an embedding (N, D) to scores (N, C).
 

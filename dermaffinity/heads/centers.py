@@ -1,10 +1,11 @@
-"""What heads with several centers per class share: distances to all of them, and where they start."""
+"""What several heads share: distances and angles to class vectors, and where centers start."""
 
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 # Above this many values C·M·D of all centers, the differences to a batch would fill gigabytes.
 _DIRECT_VALUES = 2**18
@@ -25,6 +26,12 @@ def distance_to_centers(embedding: Tensor, centers: Tensor, distance: Literal["l
     flat = centers.flatten(end_dim=1)  # (CM, D)
     to_each = _SquaredDistance.apply(embedding, flat) if distance == "l2" else torch.cdist(embedding, flat, 1)
     return to_each.unflatten(1, centers.shape[:2])  # (N, C, M)
+
+
+def cosines(embedding: Tensor, points: Tensor) -> Tensor:
+    """Cosine (N, P) of the angle between embeddings (N, D) and points (P, D); 0 where one of the two is the origin."""
+    cosine = F.normalize(embedding, dim=1) @ F.normalize(points, dim=1).T
+    return cosine.clamp(-1, 1)  # rounding
 
 
 def samples_of_each_class(embedding: Tensor, labels: Tensor, num_classes: int, number: int) -> Tensor:

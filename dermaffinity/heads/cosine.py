@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dermaffinity.heads.base import Head, HeadOutput, ScoreKind
+from dermaffinity.heads.centers import cosines
 
 
 class CosineHead(Head):
@@ -67,7 +68,7 @@ class CosineHead(Head):
     def forward(self, embedding: Tensor) -> HeadOutput:
         """Pooled cosines (N, C) of a batch of embeddings (N, D)."""
         centers = F.normalize(self.centers, dim=2)
-        cosine = _cosine(embedding, centers.flatten(0, 1)).unflatten(1, centers.shape[:2])  # (N, C, M)
+        cosine = cosines(embedding, centers.flatten(0, 1)).unflatten(1, centers.shape[:2])  # (N, C, M)
         if self.pooling == "max":
             scores = cosine.amax(dim=2)
         else:
@@ -80,10 +81,4 @@ class CosineHead(Head):
 
     def distance_to(self, embedding: Tensor, points: Tensor) -> Tensor:
         """One minus the cosine of the angle between embedding and point: (N, P), in [0, 2]."""
-        return 1 - _cosine(embedding, points)
-
-
-def _cosine(embedding: Tensor, points: Tensor) -> Tensor:
-    """(N, P), in [-1, 1]; 0 where one of the two is the origin."""
-    cosine = F.normalize(embedding, dim=1) @ F.normalize(points, dim=1).T
-    return cosine.clamp(-1, 1)  # rounding
+        return 1 - cosines(embedding, points)

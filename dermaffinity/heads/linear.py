@@ -1,9 +1,9 @@
 """The usual last layer of a classifier."""
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from dermaffinity.heads.base import Head, HeadOutput, ScoreKind
+from dermaffinity.heads.centers import cosines
 
 
 class LinearHead(Head):
@@ -40,4 +40,4 @@ class LinearHead(Head):
 
         A class vector is a direction; how far along it an embedding lies tells confidence, not likeness.
         """
-        return (1 - F.normalize(embedding, dim=1) @ F.normalize(points, dim=1).T).clamp(min=0)  # rounding
+        return 1 - cosines(embedding, points)

@@ -3,7 +3,7 @@
 from torch import Tensor
 from torch.nn import functional as F
 
-from dermaffinity.heads.base import HeadOutput, Predictions, ScoreKind
+from dermaffinity.heads.base import HeadOutput, Predictions, ScoreKind, log_shares
 from dermaffinity.losses.base import Loss
 from dermaffinity.losses.centers import center_usage, relative_spread
 
@@ -64,7 +64,7 @@ class AffinityPosteriorLoss(Loss):
                 raise ValueError(f"{name} must be at least 0, got {value}")
         self.margin = margin
         self.diversity_weight = diversity_weight
-        self.register_buffer("log_prior", prior_weight * (self.class_counts / self.class_counts.sum()).log())
+        self.register_buffer("log_prior", prior_weight * log_shares(self.class_counts))
 
     def forward(self, output: HeadOutput, labels: Tensor) -> dict[str, Tensor]:
         """The terms ``posterior`` and ``diversity``, the second with its weight."""

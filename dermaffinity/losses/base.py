@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from dermaffinity.heads.base import HeadOutput, Predictions, ScoreKind
 
@@ -63,3 +64,42 @@ class Loss(nn.Module, ABC):
             ValueError: When the loss sees that training cannot succeed; the message says what to change.
         """
         return {}
+
+
+def effective_number_weights(class_counts: Tensor, beta: float) -> Tensor:
+    r"""Weights (C,) that fall with the effective number of a class's images, of mean 1.
+
+    .. math:: w_c \propto \frac{1 - \beta}{1 - \beta^{n_c}}
+
+    Source: Cui et al., "Class-Balanced Loss Based on Effective Number of Samples", CVPR 2019,
+    https://arxiv.org/abs/1901.05555, Eq. 3; β of 0 weights all classes alike, β near 1 inversely to their frequency.
+
+    Args:
+        class_counts: (C,), all positive.
+        beta: β, in [0, 1).
+
+    Raises:
+        ValueError: For another β.
+    """
+    if not 0 <= beta < 1:
+        raise ValueError(f"beta must be in [0, 1), got {beta}; for inverse frequency use CrossEntropyLoss")
+    # In float64: 1 - beta ** n is a small difference.
+    return of_mean_one((1 - beta) / (1 - beta ** class_counts.double())).to(torch.float32)
+
+
+def of_mean_one(weights: Tensor) -> Tensor:
+    """Class weights (C,), scaled to mean 1, which leaves the learning rate its meaning."""
+    return len(weights) * weights / weights.sum()
+
+
+def weighted_cross_entropy(logits: Tensor, labels: Tensor, class_weights: Tensor) -> Tensor:
+    """The mean over images of their class's weight times their cross-entropy.
+
+    Divided by N, not by the batch's weights: a batch of common classes must not count as much as a rare one.
+
+    Args:
+        logits: (N, C).
+        labels: (N,).
+        class_weights: (C,).
+    """
+    return (class_weights[labels] * F.cross_entropy(logits, labels, reduction="none")).mean()

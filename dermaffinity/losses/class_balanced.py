@@ -1,11 +1,9 @@
 """Cross-entropy weighted by the effective number of images of a class."""
 
-import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from dermaffinity.heads.base import HeadOutput, ScoreKind
-from dermaffinity.losses.base import Loss
+from dermaffinity.losses.base import Loss, effective_number_weights, weighted_cross_entropy
 
 
 class ClassBalancedLoss(Loss):
@@ -36,14 +34,8 @@ class ClassBalancedLoss(Loss):
 
     def __init__(self, class_counts: Tensor, embedding_dim: int, *, beta: float = 0.9999) -> None:
         super().__init__(class_counts, embedding_dim)
-        if not 0 <= beta < 1:
-            raise ValueError(f"beta must be in [0, 1), got {beta}; for inverse frequency use CrossEntropyLoss")
-        # In float64: 1 - beta ** n is a small difference.
-        weights = (1 - beta) / (1 - beta ** class_counts.double())
-        self.register_buffer("class_weights", (len(weights) * weights / weights.sum()).to(torch.float32))
+        self.register_buffer("class_weights", effective_number_weights(self.class_counts, beta))
 
     def forward(self, output: HeadOutput, labels: Tensor) -> dict[str, Tensor]:
         """The one term ``class_balanced_cross_entropy``."""
-        image_loss = F.cross_entropy(output.scores, labels, reduction="none")  # (N,)
-        # Divided by N, not by the batch's weights: a batch of common classes must not count as much as a rare one.
-        return {"class_balanced_cross_entropy": (self.class_weights[labels] * image_loss).mean()}
+        return {"class_balanced_cross_entropy": weighted_cross_entropy(output.scores, labels, self.class_weights)}

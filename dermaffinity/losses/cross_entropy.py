@@ -4,10 +4,9 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from dermaffinity.heads.base import HeadOutput, ScoreKind
-from dermaffinity.losses.base import Loss
+from dermaffinity.losses.base import Loss, of_mean_one, weighted_cross_entropy
 
 
 class CrossEntropyLoss(Loss):
@@ -35,11 +34,9 @@ class CrossEntropyLoss(Loss):
         if weighting not in ("none", "inverse"):
             raise ValueError(f"weighting must be 'none' or 'inverse', got {weighting!r}")
         inverse = 1 / self.class_counts
-        weights = len(inverse) * inverse / inverse.sum() if weighting == "inverse" else torch.ones_like(inverse)
-        self.register_buffer("class_weights", weights)
+        weights = inverse if weighting == "inverse" else torch.ones_like(inverse)
+        self.register_buffer("class_weights", of_mean_one(weights))
 
     def forward(self, output: HeadOutput, labels: Tensor) -> dict[str, Tensor]:
         """The one term ``cross_entropy``."""
-        image_loss = F.cross_entropy(output.scores, labels, reduction="none")  # (N,)
-        # Divided by N, not by the batch's weights: a batch of common classes must not count as much as a rare one.
-        return {"cross_entropy": (self.class_weights[labels] * image_loss).mean()}
+        return {"cross_entropy": weighted_cross_entropy(output.scores, labels, self.class_weights)}

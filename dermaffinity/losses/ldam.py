@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dermaffinity.heads.base import HeadOutput, ScoreKind
-from dermaffinity.losses.base import Loss
+from dermaffinity.losses.base import Loss, effective_number_weights, weighted_cross_entropy
 
 
 class LDAMLoss(Loss):
@@ -54,8 +54,6 @@ class LDAMLoss(Loss):
         super().__init__(class_counts, embedding_dim)
         if not 0 <= largest_margin <= 2:
             raise ValueError(f"largest_margin must be in [0, 2], the range of a difference, got {largest_margin}")
-        if not 0 <= beta < 1:
-            raise ValueError(f"beta must be in [0, 1), got {beta}")
         if not 0 <= deferral <= 1:
             raise ValueError(f"deferral must be in [0, 1] because it is a share of the epochs, got {deferral}")
         if not scale > 0:
@@ -64,18 +62,14 @@ class LDAMLoss(Loss):
         self.scale = scale
         counts = self.class_counts
         self.register_buffer("margins", largest_margin * (counts.min() / counts) ** 0.25)  # (C,)
-        # In float64: 1 - beta ** n is a small difference.
-        weights = (1 - beta) / (1 - beta ** counts.double())
-        self.register_buffer("balanced_weights", (len(weights) * weights / weights.sum()).to(torch.float32))
+        self.register_buffer("balanced_weights", effective_number_weights(counts, beta))
         self.register_buffer("class_weights", torch.ones_like(counts))  # those in force
 
     def forward(self, output: HeadOutput, labels: Tensor) -> dict[str, Tensor]:
         """The one term ``ldam``."""
         own_class = F.one_hot(labels, output.scores.shape[1])  # (N, C)
         logits = self.scale * (output.scores - own_class * self.margins)
-        image_loss = F.cross_entropy(logits, labels, reduction="none")  # (N,)
-        # Divided by N, not by the batch's weights: a batch of common classes must not count as much as a rare one.
-        return {"ldam": (self.class_weights[labels] * image_loss).mean()}
+        return {"ldam": weighted_cross_entropy(logits, labels, self.class_weights)}
 
     def on_epoch_start(self, epoch: int, epochs: int) -> None:
         """Puts the weights of this epoch in force."""

@@ -3,7 +3,7 @@
 from torch import Tensor
 from torch.nn import functional as F
 
-from dermaffinity.heads.base import HeadOutput, ScoreKind
+from dermaffinity.heads.base import HeadOutput, ScoreKind, log_shares
 from dermaffinity.losses.base import Loss
 
 
@@ -42,7 +42,7 @@ class LogitAdjustedLoss(Loss):
         super().__init__(class_counts, embedding_dim)
         if not tau >= 0:
             raise ValueError(f"tau must be at least 0, got {tau}")
-        self.register_buffer("shift", tau * (self.class_counts / self.class_counts.sum()).log())  # (C,)
+        self.register_buffer("shift", tau * log_shares(self.class_counts))  # (C,)
 
     def forward(self, output: HeadOutput, labels: Tensor) -> dict[str, Tensor]:
         """The one term ``logit_adjusted_cross_entropy``."""

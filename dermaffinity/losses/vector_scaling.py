@@ -3,7 +3,7 @@
 from torch import Tensor
 from torch.nn import functional as F
 
-from dermaffinity.heads.base import HeadOutput, ScoreKind
+from dermaffinity.heads.base import HeadOutput, ScoreKind, log_shares
 from dermaffinity.losses.base import Loss
 
 
@@ -47,7 +47,7 @@ class VectorScalingLoss(Loss):
             raise ValueError(f"tau must be at least 0, got {tau}")
         counts = self.class_counts
         self.register_buffer("factor", (counts / counts.max()) ** gamma)  # (C,), 1/Δ
-        self.register_buffer("shift", tau * (counts / counts.sum()).log())  # (C,)
+        self.register_buffer("shift", tau * log_shares(counts))  # (C,)
 
     def forward(self, output: HeadOutput, labels: Tensor) -> dict[str, Tensor]:
         """The one term ``vector_scaled_cross_entropy``."""

@@ -85,6 +85,17 @@ def balanced_accuracy(logits: Tensor, labels: Tensor) -> float:
     return float((right / number[labels]).sum() / (number > 0).sum())
 
 
+def check_tau(tau: float | None) -> None:
+    """Refuses a negative strength of a refit; None stands for a chosen one, see `chosen_tau`."""
+    if tau is not None and not tau >= 0:
+        raise ValueError(f"tau must be at least 0, or None to choose it on validation images, got {tau}")
+
+
+def chosen_tau(score: Callable[[float], float]) -> float:
+    """The strength among 0, 0.1, …, 2 with the best score, the smallest of several."""
+    return max((step / 10 for step in range(21)), key=score)
+
+
 def minimize(objective: Callable[[], Tensor], parameters: list[Tensor]) -> float:
     """Moves the parameters to the minimum of a convex, smooth objective; the value there."""
     # The minimum is found rather than approached: no learning rate, no order of images, nothing drawn at random.

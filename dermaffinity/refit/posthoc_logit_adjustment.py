@@ -2,10 +2,8 @@
 
 import torch
 
-from dermaffinity.heads.base import Head, Predictions
-from dermaffinity.refit.base import Refit, balanced_accuracy, linear_layer
-
-_GRID = tuple(step / 10 for step in range(21))
+from dermaffinity.heads.base import Head, Predictions, log_shares
+from dermaffinity.refit.base import Refit, balanced_accuracy, check_tau, chosen_tau, linear_layer
 
 
 class PosthocLogitAdjustment(Refit):
@@ -32,20 +30,18 @@ class PosthocLogitAdjustment(Refit):
     """
 
     def __init__(self, *, tau: float | None = 1.0) -> None:
-        if tau is not None and not tau >= 0:
-            raise ValueError(f"tau must be at least 0, or None to choose it on validation images, got {tau}")
+        check_tau(tau)
         self.tau = tau
 
     @torch.no_grad()
     def __call__(self, head: Head, training: Predictions, validation: Predictions, *, seed: int) -> dict[str, float]:
         """See `Refit`."""
         linear = linear_layer(head)
-        number = torch.bincount(training.labels, minlength=len(linear.bias)).clamp_min(1)  # (C,)
-        log_share = (number / number.sum()).log()
+        log_share = log_shares(torch.bincount(training.labels, minlength=len(linear.bias)).clamp_min(1))  # (C,)
 
         def score(tau: float) -> float:
             return balanced_accuracy(validation.scores - tau * log_share, validation.labels)
 
-        tau = max(_GRID, key=score) if self.tau is None else self.tau  # the first of several best
+        tau = chosen_tau(score) if self.tau is None else self.tau
         linear.bias.sub_(tau * log_share)
         return {"tau": tau}

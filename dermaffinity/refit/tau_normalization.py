@@ -3,9 +3,7 @@
 import torch
 
 from dermaffinity.heads.base import Head, Predictions
-from dermaffinity.refit.base import Refit, balanced_accuracy, linear_layer
-
-_GRID = tuple(step / 10 for step in range(21))
+from dermaffinity.refit.base import Refit, balanced_accuracy, check_tau, chosen_tau, linear_layer
 
 
 class TauNormalization(Refit):
@@ -33,8 +31,7 @@ class TauNormalization(Refit):
     """
 
     def __init__(self, *, tau: float | None = None) -> None:
-        if tau is not None and not tau >= 0:
-            raise ValueError(f"tau must be at least 0, or None to choose it on validation images, got {tau}")
+        check_tau(tau)
         self.tau = tau
 
     @torch.no_grad()
@@ -49,7 +46,7 @@ class TauNormalization(Refit):
         def score(tau: float) -> float:
             return balanced_accuracy(validation.embedding @ normalized(tau).T, validation.labels)
 
-        tau = max(_GRID, key=score) if self.tau is None else self.tau  # the first of several best
+        tau = chosen_tau(score) if self.tau is None else self.tau
         linear.weight.copy_(normalized(tau))
         linear.bias.zero_()
         return {"tau": tau}
