@@ -31,6 +31,11 @@ app = typer.Typer(
 )
 
 
+def _adapter_names(begun: str) -> list[str]:
+    """For the shell's completion."""
+    return [name for name in adapter_options() if name.startswith(begun)]
+
+
 def _config_names(begun: str) -> list[str]:
     """For the shell's completion; where nothing fits, it completes files."""
     from dermaffinity.config import shipped_names
@@ -112,10 +117,21 @@ def prepare(
     adapter: Annotated[
         str,
         typer.Argument(
-            help="dermofit, ham10000, image_folder, mnist or phantom; your own by import path, clinic.OurAdapter."
+            help="table for labels in a table, image_folder for one folder per class, or a dataset, listed below; your "
+            "own by import path, clinic.OurAdapter.",
+            autocompletion=_adapter_names,
         ),
     ],
     source: Annotated[Path, typer.Argument(help="The library's folder or zip archive.")],
+    labels: Annotated[
+        list[Path] | None, typer.Option(help="A table of labels or metadata, for the adapter table; may be repeated.")
+    ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            help="Read the library in the classes of another: ham7, isic8 or dermofit10; others are left out."
+        ),
+    ] = None,
     experiment: Annotated[str | None, typer.Option(help="Such as 5-class (dermofit) or hamfit-7 (ham10000).")] = None,
     protocol: Annotated[
         str | None,
@@ -146,12 +162,13 @@ def prepare(
 ) -> None:
     """Read an image library and freeze it, with its folds, into a manifest.
 
-    Example: dermaffinity prepare dermofit /data/dermofit --experiment 5-class
+    Example: dermaffinity prepare table /data/photos --labels labels.csv
     """
     from dermaffinity.experiments import prepare
 
     if protocol not in (None, "group", "image", "presplit"):
         raise ConfigError(f"--protocol {protocol}: allowed are group, image and presplit")
+    settings: dict[str, Any] = dict(_setting(option) for option in options or ())
     with _counting("hashing images", quiet) as on_progress:
         manifest = prepare.prepare(
             adapter,
@@ -163,9 +180,10 @@ def prepare(
             out=out,
             partial=partial,
             exact_ids=exact_ids,
+            vocabulary=classes,  # type: ignore[arg-type]
             on_note=print,
             on_progress=on_progress,
-            **dict(_setting(option) for option in options or ()),
+            **settings | ({"labels": labels} if labels else {}),
         )
     path = manifest.path
     counts = ", ".join(f"{name} {count}" for name, count in manifest.class_counts().items())

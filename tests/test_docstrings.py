@@ -62,6 +62,12 @@ def workplace(fresh_folder, phantom_library, phantom_manifest, toy_model):
         path = folder / "PHOTOS" / name / f"P{number}_a.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (32, 32), (40 * number, 90, 60)).save(path)
+    tabled = ["id,diagnosis,patient,age"]
+    for number, name in enumerate(["melanoma", "nevus"] * 3):
+        (folder / "TABLED").mkdir(exist_ok=True)
+        Image.new("RGB", (32, 32), (40 * number, 60, 90)).save(folder / f"TABLED/photo{number}.jpg")
+        tabled.append(f"photo{number},{name},P{number},{40 + number}")
+    (folder / "TABLED/labels.csv").write_text("\n".join(tabled))
     for method in ("softmax", "cosen"):
         (folder / f"small_{method}.yaml").write_text(CONFIG.format(method=method))
     with pytest.MonkeyPatch.context() as patch:

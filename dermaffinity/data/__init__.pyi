@@ -4,6 +4,9 @@ from .augmentation import FaceAugmentation as FaceAugmentation
 from .augmentation import LesionAugmentation as LesionAugmentation
 from .augmentation import NoAugmentation as NoAugmentation
 from .dataset import ManifestDataset as ManifestDataset
+from .diagnoses import KnownClasses as KnownClasses
+from .diagnoses import class_in as class_in
+from .diagnoses import known_classes as known_classes
 from .images import decode_image as decode_image
 from .library import ImageLibrary as ImageLibrary
 from .manifest import Manifest as Manifest

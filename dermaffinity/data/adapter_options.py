@@ -3,7 +3,7 @@
 import ast
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +13,7 @@ _IN_WORDS = {
     "str": "a text",
     "Path": "a file",
     "Sequence[str]": "a text, or several as [a, b]",
+    "Sequence[Path]": "a file, or several as [a, b]",
 }
 
 
@@ -28,11 +29,22 @@ class Option(NamedTuple):
 def adapter_options() -> dict[str, list[Option]]:
     """The options of every adapter, by the adapter's name."""
     files = sorted((Path(__file__).parent / "adapters").glob("[!_]*.py"))
-    return {file.stem: list(_options(ast.parse(file.read_text("utf-8")))) for file in files if file.stem != "base"}
+    classes = {file.stem: _adapter(ast.parse(file.read_text("utf-8"))) for file in files}
+    by_name = {adapter.name: adapter for adapter in classes.values()}
+    return {
+        name: list(_options(adapter, by_name)) for name, adapter in classes.items() if name not in ("base", "tabled")
+    }
 
 
-def _options(module: ast.Module) -> Iterator[Option]:
-    (adapter,) = (node for node in module.body if isinstance(node, ast.ClassDef) and node.name.endswith("Adapter"))
+def _adapter(module: ast.Module) -> ast.ClassDef:
+    (found,) = (node for node in module.body if isinstance(node, ast.ClassDef) and node.name.endswith("Adapter"))
+    return found
+
+
+def _options(adapter: ast.ClassDef, by_name: Mapping[str, ast.ClassDef]) -> Iterator[Option]:
+    """Those of the constructor, which may be that of a class above."""
+    if not any(isinstance(member, ast.FunctionDef) and member.name == "__init__" for member in adapter.body):
+        adapter = by_name[ast.unparse(adapter.bases[0])]
     described = _described(ast.get_docstring(adapter) or "")
     for member in adapter.body:
         if isinstance(member, ast.FunctionDef) and member.name == "__init__":
@@ -58,6 +70,6 @@ def _value(node: ast.expr) -> str:
 
 def _described(docstring: str) -> dict[str, str]:
     """The Args section of a docstring, by argument."""
-    arguments = inspect.cleandoc(docstring).partition("Args:\n")[2]
+    arguments = inspect.cleandoc(docstring).partition("Args:\n")[2].partition("\n\n")[0]
     parts = re.findall(r"^    (\w+): (.*?)(?=^    \w|^\S|\Z)", arguments, flags=re.MULTILINE | re.DOTALL)
     return {name: " ".join(text.replace("``", "").split()) for name, text in parts}

@@ -28,6 +28,8 @@ _BESIDE_SUFFIXES = frozenset(
     {
         ".csv",
         ".tsv",
+        ".tab",
+        ".parquet",
         ".xls",
         ".xlsx",
         ".ods",

@@ -265,7 +265,7 @@ def _build(header: dict[str, str], table: pd.DataFrame, root: Path | None, probl
     # The group of an image that is its own is the image's path, as it is on the disk.
     rows["group"] = rows["group"].where(rows["group"] == rows["image"], rows["group"].map(clean))
     for column in rows.columns.difference(list(COLUMNS), sort=False):
-        rows[column] = _numbers_or_text(rows[column])
+        rows[column] = numbers_or_text(rows[column])
     classes = _codes(header["classes"]) if "classes" in header else tuple(sorted(set(rows["label"])))
     return Manifest(
         name=header.get("name", ""),
@@ -358,7 +358,7 @@ def _is_inside(path: object) -> bool:
     return bool(name) and not name.startswith("/") and "\\" not in name and ".." not in name.split("/")
 
 
-def _numbers_or_text(column: pd.Series) -> pd.Series:
+def numbers_or_text(column: pd.Series) -> pd.Series:
     """Numbers only where writing them gives the same text again: '007' is a code, not a number."""
     filled = column != ""
     text = column[filled]

@@ -20,6 +20,8 @@ _ENCODINGS = {
     "cp1252": "cp1252",
 }
 _SPREADSHEETS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # .xlsx and .ods; .xls
+_PARQUET = b"PAR1"
+TABLE_SUFFIXES = (".csv", ".tsv", ".tab", ".xlsx", ".xls", ".ods", ".parquet")
 _CONTROL = re.compile("[\\0-\\x08\\x0e-\\x1f]")
 # Blanks of every kind, and what takes no space on the screen: soft hyphens, joiners, marks of direction and byte order.
 _UNSEEN = "[\\s\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]+"
@@ -38,8 +40,8 @@ class Table(NamedTuple):
     form: str
 
 
-def read_table(content: bytes, name: str, needed: Sequence[str]) -> Table:
-    """Reads a table in UTF-8, UTF-16 or cp1252 whose cells are divided by commas, semicolons, tabs or bars.
+def read_table(content: bytes, name: str, needed: Sequence[str] = ()) -> Table:
+    """Reads a table: a text whose cells are divided by commas, semicolons, tabs or bars, a spreadsheet, or Parquet.
 
     Args:
         content: The file's bytes.
@@ -49,9 +51,12 @@ def read_table(content: bytes, name: str, needed: Sequence[str]) -> Table:
     Raises:
         DataError: The file is no such table, lacks columns, or has lines with more cells than columns.
     """
-    text, encoding = decode_text(content, name)
-    lines, delimiter = split_rows(text, name, needed)
-    form = f"{delimiter}-separated, {encoding}"
+    if content.startswith((*_SPREADSHEETS, _PARQUET)):
+        lines, form = _binary_rows(content, name)
+    else:
+        text, encoding = decode_text(content, name)
+        lines, delimiter = split_rows(text, name, needed)
+        form = f"{delimiter}-separated, {encoding}"
     cleaned = ((number, [clean(cell) for cell in cells]) for number, cells in lines)
     (_, columns), *rows = [(number, cells) for number, cells in cleaned if any(cells)] or [(0, [])]
     columns = _without_empty_end(columns)
@@ -66,6 +71,28 @@ def read_table(content: bytes, name: str, needed: Sequence[str]) -> Table:
     cells = [(cells + [""] * width)[:width] for _, cells in rows]
     table = pd.DataFrame(cells, index=[number for number, _ in rows], columns=columns, dtype=str)
     return Table(table, f"{count_of(len(table), 'line')}, {form}")
+
+
+def _binary_rows(content: bytes, name: str) -> tuple[list[tuple[int, list[str]]], str]:
+    """The cells of a spreadsheet's first sheet or of a Parquet file as text, with line numbers, and the form."""
+    try:
+        if content.startswith(_PARQUET):
+            frame = pd.read_parquet(io.BytesIO(content))
+            cells, form = [frame.columns.tolist(), *frame.astype(object).to_numpy().tolist()], "Parquet"
+        else:
+            sheets = pd.read_excel(io.BytesIO(content), sheet_name=None, header=None, engine="calamine")
+            first = next(iter(sheets))
+            cells, form = sheets[first].astype(object).to_numpy().tolist(), f"spreadsheet, sheet {first!r}"
+    except Exception as error:  # each library has its own for a file that is damaged or of another kind
+        raise DataError(f"{name}: cannot be read as a spreadsheet or Parquet file ({error})") from error
+    return [(line, [_cell_text(cell) for cell in row]) for line, row in enumerate(cells, start=1)], form
+
+
+def _cell_text(cell: object) -> str:
+    """As a person would type it: a spreadsheet keeps the patient 3 as the number 3.0."""
+    if cell is None or cell is pd.NaT or cell != cell:  # NaN
+        return ""
+    return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell)
 
 
 def decode_text(content: bytes, name: str) -> tuple[str, str]:
@@ -162,7 +189,8 @@ def _without_empty_end(cells: list[str]) -> list[str]:
 
 def _check_columns(columns: list[str], needed: Sequence[str], name: str) -> None:
     if not columns:
-        raise DataError(f"{name}: is empty; the columns {', '.join(needed)} are needed")
+        wanted = f"the columns {', '.join(needed)} are needed" if needed else "its first line must name the columns"
+        raise DataError(f"{name}: is empty; {wanted}")
     problems = []
     for column in needed:
         if column not in columns:

@@ -6,6 +6,7 @@ from typing import Any
 
 from dermaffinity.config import check_arguments, parse_arguments
 from dermaffinity.data.adapters.base import adapter_class
+from dermaffinity.data.diagnoses import Vocabulary
 from dermaffinity.data.manifest import Manifest, read_manifest, write_manifest
 from dermaffinity.data.splits import Protocol
 from dermaffinity.errors import ConfigError
@@ -22,6 +23,7 @@ def prepare(
     out: str | Path | None = None,
     partial: bool = False,
     exact_ids: bool = False,
+    vocabulary: Vocabulary | None = None,
     on_note: Callable[[str], None] = lambda note: None,
     on_progress: Callable[[int, int], None] | None = None,
     **options: Any,
@@ -29,7 +31,7 @@ def prepare(
     """Reads an image library and freezes it, with its folds, into a manifest.
 
     Args:
-        adapter: ``dermofit``, ``ham10000``, ``image_folder``, ``mnist`` or ``phantom``.
+        adapter: One of `adapter_names`, such as ``table``, ``ham10000`` or ``isic``; one of your own by import path.
         source: The library's folder or zip archive.
         experiment: The task that the library is read into, such as ``5-class`` (dermofit) or ``hamfit-7`` (ham10000).
         protocol: ``group``: no patient or lesion crosses a fold; ``image``: single images; ``presplit``: the dataset's
@@ -40,7 +42,9 @@ def prepare(
         partial: Accept a library with missing images.
         exact_ids: Take group and class names for different ones even if they differ only in case, blanks, leading
             zeros or a trailing .0.
-        on_note: Told what a person should know about how the library was read.
+        vocabulary: Read the library in the classes of another: ``ham7``, ``isic8`` or ``dermofit10``; ``--classes`` on
+            the command line.
+        on_note: Told what a person should know about how the library was read, before anything is written.
         on_progress: Called after each image with the number done and the number of all.
         **options: Of the adapter, such as ``groups="patients.csv"`` of ``image_folder``.
 
@@ -71,9 +75,18 @@ def prepare(
         reader = found(Path(source), **checked, **others)
     except ValueError as error:
         raise ConfigError(f"{adapter}: {error}") from error
-    manifest = reader.prepare(folds=folds, protocol=protocol, seed=seed, exact_ids=exact_ids, on_progress=on_progress)
+    try:
+        manifest = reader.prepare(
+            folds=folds,
+            protocol=protocol,
+            seed=seed,
+            exact_ids=exact_ids,
+            vocabulary=vocabulary,
+            on_progress=on_progress,
+        )
+    finally:  # what a table was taken for explains the errors, too
+        for note in reader.notes:
+            on_note(note)
     path = Path(out) if out else Path("data_manifests") / f"{manifest.name}.csv"
     write_manifest(manifest, path)
-    for note in reader.notes:
-        on_note(note)
     return read_manifest(path)

@@ -1,11 +1,23 @@
+import io
 import re
+import zipfile
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from dermaffinity.data.tables import clean, look_alikes, read_table
 from dermaffinity.errors import DataError
 
 NEEDED = ("image", "group")
+SPACE = "urn:oasis:names:tc:opendocument:xmlns"
+TEXT = 'office:value-type="string"'
+NUMBER = '<table:table-cell office:value-type="float" office:value="7"><text:p>7</text:p></table:table-cell>'
+HEAD = (
+    f'<office:document-content xmlns:office="{SPACE}:office:1.0" xmlns:table="{SPACE}:table:1.0" '
+    f'xmlns:text="{SPACE}:text:1.0"><office:body><office:spreadsheet><table:table table:name="Labels">'
+)
+TAIL = "</table:table></office:spreadsheet></office:body></office:document-content>"
 
 
 @pytest.mark.parametrize(
@@ -56,7 +68,8 @@ def test_a_missing_column_is_told_with_those_found_and_the_nearest():
     ("content", "message"),
     [
         (b"", "is empty; the columns image, group are needed"),
-        (b"PK\x03\x04 and so on", "is a spreadsheet; save it as CSV"),
+        (b"PK\x03\x04 and so on", "cannot be read as a spreadsheet or Parquet file"),
+        (b"PAR1 and so on", "cannot be read as a spreadsheet or Parquet file"),
         (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "is no text in UTF-8, UTF-16 or cp1252"),
         (b"\xff\xfea", "is no text in UTF-8, UTF-16 or cp1252"),
         (b'image,group\n"1,2\n', "cannot be read as CSV"),
@@ -66,6 +79,30 @@ def test_a_missing_column_is_told_with_those_found_and_the_nearest():
 def test_what_is_no_table_is_one_clear_sentence(content, message):
     with pytest.raises(DataError, match=rf"t\.csv.*{message}"):
         read_table(content, "t.csv", NEEDED)
+
+
+def test_parquet_and_spreadsheets_are_read_as_a_person_would_type_them():
+    frame = pd.DataFrame({"image": ["1", "002"], "group": [3.0, np.nan], "size": [1.5, 2.0], "on": [True, False]})
+    buffer = io.BytesIO()
+    frame.to_parquet(buffer)
+    table = read_table(buffer.getvalue(), "t.parquet", NEEDED)
+    expected = [["1", "3", "1.5", "True"], ["002", "", "2", "False"]]
+    assert (table.form, table.rows.to_numpy().tolist()) == ("2 lines, Parquet", expected)
+    cells = "".join(
+        f"<table:table-row>{''.join(row)}</table:table-row>"
+        for row in [
+            [f"<table:table-cell {TEXT}><text:p>{name}</text:p></table:table-cell>" for name in NEEDED],
+            [f"<table:table-cell {TEXT}><text:p>a.jpg</text:p></table:table-cell>", NUMBER],
+        ]
+    )
+    sheet = io.BytesIO()
+    with zipfile.ZipFile(sheet, "w") as archive:
+        archive.writestr("mimetype", "application/vnd.oasis.opendocument.spreadsheet")
+        archive.writestr("META-INF/manifest.xml", "<manifest/>")
+        archive.writestr("content.xml", f"{HEAD}{cells}{TAIL}")
+    table = read_table(sheet.getvalue(), "t.ods", NEEDED)
+    assert table.form == "1 line, spreadsheet, sheet 'Labels'"
+    assert table.rows.to_numpy().tolist() == [["a.jpg", "7"]]
 
 
 def test_clean_joins_unicode_forms_and_drops_what_is_unseen_at_the_edges():

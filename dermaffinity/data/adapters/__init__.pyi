@@ -9,3 +9,5 @@ from .mnist import MnistAdapter as MnistAdapter
 from .phantom import PhantomAdapter as PhantomAdapter
 from .phantom import draw_lesion as draw_lesion
 from .phantom import write_phantom as write_phantom
+from .table import TableAdapter as TableAdapter
+from .tabled import TabledAdapter as TabledAdapter

@@ -21,12 +21,17 @@ import pandas as pd
 
 from dermaffinity.config import part_class
 from dermaffinity.data import adapters
+from dermaffinity.data.diagnoses import Vocabulary, class_in, known_classes, unmapped_note
 from dermaffinity.data.images import image_size
 from dermaffinity.data.library import Contents, ImageLibrary, printable
 from dermaffinity.data.manifest import Manifest
 from dermaffinity.data.splits import TRAINING_ONLY, Protocol, assign_folds
 from dermaffinity.data.tables import clean, look_alikes
 from dermaffinity.errors import ConfigError, DataError, ManifestError, count_of, did_you_mean, some_of, summed
+
+SPLIT_PARTS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
+SPLIT_PARTS |= {"test": "test", "testing": "test"}
+"""The names that folders and tables give to the parts of a split."""
 
 
 class Record(NamedTuple):
@@ -35,6 +40,7 @@ class Record(NamedTuple):
     ``group`` names the images that must share a fold: one lesion, or one patient where known.
     ``external`` rows get no fold: they are an external test set.
     ``test`` rows are those that a dataset with a split of its own (`DatasetAdapter.presplit`) gives for testing.
+    ``diagnoses`` are finer names of the disease than the label, the finest first, where the library has them.
     ``image`` and ``mask`` are paths as on the disk; `DatasetAdapter.prepare` makes label and group `clean`.
 
     Examples:
@@ -51,6 +57,7 @@ class Record(NamedTuple):
     extra: Mapping[str, str | float | None] = MappingProxyType({})
     external: bool = False
     test: bool = False
+    diagnoses: tuple[str, ...] = ()
 
 
 class DatasetAdapter(ABC):
@@ -149,6 +156,7 @@ class DatasetAdapter(ABC):
         protocol: Protocol | None = None,
         seed: int = 0,
         exact_ids: bool = False,
+        vocabulary: Vocabulary | None = None,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> Manifest:
         """Reads, checks, hashes and splits the library.
@@ -161,6 +169,8 @@ class DatasetAdapter(ABC):
                 ``group``.
             seed: Seed of the split, and of the draw where the adapter draws.
             exact_ids: Take groups and classes for different ones even where their names are `look_alikes`.
+            vocabulary: Read the library in the classes of another, see `known_classes`; images of other diseases are
+                left out, and the notes name their labels.
             on_progress: Called with (images hashed, images in all).
 
         Raises:
@@ -173,7 +183,9 @@ class DatasetAdapter(ABC):
         self._check_split(protocol, folds)
         records = [_cleaned(record) for record in self.select(list(self.records()), seed)]
         records.sort(key=lambda record: record.image)
-        self._check(records, exact_ids)
+        if vocabulary:
+            records = self._read_in(vocabulary, records)
+        self._check(records, exact_ids, protocol)
         development = [record for record in records if not record.external]
         if protocol == "presplit":
             assigned = [0 if record.test else TRAINING_ONLY for record in development]
@@ -198,6 +210,22 @@ class DatasetAdapter(ABC):
             exact_ids=exact_ids,
         )
 
+    def _read_in(self, vocabulary: Vocabulary, records: list[Record]) -> list[Record]:
+        """The records in the classes of another library, which become those of this one as far as they occur."""
+        known = known_classes(vocabulary)
+        codes = [class_in(vocabulary, [*record.diagnoses, record.label], self.name) for record in records]
+        read = [record._replace(label=code) for record, code in zip(records, codes, strict=True) if code]
+        lost = [record.label for record, code in zip(records, codes, strict=True) if not code]
+        self.notes += unmapped_note(lost, vocabulary)
+        present = {record.label for record in read}
+        if absent := [name for name in known.names if name not in present]:
+            self.notes.append(f"classes of {vocabulary} without an image here: {', '.join(absent)}")
+        self.classes = tuple(name for name in known.names if name in present)
+        self.malignant = tuple(name for name in known.malignant if name in present)
+        self.manifest_name = f"{self.manifest_name}-{vocabulary}"
+        self.experiment = vocabulary if self.experiment == "all" else f"{self.experiment} in {vocabulary}"
+        return read
+
     def _check_split(self, protocol: Protocol, folds: int) -> None:
         if protocol == "presplit" and not self.presplit:
             raise ConfigError(f"{self.name} brings no test set of its own; use the protocol group or image")
@@ -207,7 +235,7 @@ class DatasetAdapter(ABC):
                 "cross-validation (group or image) has at least 2"
             )
 
-    def _check(self, records: list[Record], exact_ids: bool) -> None:
+    def _check(self, records: list[Record], exact_ids: bool, protocol: Protocol) -> None:
         images = Counter(record.image for record in records)
         problems = [
             f"{count_of(len(names), 'image')} listed {times} times: {some_of(names)}"
@@ -223,6 +251,15 @@ class DatasetAdapter(ABC):
         if not exact_ids:
             problems += look_alikes(self.classes, "class")
             problems += look_alikes((record.group for record in records if record.group != record.image), "group")
+        if protocol == "presplit":
+            sides: dict[str, set[bool]] = {}
+            for record in records:
+                sides.setdefault(record.group, set()).add(record.test)
+            if torn := [group for group, parts in sides.items() if len(parts) > 1]:
+                problems.append(
+                    f"{count_of(len(torn), 'group')} in both the training and the test part: {some_of(torn)}; give one "
+                    "part to each, or deal new folds with --protocol group"
+                )
         present = {record.label for record in records if not record.external}
         problems += [f"class {code} has no image" for code in self.classes if code not in present]
         if problems:
@@ -265,10 +302,11 @@ def adapter_names() -> list[str]:
 
     Examples:
         >>> from dermaffinity.data.adapters import adapter_names
-        >>> adapter_names()
-        ['dermofit', 'ham10000', 'image_folder', 'mnist', 'phantom']
+        >>> {"dermofit", "ham10000", "table"} <= set(adapter_names())
+        True
     """
-    return sorted(module.name for module in pkgutil.iter_modules(adapters.__path__) if module.name != "base")
+    modules = [module.name for module in pkgutil.iter_modules(adapters.__path__)]
+    return sorted(name for name in modules if name not in ("base", "tabled"))
 
 
 def adapter_class(name: str) -> type[DatasetAdapter]:

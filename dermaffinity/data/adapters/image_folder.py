@@ -8,13 +8,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from dermaffinity.data.adapters.base import DatasetAdapter, Record
+from dermaffinity.data.adapters.base import SPLIT_PARTS, DatasetAdapter, Record
 from dermaffinity.data.library import Contents
 from dermaffinity.data.tables import clean, read_table
 from dermaffinity.errors import ConfigError, DataError, count_of, did_you_mean, nearest, some_of
-
-_PARTS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
-_PARTS |= {"test": "test", "testing": "test"}
 
 
 class ImageFolderAdapter(DatasetAdapter):
@@ -108,7 +105,7 @@ class ImageFolderAdapter(DatasetAdapter):
             level += 1
             names = {_at(above, level) for above in folders.values()} - {""}
         inside = sorted(names)
-        parts = {name: _PARTS[name.casefold()] for name in inside if name.casefold() in _PARTS}
+        parts = {name: SPLIT_PARTS[name.casefold()] for name in inside if name.casefold() in SPLIT_PARTS}
         named = bool(wanted) and set(wanted) <= names
         split = not named and {"train"} < set(parts.values())
         if split and len(parts) < len(inside):

@@ -9,7 +9,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import typer
+from click.testing import Result
 from PIL import Image
+from typer.testing import CliRunner
 
 from dermaffinity.data.adapters.dermofit import PUBLISHED_COUNTS
 from dermaffinity.data.adapters.phantom import draw_lesions
@@ -75,6 +78,32 @@ def ham_tables(lesions_per_class: int = 4) -> tuple[dict[str, bytes], list[str]]
     return files, lines
 
 
+ISIC2019_CLASSES = ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC")
+
+
+def isic2019_tables() -> tuple[dict[str, bytes], list[str], list[str]]:
+    """Six images of each class, two of each of two lesions, the last downsampled; lines of truth and metadata."""
+    files: dict[str, bytes] = {}
+    truth = [f"image,{','.join(ISIC2019_CLASSES)},UNK"]
+    metadata = ["image,age_approx,anatom_site_general,lesion_id,sex"]
+    for number in range(6 * len(ISIC2019_CLASSES)):
+        last = number % 6 > 3
+        name = f"ISIC_{number:07}{'_downsampled' * last}"
+        files[f"ISIC_2019_Training_Input/{name}.jpg"] = picture(16 * number)
+        bits = ("1.0" if number // 6 == place else "0.0" for place in range(9))
+        truth.append(f"{name},{','.join(bits)}")
+        lesion = "" if last else f"HAM_{number // 2:07}"
+        metadata.append(f"{name},{'' if last else 45},anterior torso,{lesion},{'' if last else 'female'}")
+    return files, truth, metadata
+
+
+def run(app: typer.Typer, words: list[str]) -> Result:
+    """A command that succeeds."""
+    done = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done
+
+
 @pytest.fixture(scope="session")
 def fake() -> SimpleNamespace:
     """The functions above: a test directory is no package, so its tests cannot import them."""
@@ -84,6 +113,8 @@ def fake() -> SimpleNamespace:
         write_tree=write_tree,
         write_zip=write_zip,
         ham_tables=ham_tables,
+        isic2019_tables=isic2019_tables,
+        run=run,
         mnist_files=mnist_files,
     )
 

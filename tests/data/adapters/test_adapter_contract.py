@@ -21,12 +21,17 @@ ADAPTERS = adapter_names()
 
 
 @pytest.fixture
-def sources(request, tmp_path):
+def sources(request, tmp_path, fake):
     """For each adapter, a tiny sound library and the options to read it with."""
 
     def phantom():
         write_phantom(tmp_path / "phantom", fraction=0.01, image_size=32)
         return tmp_path / "phantom"
+
+    def table():
+        files, truth, metadata = fake.isic2019_tables()
+        tables = {"truth.csv": "\n".join(truth).encode(), "metadata.csv": "\n".join(metadata).encode()}
+        return fake.write_tree(tmp_path / "table", files | tables)
 
     return {
         "dermofit": lambda: (request.getfixturevalue("small_dermofit").write(), {"partial": True}),
@@ -34,6 +39,7 @@ def sources(request, tmp_path):
         "image_folder": lambda: (request.getfixturevalue("folder_source"), {}),
         "mnist": lambda: (request.getfixturevalue("mnist_source"), {}),
         "phantom": lambda: (phantom(), {}),
+        "table": lambda: (table(), {}),
     }
 
 

@@ -1,0 +1,142 @@
+"""What tables say about images: which image a line means, which lines belong together, what is a number."""
+
+import re
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from pathlib import PurePosixPath
+
+import pandas as pd
+
+from dermaffinity.data.images import IMAGE_SUFFIXES
+from dermaffinity.data.tables import clean
+from dermaffinity.errors import count_of, nearest, some_of
+
+_NUMBER = r"[-+]?\d+(?:[.,]\d+)?"
+_UNIT = re.compile(rf"{_NUMBER}\s*(?:years?|yrs?|y|yo|months?|mo|weeks?|days?|mm|cm|m|kg|g|%)\.?", re.IGNORECASE)
+_DECIMAL_COMMA = re.compile(r"([-+]?\d+),(\d+)")
+_MOST_COMPARED = 20_000
+"""More names are not searched for the nearest one: that would take longer than a person waits."""
+
+
+# What every manifest calls a column, and what libraries do, in lower case.
+_USUAL = {
+    "age": ("age_approx",),
+    "sex": ("gender",),
+    "site": ("anatom_site_general", "anatom_site_general_challenge", "anatom_site_1", "localization", "region"),
+    "skin_tone": ("fitzpatrick_skin_type", "fitspatrick", "fitzpatrick_scale", "fitzpatrick", "skin_tone_class"),
+}
+_SEXES = {"m": "male", "f": "female"}
+
+
+class ImageNames:
+    """Finds the images that a table means by a path, a file name or an id, in whichever folder or archive they lie.
+
+    Case, a leading ``./``, backslashes and a missing suffix make no difference where they leave one image.
+
+    Args:
+        images: Paths as `ImageLibrary` gives them.
+    """
+
+    def __init__(self, images: Iterable[str]) -> None:
+        self._images: dict[str, list[str]] = {}  # by the id, in lower case
+        for image in images:
+            self._images.setdefault(_id(PurePosixPath(clean(image)).name.casefold()), []).append(image)
+
+    def find(self, name: str) -> list[str]:
+        """All images that a name may mean: none, one or several."""
+        asked = clean(name).replace("\\", "/").removeprefix("./").strip("/")
+        candidates = self._images.get(_id(PurePosixPath(asked.casefold()).name), [])
+        if exact := [image for image in candidates if clean(image) == asked]:
+            return exact
+        tail = f"/{asked.casefold()}"
+        with_suffix = [image for image in candidates if f"/{clean(image).casefold()}".endswith(tail)]
+        return with_suffix or [image for image in candidates if _id(f"/{clean(image).casefold()}").endswith(_id(tail))]
+
+    def near(self, name: str) -> list[str]:
+        """The file most like a name that means none, or else any; empty without images."""
+        ids = list(islice(self._images, _MOST_COMPARED))
+        found = nearest(_id(PurePosixPath(name).name), ids) or ids[:1]
+        return [PurePosixPath(self._images[one][0]).name for one in found]
+
+
+def found_images(names: pd.Series, images: ImageNames, kind: str) -> tuple[pd.Series, pd.Series, list[str]]:
+    """The image of each line, whether its name means none, and a problem for names that mean several.
+
+    Args:
+        names: As the table has them, by line; empty cells are left empty.
+        images: Where to look.
+        kind: What they are, for the message: "image" or "mask".
+    """
+    found = names.map(lambda name: images.find(name) if name else [""])
+    several = names[found.map(len) > 1]
+    problems = []
+    if len(several):
+        first = found[several.index[0]]
+        problems.append(
+            f"{count_of(len(several), kind)} that may mean several files, such as {several.iloc[0]!r}: "
+            f"{some_of(first, 4)}. Give the paths, or keep one copy of each: {some_of(several)}"
+        )
+    return found.map(lambda paths: paths[0] if paths else ""), found.map(len) == 0, problems
+
+
+def joined_groups(keys: pd.DataFrame, images: Sequence[str]) -> list[str]:
+    """A group for each image, so that images share one if they share any key, directly or by way of others.
+
+    Args:
+        keys: A row for each image and a column for each key, such as patient and lesion; empty where unknown.
+        images: Their paths; the group of an image without any key is its own path.
+    """
+    parent = list(range(len(images)))
+
+    def root(row: int) -> int:
+        while parent[row] != row:
+            parent[row] = row = parent[parent[row]]
+        return row
+
+    for column in keys:
+        first: dict[str, int] = {}
+        for row, value in enumerate(keys[column]):
+            if value:
+                parent[root(row)] = root(first.setdefault(value, row))
+    names: dict[int, tuple[int, str]] = {}
+    for place, column in enumerate(keys):
+        for row, value in enumerate(keys[column]):
+            if value:
+                # Beyond the first, keys name themselves: lesion 3 is not patient 3.
+                name = place, value if place == 0 else f"{column} {value}"
+                names[root(row)] = min(name, names.get(root(row), name))
+    return [names.get(root(row), (0, image))[1] for row, image in enumerate(images)]
+
+
+def with_usual_names(rows: pd.DataFrame) -> pd.DataFrame:
+    """The table with age, sex, site and skin tone under these names, and the sexes in small letters."""
+    lower = {str(name).casefold(): name for name in reversed(rows.columns)}
+    renamed = {
+        lower[found]: name
+        for name, others in _USUAL.items()
+        if (found := next((one for one in (name, *others) if one in lower), None))
+    }
+    rows = rows.rename(columns=renamed)
+    if "sex" in rows:
+        rows["sex"] = rows["sex"].str.casefold().replace(_SEXES)
+    return rows
+
+
+def numbers_as_written(column: pd.Series, name: str) -> tuple[pd.Series, list[str]]:
+    """The column with decimal points in place of commas, and a problem if its numbers carry units."""
+    filled = column[column != ""]
+    numeric = filled.str.fullmatch(_NUMBER)
+    if numeric.all():
+        return column.str.replace(_DECIMAL_COMMA, r"\1.\2", regex=True), []
+    united = filled[~numeric]
+    if not united.str.fullmatch(_UNIT).all():
+        return column, []
+    cells = [f"{cell!r} (line {line})" for line, cell in united.items()]
+    return column, [f"column {name!r}: {count_of(len(cells), 'cell')} with a unit: {some_of(cells, 4)}. "
+                    "Write the numbers alone, all in one unit"]  # fmt: skip
+
+
+def _id(name: str) -> str:
+    """A file name or path without the suffix of an image."""
+    stem, dot, suffix = name.rpartition(".")
+    return stem if dot and f".{suffix.lower()}" in IMAGE_SUFFIXES else name

@@ -1,0 +1,66 @@
+import pandas as pd
+import pytest
+
+from dermaffinity.data.labels import ImageNames, found_images, joined_groups, numbers_as_written, with_usual_names
+
+IMAGES = ["a.zip/x/ISIC_1.jpg", "b/ISIC_2_downsampled.JPG", "b/1.png", "c/1.png", "b/v1.2", "d/Same.jpg", "d/same.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("ISIC_1", [IMAGES[0]]),
+        ("isic_1.jpg", [IMAGES[0]]),
+        ("x/ISIC_1", [IMAGES[0]]),
+        ("./x\\ISIC_1.png", [IMAGES[0]]),
+        ("y/ISIC_1", []),
+        ("ISIC_2_downsampled", [IMAGES[1]]),
+        ("ISIC_2", []),
+        ("1", ["b/1.png", "c/1.png"]),
+        ("c/1", ["c/1.png"]),
+        ("v1.2", ["b/v1.2"]),
+        ("d/same.jpg", ["d/same.jpg"]),
+        ("SAME", ["d/Same.jpg", "d/same.jpg"]),
+    ],
+)
+def test_an_image_is_found_by_path_name_or_id_in_any_folder_or_archive(name, found):
+    assert ImageNames(IMAGES).find(name) == found
+
+
+def test_names_that_mean_none_or_several_are_told_with_what_is_near():
+    names = pd.Series(["ISIC_1", "1", "ISIC_3", ""], index=[2, 3, 4, 5])
+    found, unknown, problems = found_images(names, ImageNames(IMAGES), "image")
+    assert found.tolist() == [IMAGES[0], "b/1.png", "", ""]
+    assert unknown.tolist() == [False, False, True, False]
+    assert problems == [
+        "1 image that may mean several files, such as '1': b/1.png, c/1.png. Give the paths, or keep one copy of "
+        "each: 1"
+    ]
+    assert ImageNames(IMAGES).near("ISIC_3") == ["ISIC_1.jpg"]
+    assert ImageNames([]).near("ISIC_3") == []
+
+
+def test_images_that_share_a_key_directly_or_by_way_of_others_share_a_group():
+    keys = pd.DataFrame(
+        {"patient": ["3", "", "3", "", "", ""], "lesion": ["L1", "L1", "L2", "3", "3", ""]},
+    )
+    assert joined_groups(keys, list("abcdef")) == ["3", "3", "3", "lesion 3", "lesion 3", "f"]
+    assert joined_groups(keys[[]], ["a", "b", "c", "d", "e", "f"]) == list("abcdef")
+
+
+def test_decimal_commas_become_points_and_units_are_refused():
+    assert numbers_as_written(pd.Series(["1,5", "", "2"]), "age")[0].tolist() == ["1.5", "", "2"]
+    _, problems = numbers_as_written(pd.Series(["45", "46 y", "3mm"], index=[2, 3, 4]), "age")
+    assert problems == [
+        "column 'age': 2 cells with a unit: '3mm' (line 4), '46 y' (line 3). Write the numbers alone, all in one unit"
+    ]
+    codes = pd.Series(["12a", "1,5", "3 cm"])
+    assert numbers_as_written(codes, "code")[0].tolist() == codes.tolist()
+    assert not numbers_as_written(codes, "code")[1]
+
+
+def test_age_sex_site_and_skin_tone_have_one_name_whatever_the_library_calls_them():
+    rows = pd.DataFrame({"Age_Approx": ["45"], "gender": ["M"], "localization": ["back"], "fitspatrick": ["2"]})
+    assert with_usual_names(rows).iloc[0].to_dict() == {"age": "45", "sex": "male", "site": "back", "skin_tone": "2"}
+    both = pd.DataFrame({"age": ["44"], "age_approx": ["45"]})
+    assert with_usual_names(both).iloc[0].to_dict() == {"age": "44", "age_approx": "45"}
