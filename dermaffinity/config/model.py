@@ -1,6 +1,7 @@
 """What a config consists of: its sections and their settings."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -162,6 +163,10 @@ class Config(Section):
         config["data"] |= {"manifest": self.data.manifest.name, "root": None}
         return config
 
+    def contradictions(self, parts: Mapping[str, Any]) -> list[str]:
+        """What the sections have against each other; ``parts`` are those that could be built, with stand-in facts."""
+        return []
+
 
 class NetworkConfig(Config):
     """An experiment that trains a network.
@@ -191,6 +196,28 @@ class NetworkConfig(Config):
         if isinstance(weights, str):
             config["backbone"]["weights"] = Path(weights).name
         return config
+
+    def contradictions(self, parts: Mapping[str, Any]) -> list[str]:
+        """See `Config.contradictions`."""
+        head, loss = (import_class(part.class_path) for part in (self.head, self.loss))
+        problems = []
+        if head.score_kind != loss.score_kind:  # type: ignore[attr-defined]
+            problems.append(
+                f"loss: {loss.__name__} works on {loss.score_kind.value} scores, but the head {head.__name__} gives "  # type: ignore[attr-defined]
+                f"{head.score_kind.value} scores; change one of the two"  # type: ignore[attr-defined]
+            )
+        if {"refit", "head"} <= parts.keys():
+            try:
+                parts["refit"].check(parts["head"])
+            except ValueError as error:
+                problems.append(f"refit: {error}")
+        scales = {name: self.resolved()[name].get("scale") for name in ("head", "loss")}
+        if None not in scales.values() and scales["head"] != scales["loss"]:
+            problems.append(
+                f"loss.scale is {scales['loss']} and head.scale {scales['head']}: the probabilities would not be those "
+                "that were trained; give both the same"
+            )
+        return problems
 
 
 class EstimatorConfig(Config):

@@ -367,29 +367,4 @@ def _check_together(config: Config) -> list[str]:
             parts[section] = component.build(**stand_ins)
         except ValueError as error:
             problems.append(f"{section}: {error}")
-    if isinstance(config, NetworkConfig):
-        problems += _check_network(config, parts)
-    return problems
-
-
-def _check_network(config: NetworkConfig, parts: Mapping[str, Any]) -> list[str]:
-    """What head, loss and refit have against each other."""
-    head, loss = (import_class(part.class_path) for part in (config.head, config.loss))
-    problems = []
-    if head.score_kind != loss.score_kind:  # type: ignore[attr-defined]
-        problems.append(
-            f"loss: {loss.__name__} works on {loss.score_kind.value} scores, but the head {head.__name__} gives "  # type: ignore[attr-defined]
-            f"{head.score_kind.value} scores; change one of the two"  # type: ignore[attr-defined]
-        )
-    if {"refit", "head"} <= parts.keys():
-        try:
-            parts["refit"].check(parts["head"])
-        except ValueError as error:
-            problems.append(f"refit: {error}")
-    scales = {name: config.resolved()[name].get("scale") for name in ("head", "loss")}
-    if None not in scales.values() and scales["head"] != scales["loss"]:
-        problems.append(
-            f"loss.scale is {scales['loss']} and head.scale {scales['head']}: the probabilities would not be those "
-            "that were trained; give both the same"
-        )
-    return problems
+    return problems + config.contradictions(parts)
