@@ -26,9 +26,10 @@ from typer.testing import CliRunner
 import dermaffinity
 from dermaffinity import heads, losses
 from dermaffinity.cli import app
-from dermaffinity.config import compose, question, shipped
+from dermaffinity.config import compose, import_class, question, shipped
 from dermaffinity.data.adapter_options import adapter_options
 from dermaffinity.data.adapters import adapter_class, adapter_names
+from dermaffinity.data.manifest import Manifest
 
 ROOT = Path(__file__).resolve().parents[1]
 METHODS_OF = "hamfit7"  # the dataset with which methods are shown
@@ -49,8 +50,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds every page that is made."""
     pages = {
         "catalogue/methods.md": methods_page(),
-        "catalogue/losses.md": parts_page(losses, losses.Loss, "loss", LOSSES),
-        "catalogue/heads.md": parts_page(heads, heads.Head, "head", HEADS),
+        "catalogue/losses.md": parts_page(losses, losses.Loss, "loss", LOSSES, OF_LOSS),
+        "catalogue/heads.md": parts_page(heads, heads.Head, "head", HEADS, OF_HEAD),
         "catalogue/datasets.md": datasets_page(),
         "reference/commands.md": commands_page(),
         "reference/index.md": packages_page(),
@@ -123,6 +124,10 @@ A loss is what training minimizes. A config names one in its section `loss`. It 
 are of the same kind. To write your own, see [Add a loss](../extend/loss.md).
 """
 
+OF_LOSS = """\
+takes a [`HeadOutput`][dermaffinity.heads.base.HeadOutput] (scores (N, C), embedding (N, D), centers (C, M, D)) and
+labels (N,), and returns scalars by name, whose sum is minimized."""
+
 HEADS = """\
 # Heads
 
@@ -130,6 +135,10 @@ A head turns embeddings into class scores and holds all that prediction needs. A
 `head`. It works with the losses whose scores are of the same kind. To write your own, see [Add a
 head](../extend/head.md).
 """
+
+OF_HEAD = """\
+takes embeddings (N, D) and returns a [`HeadOutput`][dermaffinity.heads.base.HeadOutput]: scores (N, C), embedding
+(N, D), centers (C, M, D). `probabilities` makes (N, C) of it, rows of sum 1."""
 
 DATASETS = """\
 # Datasets
@@ -163,11 +172,12 @@ def component_link(kind: str, component: dict[str, Any]) -> str:
     name = component["class"].rpartition(".")[2]
     given = ", ".join(f"{key} {value}" for key, value in component.items() if key != "class")
     page = {"head": "heads.md", "loss": "losses.md"}.get(kind)
-    return (f"[{name}]({page}#{name.lower()})" if page else f"`{name}`") + (f" ({given})" if given else "")
+    link = f"[{name}]({page}#{name.lower()})" if page else f"[{name}][{path_of(import_class(component['class']))}]"
+    return link + (f" ({given})" if given else "")
 
 
-def parts_page(package: ModuleType, base: type, section: str, introduction: str) -> str:
-    """A table of a package's classes, then a section for each: who uses it, its settings, its docstring."""
+def parts_page(package: ModuleType, base: type, section: str, introduction: str, takes: str) -> str:
+    """A table of a package's classes, then a section for each: who uses it, settings, shapes in and out, docstring."""
     parts = [part for part in members(package) if inspect.isclass(part) and issubclass(part, base) and part is not base]
     rows = [f"| [{p.__name__}](#{p.__name__.lower()}) | {first_line(p)} | {p.score_kind.value} |" for p in parts]
     lines = [introduction, "| class | in one line | scores |", "| --- | --- | --- |", *rows]
@@ -184,6 +194,8 @@ def parts_page(package: ModuleType, base: type, section: str, introduction: str)
             f"  class: {package.__name__}.{part.__name__}",
             *hyper_parameters(part),
             "```",
+            "",
+            f"**What it takes and returns:** [`forward`][{path_of(part.forward)}] {takes} {first_line(part.forward)}",
             "",
             f"::: {path_of(part)}",
             "    options: {show_root_heading: false, show_root_toc_entry: false, members: false}",
@@ -206,6 +218,8 @@ def datasets_page() -> str:
         adapter = adapter_class(name)
         about = inspect.getdoc(adapter)
         lines += [f"## {name}", "", re.split(r"\n\n(?:Args|Examples):\n", about or "")[0], ""]
+        lines += [f"- **What it takes and returns:** the dataset's folder; a manifest, see [`{adapter.__name__}`]"]
+        lines[-1] += f"[{path_of(adapter)}] and [`Manifest`][{path_of(Manifest)}]."
         lines += [f"- **Classes:** {', '.join(adapter.classes) or 'the folders'}."]
         lines += [f"- **Malignant:** {', '.join(adapter.malignant)}."] if adapter.malignant else []
         lines += [f"- **Citation:** {adapter.citation}", f"- **License:** {adapter.license}"]

@@ -47,6 +47,8 @@ def test_every_method_and_loss_is_in_the_catalogue():
     page = hooks.methods_page()
     assert "## affinity_plus" in page
     assert "[AffinityMixtureHead](heads.md#affinitymixturehead) (centers_per_class 2, sigma 0.2)" in page
-    losses = hooks.parts_page(hooks.losses, hooks.losses.Loss, "loss", hooks.LOSSES)
+    losses = hooks.parts_page(hooks.losses, hooks.losses.Loss, "loss", hooks.LOSSES, hooks.OF_LOSS)
     assert "Used by [affinity_plus](methods.md#affinity_plus)." in losses
     assert "## CoSenLoss" in losses
+    assert "[`forward`][dermaffinity.losses.cosen.CoSenLoss.forward] takes a [`HeadOutput`]" in losses
+    assert "[UnitNeck][dermaffinity.models.necks.UnitNeck]" in page
