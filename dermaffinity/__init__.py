@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dermaffinity.experiments.benchmark import benchmark
     from dermaffinity.experiments.compare import compare
     from dermaffinity.experiments.demo import run_demo as demo
+    from dermaffinity.experiments.evaluate import Evaluation, evaluate
     from dermaffinity.experiments.experiment import Experiment
     from dermaffinity.experiments.prepare import prepare
     from dermaffinity.experiments.run import crossval
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from dermaffinity.tracking.mlflow_tracker import serve_ui as ui
 
 __all__ = [
+    "Evaluation",
     "Experiment",
     "LesionClassifier",
     "Manifest",
@@ -36,6 +38,7 @@ __all__ = [
     "compare",
     "crossval",
     "demo",
+    "evaluate",
     "explain",
     "predict",
     "prepare",
@@ -52,6 +55,7 @@ _HOME = {
     "experiments.benchmark": ("benchmark",),
     "experiments.compare": ("compare",),
     "experiments.demo": ("run_demo as demo",),
+    "experiments.evaluate": ("Evaluation", "evaluate"),
     "experiments.experiment": ("Experiment",),
     "experiments.prepare": ("prepare",),
     "experiments.run": ("crossval",),

@@ -168,7 +168,7 @@ def prepare(
 
     if protocol not in (None, "group", "image", "presplit"):
         raise ConfigError(f"--protocol {protocol}: allowed are group, image and presplit")
-    settings: dict[str, Any] = dict(_setting(option) for option in options or ())
+    settings: dict[str, Any] = dict(_setting("--set", option) for option in options or ())
     with _counting("hashing images", quiet) as on_progress:
         manifest = prepare.prepare(
             adapter,
@@ -438,6 +438,79 @@ def predict(
         print(f"Included in every prediction set: too few calibration images of {', '.join(always)}.")
     if faults:
         raise typer.Exit(1)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[
+        str, typer.Argument(help="Folder of an experiment, a fold or a classifier, or models:/NAME@ALIAS.")
+    ],
+    manifest: Annotated[Path, typer.Argument(help="A manifest that prepare wrote.")],
+    root: Annotated[Path | None, typer.Option(help="The library's folder, if it has moved.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the results; default: evaluations/MODEL_on_MANIFEST.")
+    ] = None,
+    per: Annotated[
+        Literal["image", "group"],
+        typer.Option(help="group: one answer per patient or lesion, from the mean log-odds of its images."),
+    ] = "image",
+    adapt: Annotated[
+        float,
+        typer.Option(min=0, help="Set so many images aside, or below 1 such a share, to fit a temperature; unscored."),
+    ] = 0,
+    level: Annotated[
+        float, typer.Option(min=0.01, max=0.999, help="Show the sensitivity at this specificity, and the reverse.")
+    ] = 0.9,
+    coverage: Annotated[
+        float, typer.Option(min=0.5, max=0.999, help="Share of images whose set shall hold their class.")
+    ] = 0.9,
+    rename: Annotated[
+        list[str] | None,
+        typer.Option("--rename", metavar="LIBRARY=MODEL", help="Read a class of the manifest as one of the model's."),
+    ] = None,
+    known_only: Annotated[
+        bool, typer.Option("--known-only", help="Leave out images of classes that the model does not know.")
+    ] = False,
+    images: Annotated[bool, typer.Option("--images/--no-images", help="Show images of the library.")] = True,
+    plugins: Plugins = None,
+    views: Views = "1",
+    device: Device = "cpu",
+    tracking_uri: Uri = None,
+    quiet: Quiet = False,
+) -> None:
+    """Validate a trained classifier on images that it was not made from, and write a report. Run again to continue.
+
+    Example: dermaffinity evaluate runs/hamfit7_affinity data_manifests/clinic.csv --adapt 100
+    """
+    from dermaffinity.experiments import evaluate
+    from dermaffinity.report.tables import results_table
+
+    with _counting("predicting", quiet) as on_progress:
+        evaluation = evaluate.evaluate(
+            model,
+            manifest,
+            root=root,
+            out=out,
+            per=per,
+            adapt=adapt,
+            level=level,
+            coverage=coverage,
+            rename=dict(_setting("--rename", text) for text in rename or ()),
+            known_only=known_only,
+            images=images,
+            views=int(views),  # type: ignore[arg-type]
+            device=device,
+            plugins=plugins or (),
+            tracking_uri=tracking_uri,
+            on_progress=on_progress,
+        )
+    for note in evaluation.notes:
+        print(note)
+    table = results_table({evaluation.model.name: evaluation.measures()}, evaluation.results.counts)
+    _print_tables({f"{evaluation.manifest.name}, {per}s: percent [95 % interval]": table})
+    for sentence in evaluation.sentences():
+        print(sentence)
+    print(f"{evaluation.path}: report.html, predictions and tables; {_INTENDED_USE}")
 
 
 @app.command()
@@ -786,10 +859,10 @@ def _numbers(option: str, text: str) -> list[int]:
         raise ConfigError(f"{option} {text}: write numbers with commas between, such as 0,1,2") from None
 
 
-def _setting(text: str) -> tuple[str, str]:
+def _setting(option: str, text: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not equals or not key:
-        raise ConfigError(f"--set {text}: write key=value")
+        raise ConfigError(f"{option} {text}: write key=value")
     return key, value
 
 

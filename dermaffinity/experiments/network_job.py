@@ -21,6 +21,7 @@ from dermaffinity.experiments.results import prediction_table, write_table
 from dermaffinity.files import hold, sweep_partial, write_json
 from dermaffinity.heads import Predictions
 from dermaffinity.inference.model_folder import (
+    HASH_DIGITS,
     Facts,
     TrainingExamples,
     build_network,
@@ -173,6 +174,7 @@ def _facts(config: NetworkConfig, manifest: Manifest) -> Facts:
                 "name": manifest.name,
                 "split_hash": manifest.split_hash,
                 "images_digest": manifest.images_digest,
+                "image_hashes": " ".join(sorted(manifest.trained_on()["sha256"].str[:HASH_DIGITS])),
                 "class_counts": manifest.class_counts(),
                 "source": manifest.source,
                 "license": manifest.license,

@@ -26,6 +26,7 @@ from dermaffinity.models import LesionNetwork
 
 FILE = "classifier.json"
 
+HASH_DIGITS = 12
 _FORMAT = 2
 _INTENDED_USE = "Research use only. Not a medical device; not fit to decide about a patient."
 # What decides which pixels reach the network and what becomes of them.
@@ -45,6 +46,7 @@ class Data(Section):
     name: str
     split_hash: str
     images_digest: str  # SHA-256 over the contents of all images that any fold was trained on
+    image_hashes: str = ""  # of each of these images `HASH_DIGITS` of its SHA-256, with blanks between, sorted
     class_counts: dict[str, int]
     source: str
     license: str

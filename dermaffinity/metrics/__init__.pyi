@@ -11,6 +11,10 @@ from .conformal import p_values as p_values
 from .conformal import promised_coverage as promised_coverage
 from .curves import coverage_curve as coverage_curve
 from .curves import roc_curve as roc_curve
+from .operating import decision_curve as decision_curve
+from .operating import net_benefit as net_benefit
+from .operating import operating_points as operating_points
+from .operating import sensitivity_at as sensitivity_at
 from .power import seeds_needed as seeds_needed
 from .power import smallest_gain as smallest_gain
 from .power import smallest_resampled_gain as smallest_resampled_gain
@@ -34,6 +38,7 @@ from .statistics import mcnemar_exact as mcnemar_exact
 from .statistics import share_interval as share_interval
 from .statistics import sign_flip_test as sign_flip_test
 from .statistics import wilson_interval as wilson_interval
+from .subgroups import subgroup_gaps as subgroup_gaps
 from .summary import Measured as Measured
 from .summary import ScoredImages as ScoredImages
 from .verification import verification_summary as verification_summary

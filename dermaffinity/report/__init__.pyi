@@ -1,5 +1,6 @@
 from .figures import confusion_figure as confusion_figure
 from .figures import coverage_figure as coverage_figure
+from .figures import decision_figure as decision_figure
 from .figures import gain_figure as gain_figure
 from .figures import history_figure as history_figure
 from .figures import recall_figure as recall_figure

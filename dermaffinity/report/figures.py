@@ -312,6 +312,35 @@ def coverage_figure(curves: Mapping[str, pd.DataFrame]) -> "Figure":
     return figure
 
 
+def decision_figure(curve: pd.DataFrame) -> "Figure":
+    """Net benefit of a model against acting on every image and on none.
+
+    Args:
+        curve: What `dermaffinity.metrics.operating.decision_curve` returns.
+
+    Examples:
+        >>> import pandas as pd
+        >>> from dermaffinity.report import decision_figure
+        >>> curve = pd.DataFrame({"threshold": [0.1, 0.2], "value": 0.1, "low": 0.0, "high": 0.2, "all": [0.1, -0.1]})
+        >>> [text.get_text() for text in decision_figure(curve).axes[0].get_legend().get_texts()]
+        ['model', 'act on all', 'act on none']
+    """
+    figure = _figure(5.4, 4.2)
+    axes = figure.add_subplot()
+    risk = 100 * curve["threshold"]
+    axes.plot(risk, curve["value"], color=METHOD_COLORS[0], label="model")
+    axes.fill_between(risk, curve["low"], curve["high"], color=METHOD_COLORS[0], alpha=0.2, linewidth=0)
+    axes.plot(risk, curve["all"], color=METHOD_COLORS[1], linestyle="--", label="act on all")
+    axes.axhline(0, color=_GREY, linestyle=":", label="act on none")
+    top = max(float(curve["high"].max()), float(curve["all"].max()))
+    axes.set(xlabel="risk from which on one would act, %", ylabel="net benefit, true positives per image")
+    axes.set(xlim=(0, float(risk.max())), ylim=(-0.2 * top, 1.05 * top))
+    axes.legend(loc="upper right", frameon=False)
+    axes.grid(color="#eeeeee")
+    _frame(figure, axes, "")
+    return figure
+
+
 def embedding_figure(
     points: np.ndarray,
     labels: np.ndarray,

@@ -208,6 +208,12 @@ def percent_interval(value: float, low: float, high: float, sign: str = "") -> s
     return f"{100 * value:{number}} [{100 * low:{number}}, {100 * high:{number}}]"
 
 
+def point_interval(points: pd.DataFrame, name: str, kind: str) -> str:
+    """`sensitivity` or `specificity` of a class in `dermaffinity.metrics.operating_points`, in percent."""
+    value, low, high = points.loc[[name], [kind, f"{kind}.low", f"{kind}.high"]].to_numpy(float)[0]
+    return percent_interval(value, low, high)
+
+
 def training_rows(summaries: Mapping[str, pd.DataFrame]) -> list[str]:
     """What the trainings of some method report of themselves, which is not in percent: ``training.<name>``."""
     return list(dict.fromkeys(name for one in summaries.values() for name in one.index if name.startswith("training.")))

@@ -98,6 +98,9 @@ class Run(Protocol):
             The address that the alias makes, for example ``models:/hamfit-7@affinity``; empty when nothing is recorded.
         """
 
+    def link_model(self, digest: str) -> None:
+        """Say that this run is about the registered version of a model with this digest, where the store has one."""
+
     def finish(self, status: RunStatus) -> None:
         """Mark the run as ended."""
 
@@ -227,5 +230,7 @@ class _NullRun:
         description: str,
     ) -> str:
         return ""
+
+    def link_model(self, digest: str) -> None: ...
 
     def finish(self, status: RunStatus) -> None: ...

@@ -5,9 +5,10 @@ import pandas as pd
 
 from dermaffinity.experiments.compare import ComparedExperiments
 from dermaffinity.experiments.experiment import Experiment
-from dermaffinity.experiments.report.findings import coverage_curves
+from dermaffinity.experiments.report.findings import Answers, coverage_curves
 from dermaffinity.experiments.report.revisit import SeenFold
 from dermaffinity.experiments.results import arrays
+from dermaffinity.metrics.classification import Classes
 from dermaffinity.metrics.curves import roc_curve
 from dermaffinity.report import figures
 from dermaffinity.report.html.render import Picture, picture
@@ -19,7 +20,7 @@ def draw(
     compared: ComparedExperiments | None,
     summaries: dict[str, pd.DataFrame],
     seen: list[SeenFold] | None,
-    novelty: pd.Series | None,
+    answers: Answers,
 ) -> dict[str, Picture | None]:
     """Every picture of the report."""
     counts, name, summary = experiment.record.class_counts, experiment.name, experiment.measures()
@@ -29,7 +30,7 @@ def draw(
     tables = {name: experiment.out_of_fold.table}
     if compared and compared.baseline != name:
         tables = {compared.baseline: compared.experiments[compared.baseline].out_of_fold.table, **tables}
-    curves = {method: _roc_curves(experiment, table) for method, table in tables.items()}
+    curves = {method: roc_curves(table, experiment.classes) for method, table in tables.items()}
     bins = experiment.out_of_fold.bins()
     return {
         "recall": picture(
@@ -53,7 +54,7 @@ def draw(
             "number of images in each bin.",
         ),
         "coverage": picture(
-            figures.coverage_figure(coverage_curves(experiment, novelty)),
+            figures.coverage_figure(coverage_curves(answers)),
             "coverage",
             "Share of right answers against the share of images answered; the numbers are in the table below.",
             "Accuracy when the most uncertain images are left to a person. Dotted: all images answered. Shares below "
@@ -72,12 +73,12 @@ def draw(
     }
 
 
-def _roc_curves(experiment: Experiment, table: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    labels, probabilities = arrays(table, experiment.classes)
+def roc_curves(table: pd.DataFrame, classes: Classes) -> dict[str, pd.DataFrame]:
+    """The curve of each class against the rest."""
+    labels, probabilities = arrays(table, classes)
     models = table.groupby(["fold", "seed"]).ngroup().to_numpy()
     return {
-        name: roc_curve(labels == index, probabilities[:, index], models)
-        for index, name in enumerate(experiment.classes.names)
+        name: roc_curve(labels == index, probabilities[:, index], models) for index, name in enumerate(classes.names)
     }
 
 

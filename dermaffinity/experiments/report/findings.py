@@ -1,5 +1,9 @@
 """The tables of a report that are not in an experiment's own: sets, coverage, subgroups, cases."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
 import numpy as np
 import pandas as pd
 
@@ -9,17 +13,71 @@ from dermaffinity.data.manifest import COLUMNS
 from dermaffinity.experiments.experiment import Experiment
 from dermaffinity.experiments.report.revisit import SeenFold
 from dermaffinity.experiments.results import arrays
-from dermaffinity.metrics.classification import MINORITY_BELOW
+from dermaffinity.metrics.classification import MINORITY_BELOW, Classes
 from dermaffinity.metrics.conformal import in_set, p_values, promised_coverage
 from dermaffinity.metrics.curves import coverage_curve
 from dermaffinity.metrics.statistics import share_interval
+from dermaffinity.metrics.subgroups import subgroup_gaps
 from dermaffinity.report.html.render import Case, CaseGroup, Table, thumbnail
 from dermaffinity.report.tables import interval_of, percent_interval
 
 _CASES = 12
-_COVERAGE = 0.9  # of the prediction sets
+COVERAGE = 0.9  # of the prediction sets
 _AGES = {"under 40": 0, "40 to 59": 40, "60 to 79": 60, "80 and older": 80}  # years, from
+_AGE_COLUMNS = ("age", "age_approx")
 _MOST_VALUES = 20  # of a column that splits the results; more would be names
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What was answered about N images, each once.
+
+    Args:
+        classes: The C classes.
+        rows: Prediction table.
+        novelty: By image, where it is known.
+    """
+
+    classes: Classes
+    rows: pd.DataFrame
+    novelty: pd.Series | None = None
+
+    @classmethod
+    def of(cls, experiment: Experiment, novelty: pd.Series | None = None) -> "Answers":
+        """The first seed's out-of-fold answers, calibrated where they can be."""
+        return cls(experiment.classes, _first_seed(experiment, experiment.out_of_fold.best), novelty)
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """(N,) class indices."""
+        return arrays(self.rows, self.classes)[0]
+
+    @cached_property
+    def probabilities(self) -> np.ndarray:
+        """(N, C)."""
+        return arrays(self.rows, self.classes)[1]
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """(N,) class indices."""
+        return self.probabilities.argmax(axis=1)
+
+    @property
+    def right(self) -> np.ndarray:
+        """(N,) bool."""
+        return self.predicted == self.labels
+
+    @property
+    def groups(self) -> np.ndarray:
+        """(N,)."""
+        return self.rows["group"].to_numpy()
+
+    def unsureness(self) -> dict[str, np.ndarray]:
+        """How unsure each answer is (N,), by the way to tell."""
+        found = {"surest by confidence": 1 - self.probabilities.max(axis=1)}
+        if self.novelty is not None:
+            found["least novel"] = self.novelty.loc[self.rows["image"]].to_numpy()
+        return found
 
 
 def class_table(experiment: Experiment) -> Table:
@@ -72,35 +130,21 @@ def calibration_table(experiment: Experiment) -> Table:
     )
 
 
-def coverage_curves(experiment: Experiment, novelty: pd.Series | None) -> dict[str, pd.DataFrame]:
+def coverage_curves(answers: Answers) -> dict[str, pd.DataFrame]:
     """Accuracy against coverage, by confidence and, where it is known, by novelty."""
-    right, unsureness = _right_and_unsureness(experiment, novelty)
-    return {name: coverage_curve(right, values) for name, values in unsureness.items()}
+    return {name: coverage_curve(answers.right, values) for name, values in answers.unsureness().items()}
 
 
-def _right_and_unsureness(
-    experiment: Experiment, novelty: pd.Series | None
-) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Which answers of the first seed are right (N,), and how unsure each is (N,), by the way to tell."""
-    rows = _first_seed(experiment, experiment.out_of_fold.best)
-    labels, probabilities = arrays(rows, experiment.classes)
-    unsureness = {"surest by confidence": 1 - probabilities.max(axis=1)}
-    if novelty is not None:
-        unsureness["least novel"] = novelty.loc[rows["image"]].to_numpy()
-    return probabilities.argmax(axis=1) == labels, unsureness
-
-
-def coverage_table(experiment: Experiment, novelty: pd.Series | None) -> Table:
+def coverage_table(answers: Answers) -> Table:
     """Accuracy at some shares of images answered."""
-    right, unsureness = _right_and_unsureness(experiment, novelty)
-    groups = _first_seed(experiment, experiment.out_of_fold.best)["group"].to_numpy()
+    unsureness = answers.unsureness()
     rows = []
     for asked in (1.0, 0.9, 0.8, 0.7, 0.5):
         cells = [f"{100 * asked:.0f} %"]
         for values in unsureness.values():
             # Images of equal unsureness are answered together.
             answered = values <= np.quantile(values, asked, method="inverted_cdf")
-            cells.append(_share_interval_text(right[answered], groups[answered]))
+            cells.append(_share_interval_text(answers.right[answered], answers.groups[answered]))
         rows.append(cells)
     return Table(
         "Right among the images answered, when the least sure are left out: percent [95 % interval]",
@@ -140,23 +184,48 @@ def prediction_sets(experiment: Experiment) -> tuple[Table | None, str]:
     if not experiment.models:
         why = "which are gone" if experiment.record.has_network else "and this method leaves none"
         return None, f"Prediction sets need the models' calibration scores, {why}."
-    rows = _first_seed(experiment, experiment.out_of_fold.best)
-    inside = np.zeros((len(rows), len(experiment.classes.names)), dtype=bool)
-    fold_models = {fold: experiment.fold_models[fold, experiment.seeds[0]] for fold in sorted(rows["fold"].unique())}
+    answers, names = Answers.of(experiment), experiment.classes.names
+    folds = answers.rows["fold"].to_numpy()
+    inside = np.zeros((len(folds), len(names)), dtype=bool)
+    fold_models = {fold: experiment.fold_models[fold, experiment.seeds[0]] for fold in sorted(np.unique(folds))}
     for fold, fold_model in fold_models.items():
-        here = (rows["fold"] == fold).to_numpy()
-        scores = [np.asarray(fold_model.calibration.scores[name]) for name in experiment.classes.names]
-        inside[here] = in_set(p_values(scores, arrays(rows[here], experiment.classes)[1]), _COVERAGE)
-    labels, sizes, groups = arrays(rows, experiment.classes)[0], inside.sum(axis=1), rows["group"].to_numpy()
+        here = folds == fold
+        scores = [np.asarray(fold_model.calibration.scores[name]) for name in names]
+        inside[here] = in_set(p_values(scores, answers.probabilities[here]), COVERAGE)
+    known = {name: [len(one.calibration.scores[name]) for one in fold_models.values()] for name in names}
+    promised = [min(promised_coverage(COVERAGE, [count]) for count in known[name]) for name in names]
+    note = (
+        "Each fold's model makes sets from its own inner validation images (conformal prediction, for each class on "
+        "its own). The stated coverage is an average over the choice of those images; with few of them, the share "
+        f"measured here may differ. {sizes_of_sets(inside)}"
+    )
+    return sets_table(answers, inside, known, promised), note
+
+
+def sets_table(
+    answers: Answers,
+    inside: np.ndarray,
+    known: Mapping[str, Sequence[int]],
+    promised: Sequence[float],
+    coverage: float = COVERAGE,
+) -> Table:
+    """How often prediction sets hold the true class.
+
+    Args:
+        answers: About N images.
+        inside: (N, C) bool, the sets.
+        known: For each class its calibration images, of each model.
+        promised: For each class the share of its sets that hold it.
+        coverage: What was asked for.
+    """
+    labels, sizes, groups = answers.labels, inside.sum(axis=1), answers.groups
     held = inside[np.arange(len(labels)), labels]
     table = []
-    for index, name in enumerate(experiment.classes.names):
+    for index, name in enumerate(answers.classes.names):
         own = labels == index
-        known = [len(fold_model.calibration.scores[name]) for fold_model in fold_models.values()]
-        promised = min(promised_coverage(_COVERAGE, [count]) for count in known)
         table.append([
-            name, f"{own.sum():,}", "–".join(map(str, sorted({min(known), max(known)}))), f"{100 * promised:.0f} %",
-            _share_interval_text(held[own], groups[own]) if own.any() else "–",
+            name, f"{own.sum():,}", "–".join(map(str, sorted({min(known[name]), max(known[name])}))),
+            f"{100 * promised[index]:.0f} %", _share_interval_text(held[own], groups[own]) if own.any() else "–",
             f"{sizes[own].mean():.1f}" if own.any() else "–",
         ])  # fmt: skip
     table.append(["all", f"{len(held):,}", "", "", _share_interval_text(held, groups), f"{sizes.mean():.1f}"])
@@ -168,63 +237,61 @@ def prediction_sets(experiment: Experiment) -> tuple[Table | None, str]:
         "Sets with the true class",
         "Classes in a set",
     ]
-    caption = f"Prediction sets asked to hold the true class of {100 * _COVERAGE:.0f} % of each class's images"
-    note = (
-        "Each fold's model makes sets from its own inner validation images (conformal prediction, for each class on "
-        "its own). The stated coverage is an average over the choice of those images; with few of them, the share "
-        f"measured here may differ. {_share_text(sizes == 1)} of the sets name a single class, "
-        f"{_share_text(sizes == 0)} are empty."
-    )
-    return Table(caption, columns, table, frozenset({len(experiment.classes.names)})), note
+    caption = f"Prediction sets asked to hold the true class of {100 * coverage:g} % of each class's images"
+    return Table(caption, columns, table, frozenset({len(answers.classes.names)}))
 
 
-def subgroups(experiment: Experiment) -> dict[str, Table]:
-    """Results by what the manifest knows of patients."""
-    if experiment.manifest is None:
-        return {}
-    facts = experiment.manifest.development().set_index("image")
-    rows = _first_seed(experiment, experiment.out_of_fold.table)
-    tables = {}
-    for column in (name for name in facts.columns if name not in COLUMNS):
-        values = _subgroup_values(facts[column], column)
-        if values is not None:
-            tables[column] = _subgroup_table(experiment, rows, values.loc[rows["image"]].to_numpy(), column)
-    return tables
+def sizes_of_sets(inside: np.ndarray) -> str:
+    """How many sets (N, C) name a single class, or none, in a sentence."""
+    sizes = inside.sum(axis=1)
+    return f"{_share_text(sizes == 1)} of the sets name a single class, {_share_text(sizes == 0)} are empty."
+
+
+def subgroups(answers: Answers, rows: pd.DataFrame) -> dict[str, Table]:
+    """Results by what the rows of a manifest know of patients, by column."""
+    facts = rows.set_index("image").loc[answers.rows["image"]]
+    values = {name: _subgroup_values(facts[name], name) for name in facts.columns if name not in COLUMNS}
+    return {
+        name: _subgroup_table(answers, column.to_numpy(dtype=object), name)
+        for name, column in values.items()
+        if column is not None
+    }
 
 
 def _subgroup_values(column: pd.Series, name: str) -> pd.Series | None:
     """Which subgroup each image is in; None for a column that makes no subgroups."""
     if pd.api.types.is_numeric_dtype(column):
-        if name.lower() != "age":
+        if name.lower() in _AGE_COLUMNS:
+            bins = [*_AGES.values(), np.inf]
+            column = pd.cut(column.astype(float), bins, right=False, labels=list(_AGES)).astype(object)
+        elif "skin" in name.lower() or "fitzpatrick" in name.lower():  # a scale of few steps; others are measurements
+            column = column.map(lambda step: f"{step:g}", na_action="ignore").astype(object)
+        else:
             return None
-        bins = [*_AGES.values(), np.inf]
-        column = pd.cut(column.astype(float), bins, right=False, labels=list(_AGES)).astype(object)
     if not 1 < column.nunique() <= _MOST_VALUES:
         return None
     return column.where(column.notna(), "not recorded").replace("unknown", "not recorded")
 
 
-def _subgroup_table(experiment: Experiment, rows: pd.DataFrame, values: np.ndarray, column: str) -> Table:
-    labels, probabilities = arrays(rows, experiment.classes)
-    predicted, groups = probabilities.argmax(axis=1), rows["group"].to_numpy()
-    right = predicted == labels
-    own = [labels == index for index in range(len(experiment.classes.names))]
-    recall = np.array([right[chosen].mean() if chosen.any() else np.nan for chosen in own])
-    is_malignant = np.isin(experiment.classes.names, experiment.classes.malignant)
-    order = [name for name in _AGES if column.lower() == "age" and name in values]
+def _subgroup_table(answers: Answers, values: np.ndarray, column: str) -> Table:
+    gaps = subgroup_gaps(answers.labels, answers.right, values.astype(str), answers.groups)
+    is_malignant = np.isin(answers.classes.names, answers.classes.malignant)
+    order = [name for name in _AGES if column.lower() in _AGE_COLUMNS and name in values]
     order += [name for name in pd.Series(values).value_counts().index if name not in (*_AGES, "not recorded")]
     table = []
     for value in [*order, *(["not recorded"] if "not recorded" in values else [])]:
         here = values == value
+        expected, *gap = gaps.loc[[str(value)], ["expected", "gap", "low", "high"]].to_numpy(float)[0]
         cells = [str(value), f"{here.sum():,} ({100 * here.mean():.0f} %)"]
-        cells.append(_share_interval_text(right[here], groups[here]))
-        cells.append(f"{100 * recall[labels[here]].mean():.1f}")
+        cells.append(_share_interval_text(answers.right[here], answers.groups[here]))
+        cells.append(f"{100 * expected:.1f}")
+        cells.append(percent_interval(gap[0], gap[1], gap[2], sign="+"))
         if is_malignant.any():
-            ill = here & is_malignant[labels]
-            found = is_malignant[predicted[ill]]
-            cells.append(f"{_share_interval_text(found, groups[ill])}, n = {ill.sum()}" if ill.any() else "–")
+            ill = here & is_malignant[answers.labels]
+            found = is_malignant[answers.predicted[ill]]
+            cells.append(f"{_share_interval_text(found, answers.groups[ill])}, n = {ill.sum()}" if ill.any() else "–")
         table.append(cells)
-    columns = [column.capitalize(), "Images", "Recognized, %", "Expected, %"]
+    columns = [column.capitalize(), "Images", "Recognized, %", "Expected, %", "Gap, points"]
     return Table(
         f"Results by {column}: percent [95 % interval]",
         [*columns, *(["Malignant called malignant, %"] if is_malignant.any() else [])],
@@ -232,18 +299,20 @@ def _subgroup_table(experiment: Experiment, rows: pd.DataFrame, values: np.ndarr
     )
 
 
-def case_groups(experiment: Experiment, novelty: pd.Series | None, pictures: bool) -> list[CaseGroup]:
-    """Images that a person should look at: sure errors, unsure answers, strange images."""
-    rows = _first_seed(experiment, experiment.out_of_fold.best)
-    labels, probabilities = arrays(rows, experiment.classes)
-    confidence, predicted = probabilities.max(axis=1), probabilities.argmax(axis=1)
-    own, names = probabilities[np.arange(len(labels)), labels], experiment.classes.names
+def case_groups(answers: Answers, library: ImageLibrary | None) -> list[CaseGroup]:
+    """Images that a person should look at: sure errors, unsure answers, strange images.
+
+    Args:
+        answers: About N images.
+        library: Where their pictures are; None to name them only.
+    """
+    rows, labels, probabilities, predicted = answers.rows, answers.labels, answers.probabilities, answers.predicted
+    confidence, names = probabilities.max(axis=1), answers.classes.names
+    own = probabilities[np.arange(len(labels)), labels]
     wrong = np.flatnonzero(predicted != labels)
     surest = wrong[np.argsort(-confidence[wrong], kind="stable")][:_CASES]
     unsure = np.argsort(confidence, kind="stable")[:_CASES]
-    root = experiment.manifest.root if pictures and experiment.manifest else None
-    library = ImageLibrary(root) if root else None
-    novelties = None if novelty is None else novelty.loc[rows["image"]].to_numpy()
+    novelties = answers.unsureness().get("least novel")
 
     def cases(chosen: np.ndarray) -> list[Case]:
         found = []

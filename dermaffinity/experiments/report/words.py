@@ -14,7 +14,7 @@ from dermaffinity.experiments.compare import ComparedExperiments
 from dermaffinity.experiments.experiment import Experiment
 from dermaffinity.experiments.report.revisit import SeenFold
 from dermaffinity.inference.model_folder import Description
-from dermaffinity.metrics.classification import MINORITY_BELOW
+from dermaffinity.metrics.classification import MINORITY_BELOW, Classes
 from dermaffinity.report.tables import interval_of, percent_interval
 
 
@@ -67,19 +67,19 @@ def _gain_sentence(compared: ComparedExperiments, name: str) -> str:
     return f"Against {compared.baseline} its balanced accuracy differs by {difference}: {judged}."
 
 
-def headlines(experiment: Experiment) -> list[dict[str, str]]:
+def headlines_of(measures: pd.DataFrame, classes: Classes) -> list[dict[str, str]]:
     """The numbers at the top of the page."""
     wanted = [
-        ("balanced_accuracy", "Balanced accuracy", f"mean recall of {len(experiment.classes.names)} classes"),
-        ("minority_recall", "Minority recall", ", ".join(experiment.classes.minority)),
+        ("balanced_accuracy", "Balanced accuracy", f"mean recall of {len(classes.names)} classes"),
+        ("minority_recall", "Minority recall", ", ".join(classes.minority)),
         ("worst_class_recall", "Worst class recall", "the class that is missed most"),
-        ("malignant_sensitivity", "Malignant sensitivity", ", ".join(experiment.classes.malignant)),
+        ("malignant_sensitivity", "Malignant sensitivity", ", ".join(classes.malignant)),
         ("macro_auc", "Macro AUC", "each class against the rest"),
     ]
     headlines = []
     for metric, label, note in wanted:
-        if metric in experiment.measures().index:
-            value, _, interval = percent_interval(*interval_of(experiment.measures(), metric)).partition(" ")
+        if metric in measures.index:
+            value, _, interval = percent_interval(*interval_of(measures, metric)).partition(" ")
             interval = interval.strip("[]").replace(", ", " to ")
             headlines.append({"label": label, "value": value, "interval": interval, "note": note})
     return headlines
@@ -201,13 +201,18 @@ def map_note(seen: list[SeenFold] | None) -> str:
 
 def cases_note(experiment: Experiment, shown: bool, pictures: bool) -> str:
     """Whether images are shown, and under which terms."""
-    if shown:
-        return (
-            f"This report holds images of the library under its license, {license_of(experiment)}: pass it on only as "
-            "that allows. A report without images is written with --no-images."
-        )
+    if shown or not pictures:
+        return license_note(license_of(experiment), shown=shown)
+    return "The images were not at hand; cases are listed by name."
+
+
+def license_note(terms: str, *, shown: bool) -> str:
+    """Under which terms images are shown, or that they were not wanted."""
+    if not shown:
+        return "Images are left out on request."
     return (
-        "Images are left out on request." if not pictures else "The images were not at hand; cases are listed by name."
+        f"This report holds images of the library under its license, {terms}: pass it on only as that allows. A report "
+        "without images is written with --no-images."
     )
 
 

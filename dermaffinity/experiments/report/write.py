@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from dermaffinity.data.library import ImageLibrary
 from dermaffinity.data.splits import measure_leak
 from dermaffinity.data.verify import leak_sentence, leak_statement
 from dermaffinity.errors import ComparisonError, DataError, DermaffinityError, ManifestError
@@ -198,9 +199,11 @@ def _content(
         words.model_of(experiment),
     )
     novelty = findings.novelties(seen)
-    split_tables = findings.subgroups(experiment)
+    answers = findings.Answers.of(experiment, novelty)
+    split_tables = {} if manifest is None else findings.subgroups(answers, manifest.development())
     sets, sets_note = findings.prediction_sets(experiment)
-    groups = findings.case_groups(experiment, novelty, images and seen is not None)
+    library = ImageLibrary(manifest.root) if images and seen and manifest and manifest.root else None
+    groups = findings.case_groups(answers, library)
     shown = any(case.thumbnail for group in groups for case in group.cases)
     rows = experiment.out_of_fold.table.query("seed == @experiment.seeds[0]")
     leak = measure_leak(*(rows[column].tolist() for column in ("label", "group", "fold")))
@@ -220,7 +223,7 @@ def _content(
         "baseline": compared.baseline if compared else None,
         "summary": words.plain_summary(experiment, compared, matrix),
         "notes": notes,
-        "headlines": words.headlines(experiment),
+        "headlines": words.headlines_of(experiment.measures(), classes),
         "run_facts": words.run_facts(experiment),
         "data_facts": words.data_facts(experiment),
         "class_table": findings.class_table(experiment),
@@ -243,13 +246,13 @@ def _content(
         "tests": table_of(
             p_value_table(compared.tests), f"p-values against {compared.baseline}, adjusted (Holm)", "Test, measure"
         ) if compared else None,
-        "figures": draw(experiment, compared, summaries, seen, novelty),
+        "figures": draw(experiment, compared, summaries, seen, answers),
         "confusion": {
             "caption": f"Out-of-fold images{seeds}: each true class (row) by predicted class, with percent of the row",
             "matrix": matrix,
         },
         "calibration": findings.calibration_table(experiment),
-        "coverage": findings.coverage_table(experiment, novelty),
+        "coverage": findings.coverage_table(answers),
         "novelty": findings.novelty_sentence(experiment, seen),
         "sets": sets,
         "sets_note": sets_note,

@@ -79,11 +79,12 @@ class CaseGroup:
     cases: Sequence[Case]
 
 
-def render(report: Mapping[str, Any]) -> str:
+def render(report: Mapping[str, Any], template: str = "report.html.jinja") -> str:
     """The page.
 
     Args:
         report: What the template asks for. Texts are plain; a list of texts is one paragraph or list item each.
+        template: One beside this module.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
@@ -92,7 +93,7 @@ def render(report: Mapping[str, Any]) -> str:
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     style = Markup((_HERE / "report.css").read_text(encoding="utf-8"))
-    page = environment.get_template("report.html.jinja").render(report=report, style=style)
+    page = environment.get_template(template).render(report=report, style=style)
     page = page.replace(" %", "\N{NO-BREAK SPACE}%")  # or a line may begin with it
     return page.lstrip()  # what the definitions of macros leave would stand before the doctype
 
