@@ -1,13 +1,17 @@
 """What the classifier costs over the network it holds: LesionClassifier against the bare torchvision ResNet-18 forward.
 
-Rounds alternate between the two, so that both see the same machine; the ratio is of the medians. The bare forward gets
-a tensor that is ready; the classifier gets a file's bytes, or decoded pixels, and answers with calibrated
-probabilities, novelty and p-values. Weights are random: speed does not depend on them.
+First from a new process: loading a classifier and its first prediction, against importing torch and torchvision and one
+forward; and the seconds of ``dermaffinity --help`` and ``import dermaffinity``. Then in one process, where rounds
+alternate between the two, so that both see the same machine; the ratio is of the medians. The bare forward gets a
+tensor that is ready; the classifier gets a file's bytes, or decoded pixels, and answers with calibrated probabilities,
+novelty and p-values. Weights are random: speed does not depend on them.
 """
 
 import io
 import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -22,9 +26,21 @@ from dermaffinity.inference.classifier import LesionClassifier
 from dermaffinity.inference.model_folder import Calibration, Facts, build_network, save_model
 
 CLASSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
-SIZES = (128, 224)
-SINGLE_ROUNDS, BATCH_ROUNDS, BATCH = 60, 5, 64
+SIZES = (128,)
+START_ROUNDS, SINGLE_ROUNDS, BATCH_ROUNDS, BATCH = 3, 15, 2, 64
 FILE_SIZE = (600, 450)  # width and height of HAM10000's images, in pixels
+
+BARE = """
+import torch
+from torchvision.models import resnet18
+with torch.inference_mode():
+    resnet18(num_classes=7).eval()(torch.zeros(1, 3, 128, 128))
+"""
+OURS = """
+import sys
+from dermaffinity import LesionClassifier
+LesionClassifier.load(sys.argv[1]).predict_proba(sys.argv[2])
+"""
 
 
 def main() -> None:
@@ -35,11 +51,13 @@ def main() -> None:
     opened = io.BytesIO()
     Image.fromarray(pixels).save(opened, "JPEG", quality=90)
     content = opened.getvalue()
+    start_up(content)
     bare = resnet18(num_classes=len(CLASSES)).eval()
     print(f"one image, latency: classifier / bare forward; {BATCH} images, throughput: classifier / bare forward")
     print(f"{'px':>4} {'bare':>9} {'pixels':>16} {'JPEG file':>16} {'batch, pixels':>16} {'batch, JPEG':>16}")
     for size in SIZES:
-        classifier = untrained_classifier(size)
+        with tempfile.TemporaryDirectory() as name:
+            classifier = LesionClassifier.load(write_model(Path(name), size))
         ready = torch.stack([classifier.prepare(pixels)])
 
         def forward(images: torch.Tensor) -> torch.Tensor:
@@ -64,7 +82,26 @@ def main() -> None:
         print(f"{size:4d} {1e3 * base:6.1f} ms {' '.join(f'{cell:>16}' for cell in cells)}", flush=True)
 
 
-def untrained_classifier(size: int) -> LesionClassifier:
+def start_up(content: bytes) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        image = Path(name, "lesion.jpg")
+        image.write_bytes(content)
+        words = [
+            ["-c", BARE],
+            ["-c", OURS, str(write_model(Path(name, "model"), SIZES[0])), str(image)],
+            ["-m", "dermaffinity", "--help"],
+            ["-c", "import dermaffinity"],
+        ]
+        runs = [
+            lambda own=own: subprocess.run([sys.executable, *own], check=True, stdout=subprocess.DEVNULL)
+            for own in words
+        ]
+        bare, ours, told, imported = medians(runs, START_ROUNDS)
+    print(f"load and first prediction {ours:.2f} s, bare import and forward {bare:.2f} s: {ours / bare:.2f} ×")
+    print(f"dermaffinity --help {told:.2f} s, import dermaffinity {imported:.2f} s\n", flush=True)
+
+
+def write_model(folder: Path, size: int) -> Path:
     parts = {
         "backbone": {"class": "dermaffinity.models.ResNet18", "weights": None},
         "neck": {"class": "dermaffinity.models.IdentityNeck"},
@@ -83,10 +120,9 @@ def untrained_classifier(size: int) -> LesionClassifier:
     )
     scores = {name: tuple(np.linspace(0, 1, 20).tolist()) for name in CLASSES}
     known = Calibration(temperature=1.5, scores=scores, distance_mean=0.5, distance_sd=0.1, novelty_threshold=2.0)
-    with tempfile.TemporaryDirectory() as folder:
-        network = build_network(parts, len(CLASSES), pretrained=False)
-        save_model(Path(folder), network, facts, fold=0, seed=0, calibration=known)
-        return LesionClassifier.load(folder)
+    network = build_network(parts, len(CLASSES), pretrained=False)
+    save_model(folder, network, facts, fold=0, seed=0, calibration=known)
+    return folder
 
 
 def medians(functions: list[Callable[[], object]], rounds: int) -> list[float]:

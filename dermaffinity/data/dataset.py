@@ -3,10 +3,9 @@
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -15,6 +14,9 @@ from dermaffinity.data.images import decode_image, decode_mask
 from dermaffinity.data.library import ImageLibrary
 from dermaffinity.data.transforms import EvaluationStage, FixedStage, TrainingStage
 from dermaffinity.seeding import derive_seed
+
+if TYPE_CHECKING:
+    import pandas as pd  # a classifier answers sooner without it
 
 
 class Draw(NamedTuple):
@@ -28,7 +30,7 @@ class Draw(NamedTuple):
 class RowImages:
     """The images of manifest rows after the fixed stage, read when asked for; (H, W, 3) uint8 each."""
 
-    def __init__(self, library: ImageLibrary, rows: pd.DataFrame, stage: FixedStage) -> None:
+    def __init__(self, library: ImageLibrary, rows: "pd.DataFrame", stage: FixedStage) -> None:
         self.library = library
         self.paths = rows["image"].tolist()
         self.masks = [mask if isinstance(mask, str) and mask else None for mask in rows["mask"]]

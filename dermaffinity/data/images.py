@@ -223,12 +223,16 @@ def _too_large(name: str) -> str:
 
 
 def _upright_rgb(image: Image.Image, name: str) -> np.ndarray:
-    upright = ImageOps.exif_transpose(image)
+    # Only where there is something to turn: Pillow copies what is upright.
+    image.load()
+    turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+    upright = ImageOps.exif_transpose(image) if turned else image
     if upright.mode in _WIDE_MODES:
         upright = Image.fromarray(_eight_bits(np.asarray(upright), name))
     elif upright.mode == "F":
         raise DataError(f"{name}: holds floating-point gray values of unknown range; save it as 8-bit RGB")
-    return np.array(upright.convert("RGB"))
+    # Pillow converts RGB to RGB by copying it.
+    return np.array(upright if upright.mode == "RGB" else upright.convert("RGB"))
 
 
 def _as_uint8(colors: np.ndarray, name: str) -> np.ndarray:

@@ -22,7 +22,8 @@ _ACCEPTED = (
     "an image is a path, bytes, a file opened in binary mode, a Pillow image or a NumPy array (height, width, 3), and "
     "several are a list of these"
 )
-
+# Decoded images that wait for the network beside its batch: enough to keep several cores at decoding.
+_AHEAD = 16
 
 Array = TypeVar("Array", "np.ndarray", "Tensor")
 
@@ -48,7 +49,7 @@ class LesionClassifier:
     """A trained classifier in scikit-learn's words: fitted, frozen, one model or the mean of several.
 
     **Images** are a path, the bytes of a file, a file opened in binary mode (or a BytesIO), a Pillow image, a NumPy
-    array (height, width, 3), or any iterable of these, one of which is read at a time; every size and color mode is
+    array (height, width, 3), or any iterable of these, which is read a few images ahead; every size and color mode is
     converted as in training. Gray and alpha are accepted; arrays are uint8, uint16, or floats in [0, 1]. One image
     counts as a list of one. Anything else is a TypeError.
 
@@ -272,15 +273,32 @@ class LesionClassifier:
             image: One image, see the class.
             name: What errors call it.
         """
-        return self._evaluation_stage.normalize(self._seen(image, name))
+        return self._evaluation_stage.normalize(self.pixels(image, name))
 
-    def assess_prepared(self, tensors: "Sequence[Tensor]", *, calibrated: bool = True) -> "Assessment[np.ndarray]":
+    def pixels(self, image: Any, name: str = "the image") -> "np.ndarray":
+        """The pixels (S, S, 3) uint8 that `prepare` normalizes.
+
+        Args:
+            image: One image, see the class.
+            name: What errors call it.
+        """
+        return self._evaluation_stage.square(self._fixed_stage((_pixels(image, name), None)))
+
+    def assess_pixels(self, pixels: "Sequence[np.ndarray]", *, calibrated: bool = True) -> "Assessment[np.ndarray]":
+        """What `assess` says about images that `pixels` made ready, all in one pass; at least one."""
+        import numpy as np
+
+        return self.assess_prepared(self._evaluation_stage.normalize(np.stack(pixels)), calibrated=calibrated)
+
+    def assess_prepared(
+        self, tensors: "Tensor | Sequence[Tensor]", *, calibrated: bool = True
+    ) -> "Assessment[np.ndarray]":
         """What `assess` says about images that `prepare` made ready, all in one pass; at least one."""
         import torch
 
         with torch.inference_mode():
-            images = torch.stack(list(tensors)).to(self.device)
-            assessed = self._ensemble(images, views=self.views, calibrated=calibrated)
+            images = tensors if isinstance(tensors, torch.Tensor) else torch.stack(list(tensors))
+            assessed = self._ensemble(images.to(self.device), views=self.views, calibrated=calibrated)
         return Assessment(*(part.cpu().numpy() for part in assessed))
 
     def sets(self, assessment: "Assessment[np.ndarray]", coverage: float = 0.9) -> list[tuple[str, ...]]:
@@ -309,7 +327,7 @@ class LesionClassifier:
         named = list(islice(_named(image), 2))
         if len(named) != 1:
             raise ValueError(f"explain takes one image at a time, got {'several' if named else 'none'}")
-        seen = self._seen(*named[0])
+        seen = self.pixels(*named[0])
         tensor = self._evaluation_stage.normalize(seen)
         assessed = self.assess_prepared([tensor])
         batch = tensor[None].to(self.device)
@@ -397,10 +415,6 @@ class LesionClassifier:
         table = self.set_guarantees()[["images"]].T.rename({"images": "calibration images"})
         return f"<p>{html.escape(repr(self))}. {html.escape(self.description.intended_use)}</p>{table.to_html()}"
 
-    def _seen(self, image: Any, name: str) -> "np.ndarray":
-        """The pixels (S, S, 3) uint8 that the networks see."""
-        return self._evaluation_stage.square(self._fixed_stage((_pixels(image, name), None)))
-
     def _single_view(self, images: "Tensor") -> "Tensor":
         """Calibrated probabilities (N, C) of normalized images (N, 3, S, S) as they are."""
         import torch
@@ -411,12 +425,13 @@ class LesionClassifier:
     def _assess(self, images: Any, calibrated: bool) -> "Assessment[np.ndarray]":
         import numpy as np
 
+        from dermaffinity.inference.ahead import ahead
         from dermaffinity.inference.predict import BATCH_SIZE
 
-        prepared = (self.prepare(image, name) for image, name in _named(images))
+        pixels = ahead(lambda named: self.pixels(*named), _ready(_named(images)), _AHEAD)
         parts = []
-        while batch := list(islice(prepared, BATCH_SIZE)):
-            parts.append(self.assess_prepared(batch, calibrated=calibrated))
+        while batch := list(islice(pixels, BATCH_SIZE)):
+            parts.append(self.assess_pixels(batch, calibrated=calibrated))
         if not parts:
             raise ValueError("there are no images to predict: the list is empty")
         return Assessment(*(np.concatenate(column) for column in zip(*parts, strict=True)))
@@ -512,6 +527,15 @@ def _named(images: Any) -> Iterator[tuple[Any, str]]:
     for index, image in enumerate(images):
         is_path = isinstance(image, str | Path)
         yield image, str(image) if is_path else names[index] if names else f"images[{index}]"
+
+
+def _ready(named: Iterable[tuple[Any, str]]) -> Iterator[tuple[Any, str]]:
+    """Images that several threads may decode: the pixels of open files and Pillow images, which one alone may use."""
+    import numpy as np
+
+    for image, name in named:
+        free = isinstance(image, str | Path | bytes | bytearray | np.ndarray)
+        yield image if free else _pixels(image, name), name
 
 
 def _pixels(image: Any, name: str) -> "np.ndarray":

@@ -3,8 +3,12 @@
 Axes: N images, C classes, B sets of image weights.
 """
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import pandas as pd
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 BINS = 15
 
@@ -133,7 +137,7 @@ def with_temperature(probabilities: np.ndarray, temperature: float | np.ndarray)
     return powers / powers.sum(axis=1, keepdims=True)
 
 
-def reliability_bins(labels: np.ndarray, probabilities: np.ndarray) -> pd.DataFrame:
+def reliability_bins(labels: np.ndarray, probabilities: np.ndarray) -> "pd.DataFrame":
     """The bins behind `expected_calibration_error`, for a reliability plot.
 
     Args:
@@ -151,6 +155,8 @@ def reliability_bins(labels: np.ndarray, probabilities: np.ndarray) -> pd.DataFr
              low  high  images  confidence  accuracy
         13  0.87  0.93       2         0.9       0.5
     """
+    import pandas as pd  # a classifier answers sooner without it
+
     confidence, correct, bins = _top_label(labels, probabilities)
     rows = pd.DataFrame({"confidence": confidence, "accuracy": correct}).groupby(bins)
     edges = np.linspace(0, 1, BINS + 1)

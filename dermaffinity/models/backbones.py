@@ -190,7 +190,8 @@ def views_of(images: Tensor, views: int) -> Iterator[Tensor]:
         [[1, 2, 3, 4], [2, 1, 4, 3]]
     """
     for view in range(views):
-        turned = images.rot90((0, 0, 2, 2, 1, 1, 3, 3)[view], dims=(2, 3))
+        # By no turn torch would copy the images.
+        turned = images if view < 2 else images.rot90((2, 2, 1, 1, 3, 3)[view - 2], dims=(2, 3))
         yield turned.flip(3) if view % 2 else turned
 
 

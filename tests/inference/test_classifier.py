@@ -55,7 +55,8 @@ light = sorted({name.partition(".")[0] for name in sys.modules} & {"numpy", "tor
 classifier = LesionClassifier.load(sys.argv[1])
 probabilities = classifier.predict_proba(sys.argv[2:])
 classifier.predict_sets(sys.argv[2:])
-banned = ("mlflow", "albumentations", "monai", "dermaffinity.losses", "dermaffinity.training", "dermaffinity.tracking")
+banned = ("mlflow", "albumentations", "cv2", "monai", "pandas", "scipy", "sklearn", "matplotlib", "lightning_fabric")
+banned += ("dermaffinity.losses", "dermaffinity.training", "dermaffinity.tracking")
 print(json.dumps([light, [name for name in banned if name in sys.modules], probabilities.tolist()]))
 """
 
@@ -417,9 +418,11 @@ def test_scores_of_scikit_learn_need_no_scoring(classifier):
 
 
 def test_each_image_alone_equals_the_many_and_only_a_batch_is_held(classifier, monkeypatch):
+    from dermaffinity.inference import classifier as module
     from dermaffinity.inference import predict
 
     monkeypatch.setattr(predict, "BATCH_SIZE", 2)
+    monkeypatch.setattr(module, "_AHEAD", 1)
     taken = []
 
     def reading():
@@ -435,7 +438,7 @@ def test_each_image_alone_equals_the_many_and_only_a_batch_is_held(classifier, m
         lambda self, tensors, **options: (seen.append((len(tensors), len(taken))), assess(self, tensors, **options))[1],
     )
     together = classifier.predict_proba(reading())
-    assert seen == [(2, 2), (2, 4), (1, 5)]
+    assert seen == [(2, 3), (2, 5), (1, 5)]
     alone = np.concatenate([classifier.predict_proba(array) for array in PICTURES])
     assert together == pytest.approx(alone, abs=1e-6)
 
@@ -475,3 +478,10 @@ def test_the_package_offers_the_classifier_and_refuses_what_it_has_not():
     assert "LesionClassifier" in dir(dermaffinity)
     with pytest.raises(AttributeError, match="has no attribute 'Classifier'"):
         dermaffinity.Classifier  # noqa: B018
+
+
+def test_an_open_file_and_a_pillow_image_may_come_twice_though_several_threads_decode(classifier):
+    image = Image.open(io.BytesIO(png(PICTURES[0])))
+    opened = io.BytesIO(png(PICTURES[0]))
+    expected = np.repeat(classifier.predict_proba(PICTURES[0]), 16, axis=0)
+    assert classifier.predict_proba([image, opened] * 8) == pytest.approx(expected, abs=1e-6)
