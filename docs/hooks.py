@@ -160,7 +160,18 @@ def methods_page() -> str:
         lines += [f"## {method}", "", f"**{first[0].upper()}{first[1:]}**{reasons}", ""]
         lines += [
             f"- {kind}: {component_link(kind, config[kind])}"
-            for kind in ("head", "loss", "neck", "mixing", "refit", "features", "estimator")
+            for kind in (
+                "head",
+                "loss",
+                "neck",
+                "mixing",
+                "growth",
+                "sharpness",
+                "average",
+                "refit",
+                "features",
+                "estimator",
+            )
             if config.get(kind)
         ]
         lines += ["", "```", f"dermaffinity crossval {METHODS_OF}_{method}", "```", ""]

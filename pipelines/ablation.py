@@ -49,18 +49,22 @@ VARIANTS = {
     "narrower": ("head.sigma=0.1",),
     "wider": ("head.sigma=0.4",),
     "margin": ("loss.margin=1",),
-    "average": ("training.average_decay=0.98",),
+    "average": ("average={class: dermaffinity.training.tricks.MovingAverage, decay: 0.98}",),
     "mixup": ("mixing={class: dermaffinity.data.mixing.Mixup, alpha: 0.2}",),
-    "sharpness": ("training.sam_radius=0.05",),
+    "sharpness": ("sharpness={class: dermaffinity.training.tricks.SharpnessAware, radius: 0.05}",),
     "balanced-sampling": ("training.balanced_sampling=true", "loss.prior_weight=0"),
     "stronger-augmentation": (
         "augmentation.smallest_scale=0.35",
         "augmentation.color=0.3",
         "augmentation.holes=0.5",
     ),
-    "frozen-stages": ("backbone.frozen_stages=2",),
-    "lesion-crop": ("data.lesion_crop=0.5",),
     "twice-as-long": ("training.epochs=48",),
+    # For speed.
+    "frozen-stages": ("backbone.frozen_stages=2",),
+    "growing-images": ("growth={class: dermaffinity.training.tricks.GrowingImages}",),
+    "frozen-and-growing": ("backbone.frozen_stages=2", "growth={class: dermaffinity.training.tricks.GrowingImages}"),
+    "larger-batches": ("training.batch_size=64", "training.learning_rate=0.006"),
+    "lesion-crop": ("data.lesion_crop=0.5",),
 }
 """Overrides of each variant. Every one changes one thing, but for what belongs to it: another head has its own rates,
 and sampling classes evenly leaves no prior."""

@@ -17,10 +17,20 @@ from dermaffinity.heads import Head, HeadOutput, Predictions
 from dermaffinity.losses import FocalLoss, Loss
 from dermaffinity.models import Backbone, Neck
 from dermaffinity.refit import Refit
+from dermaffinity.training.tricks import Trick
 
 N, C, D = 6, 4, 16
 COUNTS = torch.tensor([40, 20, 9, 3])
-FACTS = {Backbone: (), Neck: (D,), Head: (D, C), Loss: (COUNTS, D), Augmentation: (24,), Mixing: (), Refit: ()}
+FACTS = {
+    Backbone: (),
+    Neck: (D,),
+    Head: (D, C),
+    Loss: (COUNTS, D),
+    Augmentation: (24,),
+    Mixing: (),
+    Refit: (),
+    Trick: (),
+}
 
 
 def concrete(base: type) -> list[type]:
@@ -35,7 +45,7 @@ def concrete(base: type) -> list[type]:
     return sorted((c for c in set(found) if not inspect.isabstract(c)), key=lambda c: c.__name__)
 
 
-BACKBONES, NECKS, HEADS, LOSSES, AUGMENTATIONS, MIXINGS, REFITS = (concrete(base) for base in FACTS)
+BACKBONES, NECKS, HEADS, LOSSES, AUGMENTATIONS, MIXINGS, REFITS, TRICKS = (concrete(base) for base in FACTS)
 PAIRS = [(head, loss) for head in HEADS for loss in LOSSES if head.score_kind is loss.score_kind]
 named = pytest.mark.parametrize
 
@@ -69,10 +79,10 @@ def embeddings() -> torch.Tensor:
 
 
 def test_something_is_found_of_every_kind():
-    assert all((BACKBONES, NECKS, HEADS, LOSSES, AUGMENTATIONS, MIXINGS, REFITS, PAIRS, REFITTED))
+    assert all((BACKBONES, NECKS, HEADS, LOSSES, AUGMENTATIONS, MIXINGS, REFITS, TRICKS, PAIRS, REFITTED))
 
 
-@named("found", [*BACKBONES, *NECKS, *HEADS, *LOSSES, *AUGMENTATIONS, *MIXINGS, *REFITS])
+@named("found", [*BACKBONES, *NECKS, *HEADS, *LOSSES, *AUGMENTATIONS, *MIXINGS, *REFITS, *TRICKS])
 def test_a_class_is_documented_and_its_hyper_parameters_are_keyword_only_with_defaults(found):
     assert found.__doc__
     assert len(found.__doc__.strip()) > 10
@@ -205,6 +215,9 @@ def test_an_epoch_end_gives_finite_numbers_and_a_restored_loss_goes_on_the_same(
     for epoch in range(2):
         watched = first.on_epoch_end(epoch, validation)
         assert all(isinstance(value, float) and math.isfinite(value) for value in watched.values())
+    fresh = build(loss_class).state_dict()
+    changed = any(not torch.equal(tensor, fresh[name]) for name, tensor in first.state_dict().items())
+    assert changed == loss_class.learns_from_validation
     second.load_state_dict(first.state_dict())
     for epoch in range(2, 5):
         for loss in (first, second):

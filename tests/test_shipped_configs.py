@@ -14,9 +14,9 @@ from dermaffinity.inference.model_folder import build_network
 
 DATASETS, METHODS = shipped("dataset"), shipped("method")
 
-# How a method learns, where that is the method: its rates, which images it draws, how it steps. Head, loss, neck,
+# How a method learns, where that is the method: its rates, which images it draws. Tricks, head, loss, neck,
 # mixing and refit are method as well; epochs, batches, decay and precision are the same for all.
-PART_OF_A_METHOD = ("learning_rate", "head_rate_factor", "balanced_sampling", "sam_radius", "average_decay")
+PART_OF_A_METHOD = ("learning_rate", "head_rate_factor", "balanced_sampling")
 
 
 @pytest.mark.parametrize("name", [*DATASETS, *METHODS])

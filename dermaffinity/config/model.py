@@ -57,6 +57,10 @@ class Kind:
     tried: bool = True
 
 
+TRICK = Kind("dermaffinity.training.tricks.Trick")
+"""Of the sections that change how a network is trained: a new trick is one file, and its section here one line."""
+
+
 class DataSettings(Section):
     """Which images, and how they are preprocessed for the network.
 
@@ -93,12 +97,12 @@ class TrainingSettings(Section):
     weight_decay: float = Field(5e-4, ge=0)  # never applied to normalization, biases and centers
     warmup_epochs: float = Field(1.0, ge=0)  # linear, then one cosine to zero
     balanced_sampling: bool = False  # draw every class equally often
-    # Of an exponential moving average of the weights over the steps, which then is the result; None: the last weights.
-    average_decay: float | None = Field(None, gt=0, lt=1)
-    sam_radius: float | None = Field(None, gt=0)  # of sharpness-aware minimization, at twice the work; None: without
     patience: int | None = Field(
         None, ge=1
     )  # epochs without a better inner-validation score before stopping; None: never
+    # Epochs between two looks at the inner validation images, which change no weight. The last epoch is always seen,
+    # and every one with patience or a loss that learns from them.
+    validate_every: int = Field(4, ge=1)
     # auto: bf16-mixed on a GPU or processor that has it in hardware, else 32-true; decided when an experiment begins.
     precision: str = Field("auto", pattern=r"^(auto|32-true|16-mixed|bf16-mixed)$")
     workers: int = Field(0, ge=0)  # processes that augment images; 0 augments in the training process
@@ -187,7 +191,14 @@ class NetworkConfig(Config):
     loss: Annotated[Component, Kind("dermaffinity.losses.Loss")]
     mixing: Annotated[Component | None, Kind("dermaffinity.data.mixing.Mixing")] = None  # of the images of a batch
     refit: Annotated[Component | None, Kind("dermaffinity.refit.Refit")] = None  # of the head, after training
+    growth: Annotated[Component | None, TRICK] = None  # of the images over the epochs
+    average: Annotated[Component | None, TRICK] = None  # of the weights over the steps
+    sharpness: Annotated[Component | None, TRICK] = None  # of the minimum that training ends in
     training: TrainingSettings = TrainingSettings()
+
+    def tricks(self) -> list[Component]:
+        """The sections that change how the network is trained, in the order in which they act."""
+        return [part for name, part in self.components().items() if self.kinds()[name] is TRICK]
 
     def portable(self) -> dict[str, Any]:
         """See `Config.portable`."""

@@ -52,7 +52,7 @@ def json_schema() -> dict[str, Any]:
     Examples:
         >>> from dermaffinity.config import json_schema
         >>> sorted(json_schema()["properties"])[:4]
-        ['augmentation', 'backbone', 'data', 'dataset']
+        ['augmentation', 'average', 'backbone', 'data']
     """
     sections = {"data": _settings(DataSettings), "training": _settings(TrainingSettings)}
     for config in (NetworkConfig, EstimatorConfig):

@@ -77,7 +77,8 @@ def _train_and_score(job: Job, images: Images, fabric: Fabric, run: Run, progres
     loss = config.loss.build(class_counts=counts, embedding_dim=network.head.embedding_dim)
     mixing = None if config.mixing is None else config.mixing.build()
     seed = derive_seed("training", job.seed, job.fold)
-    trainer = Trainer(network, loss, settings, seed=seed, fabric=fabric, mixing=mixing)
+    tricks = [trick.build() for trick in config.tricks()]
+    trainer = Trainer(network, loss, settings, seed=seed, fabric=fabric, mixing=mixing, tricks=tricks)
 
     fixed = EvaluationStage(config.data.image_size)
     augmentation = config.augmentation.build(image_size=config.data.image_size)
@@ -94,7 +95,7 @@ def _train_and_score(job: Job, images: Images, fabric: Fabric, run: Run, progres
         progress.skip(len(history) * images_per_epoch)
         if history:
             last = history[-1]
-            progress.epoch(len(history), settings.epochs, last["loss"], last["validation_balanced_accuracy"])
+            progress.epoch(len(history), settings.epochs, last["loss"], last.get("validation_balanced_accuracy"))
 
     inner = dataset(inner_rows, fixed)
     trainer.fit(dataset(fit_rows, augmented), inner, job.files.checkpoint, on_images=progress.images, on_epoch=on_epoch)

@@ -20,8 +20,8 @@ class JobProgress(Protocol):
     def skip(self, count: int) -> None:
         """``count`` images had already passed before an interruption."""
 
-    def epoch(self, done: int, total: int, loss: float, score: float) -> None:
-        """An epoch ended, with its mean objective and inner-validation balanced accuracy."""
+    def epoch(self, done: int, total: int, loss: float, score: float | None) -> None:
+        """An epoch ended, with its mean objective and, where it was measured, inner-validation balanced accuracy."""
 
     def finish(self, text: str) -> None:
         """The job ended; ``text`` is its result in a few words."""
@@ -82,9 +82,11 @@ class RunProgress:
         """``count`` images had already passed before an interruption."""
         self.bars.update(self.current, completed=count)
 
-    def epoch(self, done: int, total: int, loss: float, score: float) -> None:
-        """An epoch ended, with its mean objective and inner-validation balanced accuracy."""
-        note = f"epoch {done}/{total}, loss {loss:.3f}, validation {100 * score:.1f} %"
+    def epoch(self, done: int, total: int, loss: float, score: float | None) -> None:
+        """An epoch ended, with its mean objective and, where it was measured, inner-validation balanced accuracy."""
+        note = f"epoch {done}/{total}, loss {loss:.3f}"
+        if score is not None:
+            note += f", validation {100 * score:.1f} %"
         self.bars.update(self.current, note=note)
         if not self.console.is_terminal:
             self.console.print(f"{self.label}: {note}", highlight=False, soft_wrap=True)

@@ -35,6 +35,7 @@ class Loss(nn.Module, ABC):
     score_kind: ClassVar[ScoreKind]  # must equal the head's
     # Numbers of `on_epoch_end` that tables show beside the results, each with the least at which the method acts.
     acts_from: ClassVar[Mapping[str, float]] = {}
+    learns_from_validation: ClassVar[bool] = False  # whether `on_epoch_end` changes what the loss does
     class_counts: Tensor
 
     def __init__(self, class_counts: Tensor, embedding_dim: int) -> None:
@@ -55,7 +56,9 @@ class Loss(nn.Module, ABC):
         """Called before each of ``epochs`` epochs, counted from 0: the place for deferred re-weighting."""
 
     def on_epoch_end(self, epoch: int, validation: Predictions) -> dict[str, float]:
-        """Called after each epoch with the network's view of the inner validation rows, never of test rows.
+        """Called with the network's view of the inner validation rows, never of test rows.
+
+        After each epoch for a loss that learns from it, otherwise when ``training.validate_every`` says so.
 
         Returns:
             Numbers worth watching, which are tracked with the epoch.

@@ -57,6 +57,7 @@ class CoSenLoss(Loss):
 
     score_kind = ScoreKind.LOGIT
     acts_from: ClassVar[Mapping[str, float]] = {"largest_cost_ratio": 2.0}
+    learns_from_validation = True
     cost: Tensor
     rate: Tensor
     separability: Tensor

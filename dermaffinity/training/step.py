@@ -1,6 +1,8 @@
 """One step of training: eager, or captured once and replayed as a CUDA graph."""
 
 import warnings
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -8,7 +10,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from dermaffinity.data.mixing import MixedBatch
-from dermaffinity.training.sharpness import unchanged_statistics, uphill
+from dermaffinity.training.tricks import Trick
 
 # Steps before the capture, in which the libraries choose their kernels and the optimizer makes its buffers.
 _WARM_UP = 3
@@ -25,20 +27,17 @@ class Step:
         objective: Network and loss, set up by Fabric; gives named scalar terms.
         optimizer: Set up by Fabric.
         fabric: Runs the backward pass.
-        network: The part of the objective whose normalization a second pass must not change.
-        sam_radius: Of sharpness-aware minimization, or None. Never captured.
+        tricks: What they do with gradients is part of a step.
     """
 
-    def __init__(
-        self, objective: nn.Module, optimizer: Any, fabric: Fabric, network: nn.Module, sam_radius: float | None
-    ) -> None:
+    def __init__(self, objective: nn.Module, optimizer: Any, fabric: Fabric, tricks: Sequence[Trick]) -> None:
         self.objective = objective
         self.optimizer = optimizer
         self.fabric = fabric
-        self.network = network
-        self.sam_radius = sam_radius
+        self.tricks = tricks
         self.names: tuple[str, ...] = ()
-        capturable = fabric.device.type == "cuda" and fabric.world_size == 1 and sam_radius is None
+        capturable = fabric.device.type == "cuda" and fabric.world_size == 1
+        capturable = capturable and all(trick.capturable for trick in tricks)
         self._until_capture = _WARM_UP if capturable else -1
         self._stream = torch.cuda.Stream() if capturable else None
         self._graph: Any = None
@@ -64,9 +63,8 @@ class Step:
 
     def _run(self, batch: MixedBatch) -> Tensor:
         terms = self._backward(batch)
-        if self.sam_radius is not None:
-            with uphill(list(self.objective.parameters()), self.sam_radius), unchanged_statistics(self.network):
-                self._backward(batch)
+        for trick in self.tricks:
+            trick.on_gradient(self.objective, partial(self._backward, batch))
         self.optimizer.step()
         return terms
 

@@ -2,14 +2,13 @@
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dermaffinity.config import TrainingSettings
 from dermaffinity.data.dataset import ManifestDataset
@@ -24,6 +23,7 @@ from dermaffinity.seeding import derive_seed
 from dermaffinity.training.checkpoint import load_checkpoint, save_checkpoint
 from dermaffinity.training.optim import build_optimizer, rates_to, set_learning_rate
 from dermaffinity.training.step import Step
+from dermaffinity.training.tricks import Trick
 
 CHECKPOINT_SECONDS = 30.0
 """How much training an interruption may cost: on a GPU, saving after every epoch would take longer than training."""
@@ -39,6 +39,7 @@ class Trainer:
         seed: Of order and augmentation.
         fabric: Launched; decides device, precision and number of processes.
         mixing: Mixes the images of each training batch.
+        tricks: Change how the network is trained, each in turn.
 
     Examples:
         >>> from pathlib import Path
@@ -73,6 +74,7 @@ class Trainer:
         seed: int,
         fabric: Fabric,
         mixing: Mixing | None = None,
+        tricks: Sequence[Trick] = (),
     ) -> None:
         self.network = network
         self.loss = loss
@@ -83,13 +85,10 @@ class Trainer:
         network.to(memory_format=torch.channels_last)
         optimizer = build_optimizer(network, loss, settings, fabric.device)
         self.objective, self.optimizer = fabric.setup(_Objective(network, loss), optimizer)
-        self.step = Step(self.objective, self.optimizer, fabric, network, settings.sam_radius)
-        # Buffers as well, so that the statistics of batch normalization fit the averaged weights.
-        self.average = (
-            None
-            if settings.average_decay is None
-            else AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(settings.average_decay), use_buffers=True)
-        )
+        self.step = Step(self.objective, self.optimizer, fabric, tricks)
+        self.tricks = tuple(tricks)
+        for trick in tricks:
+            trick.on_start(network)
         self.history: list[dict[str, float]] = []
         self.best: dict[str, Any] = {"score": -1.0, "epoch": -1, "network": None}
 
@@ -140,14 +139,9 @@ class Trainer:
             self.loss.on_epoch_start(epoch, settings.epochs)
             row = {"epoch": float(epoch), **self._train_epoch(loader, len(batches), epoch, on_images)}
             self._share_buffers()
-            predictions = self.predict(validation)
-            try:
-                row |= self.loss.on_epoch_end(epoch, predictions)
-            except ValueError as error:
-                raise TrainingError(f"training stopped after epoch {epoch + 1}: {error}") from error
-            row["validation_balanced_accuracy"] = _balanced_accuracy(predictions)
+            if self._is_validated(epoch):
+                row |= self._validate(validation, epoch)
             self.history.append(row)
-            self._keep_best(row["validation_balanced_accuracy"], epoch)
             if fabric.is_global_zero and time.monotonic() - saved >= CHECKPOINT_SECONDS:
                 save_checkpoint(checkpoint, self._state())
                 saved = time.monotonic()
@@ -156,7 +150,7 @@ class Trainer:
         self.network.load_state_dict(
             self._result.state_dict() if self.best["network"] is None else self.best["network"]
         )
-        self.average = None
+        self.tricks = ()
 
     @torch.inference_mode()
     def predict(self, dataset: ManifestDataset) -> Predictions:
@@ -170,10 +164,28 @@ class Trainer:
             world_size=self.fabric.world_size,
         )
 
+    def _is_validated(self, epoch: int) -> bool:
+        settings, done = self.settings, epoch + 1
+        each = settings.patience is not None or self.loss.learns_from_validation
+        return each or done % settings.validate_every == 0 or done == settings.epochs
+
+    def _validate(self, validation: ManifestDataset, epoch: int) -> dict[str, float]:
+        predictions = self.predict(validation)
+        try:
+            watched = self.loss.on_epoch_end(epoch, predictions)
+        except ValueError as error:
+            raise TrainingError(f"training stopped after epoch {epoch + 1}: {error}") from error
+        score = _balanced_accuracy(predictions)
+        self._keep_best(score, epoch)
+        return {**watched, "validation_balanced_accuracy": score}
+
     @property
     def _result(self) -> LesionNetwork:
-        """The network that would be kept now: the average, where one is taken."""
-        return self.network if self.average is None else cast(LesionNetwork, self.average.module)
+        """The network that would be kept now."""
+        network = self.network
+        for trick in self.tricks:
+            network = trick.result(network)
+        return network
 
     @torch.no_grad()
     def _start_head(self, training: ManifestDataset) -> None:
@@ -189,8 +201,6 @@ class Trainer:
         seen = [(self.network(images.to(self.fabric.device)).embedding, labels) for images, labels in loader]
         embedding, labels = (torch.cat(column) for column in zip(*seen, strict=True))
         self.network.head.start_from(embedding, labels.to(embedding.device))
-        if self.average is not None:
-            self.average.module.load_state_dict(self.network.state_dict())
 
     def _train_epoch(
         self, loader: Batches, steps: int, epoch: int, on_images: Callable[[int], None]
@@ -203,11 +213,15 @@ class Trainer:
             derive_seed("mixing", self.seed, epoch, self.fabric.global_rank)  # every process mixes its own batch
         )
         for step, (images, labels) in enumerate(loader):
-            factor = set_learning_rate(self.optimizer, epoch + step / steps, self.settings)
-            batch = self._batch(images.to(self.fabric.device), labels.to(self.fabric.device), generator)
+            done = epoch + step / steps
+            factor = set_learning_rate(self.optimizer, done, self.settings)
+            images, labels = images.to(self.fabric.device), labels.to(self.fabric.device)
+            for trick in self.tricks:
+                images = trick.on_images(images, done / self.settings.epochs)
+            batch = self._batch(images, labels, generator)
             terms.append(self.step(batch))
-            if self.average is not None:
-                self.average.update_parameters(self.network)
+            for trick in self.tricks:
+                trick.on_step(self.network)
             seen += len(labels)
             on_images(len(labels) * self.fabric.world_size)
         values = torch.stack(terms).double().cpu()  # (steps, T); batches are equally large
@@ -230,8 +244,7 @@ class Trainer:
     def _share_buffers(self) -> None:
         # Every process has normalized its own images; the statistics of the first are the ones that are saved.
         if self.fabric.world_size > 1:
-            averaged = () if self.average is None else self.average.module.buffers()
-            for buffer in (*self.network.buffers(), *averaged):
+            for buffer in (*self.network.buffers(), *self._result.buffers()):
                 torch.distributed.broadcast(buffer, src=0)
 
     def _should_stop(self, epoch: int) -> bool:
@@ -250,7 +263,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "history": self.history,
             "best": self.best,
-            "average": None if self.average is None else self.average.state_dict(),
+            "tricks": [trick.state_dict() for trick in self.tricks],
         }
 
     def _restore(self, state: dict[str, Any]) -> None:
@@ -260,8 +273,8 @@ class Trainer:
         rates_to(self.optimizer, self.fabric.device)
         self.history = copy.deepcopy(state["history"])
         self.best = state["best"]
-        if self.average is not None:
-            self.average.load_state_dict(state["average"])
+        for trick, kept in zip(self.tricks, state["tricks"], strict=True):
+            trick.load_state_dict(kept)
 
 
 class _Objective(nn.Module):

@@ -490,8 +490,8 @@ def test_every_wrong_value_of_a_grid_is_reported_together_with_the_config(tiny_c
         "grid.training.learning_rate = 'fast': training.learning_rate: input should be a valid number, unable to parse "
         "string as a number",
         "grid.loss.cost_rat = 1.0: loss.cost_rat: CoSenLoss takes no such key (did you mean 'cost_rate'?)",
-        "grid.name: only settings within augmentation, backbone, neck, head, loss, mixing, refit, training, and "
-        "data.image_size, data.lesion_crop, can be tried",
+        "grid.name: only settings within augmentation, backbone, neck, head, loss, mixing, refit, growth, average, "
+        "sharpness, training, and data.image_size, data.lesion_crop, can be tried",
         "grid.training.momentum: no values; write a list such as [0.5, 1.0]",
     ]
 

@@ -26,7 +26,7 @@ def results(tiny_config, tmp_path_factory):
         "plain": {},
         "refit": {"refit": REFIT},
         "mixing": {"mixing": {"class": "dermaffinity.data.mixing.Mixup", "alpha": 1.0}},
-        "average": {"training": {"epochs": 3, "batch_size": 8, "learning_rate": 0.02, "average_decay": 0.8}},
+        "average": {"average": {"class": "dermaffinity.training.tricks.MovingAverage", "decay": 0.8}},
     }
     values = yaml.safe_load(tiny_config.read_text()) | {"loss": {"class": "dermaffinity.losses.CrossEntropyLoss"}}
     configs = []

@@ -23,6 +23,7 @@ from dermaffinity.models import IdentityNeck, LesionNetwork
 from dermaffinity.models.backbones import Backbone
 from dermaffinity.training import trainer as module
 from dermaffinity.training.trainer import Trainer
+from dermaffinity.training.tricks import MovingAverage, SharpnessAware, Trick
 
 CLASSES = 3
 
@@ -67,19 +68,23 @@ def every_epoch_is_saved(monkeypatch):
     monkeypatch.setattr("dermaffinity.training.trainer.CHECKPOINT_SECONDS", 0.0)
 
 
-def make_trainer(loss=CoSenLoss, mixing=None, head=None, **settings):
+def make_trainer(loss=CoSenLoss, mixing=None, head=None, tricks=(), **settings):
     torch.manual_seed(0)
     network = LesionNetwork(NoisyBackbone(), IdentityNeck(4), head or LinearHead(4, CLASSES))
     built = loss(torch.tensor([9.0, 8.0, 8.0]), 4)
     settings = TrainingSettings(**{"epochs": 4, "batch_size": 8, "learning_rate": 0.05, **settings})
-    return Trainer(network, built, settings, seed=3, fabric=Fabric(accelerator="cpu", devices=1), mixing=mixing)
+    fabric = Fabric(accelerator="cpu", devices=1)
+    return Trainer(network, built, settings, seed=3, fabric=fabric, mixing=mixing, tricks=tricks)
 
 
 EXTRAS = {
-    "average": {"average_decay": 0.9},
-    "sharpness": {"sam_radius": 0.05},
-    "mixing": {"mixing": Mixup(alpha=1.0)},
-    "all": {"average_decay": 0.9, "sam_radius": 0.05, "mixing": Remix(alpha=1.0, imbalance=1.0)},
+    "average": lambda: {"tricks": [MovingAverage(decay=0.9)]},
+    "sharpness": lambda: {"tricks": [SharpnessAware(radius=0.05)]},
+    "mixing": lambda: {"mixing": Mixup(alpha=1.0)},
+    "all": lambda: {
+        "tricks": [MovingAverage(decay=0.9), SharpnessAware(radius=0.05)],
+        "mixing": Remix(alpha=1.0, imbalance=1.0),
+    },
 }
 
 
@@ -188,7 +193,7 @@ def test_a_plateau_stops_the_run_with_the_advice_of_the_loss(tmp_path):
             return {}
 
     with pytest.raises(TrainingError, match="stopped after epoch 2: the hinge has no gradient; raise sigma"):
-        fit(make_trainer(Flat), tmp_path / "checkpoint.pt")
+        fit(make_trainer(Flat, validate_every=1), tmp_path / "checkpoint.pt")
 
 
 def test_a_full_disk_at_the_checkpoint_loses_nothing(tmp_path, monkeypatch):
@@ -241,14 +246,14 @@ def test_a_damaged_checkpoint_is_named_with_what_to_do(tmp_path, content):
 
 @pytest.mark.parametrize("extra", EXTRAS)
 def test_an_interruption_changes_nothing_with_any_way_of_training(tmp_path, extra):
-    whole = make_trainer(**EXTRAS[extra])
+    whole = make_trainer(**EXTRAS[extra]())
     expected = fit(whole, tmp_path / "whole.pt")
     plain = fit(make_trainer(), tmp_path / "plain.pt")
     assert any(not torch.equal(plain[name], expected[name]) for name in expected), "it has an effect"
 
     with pytest.raises(InterruptionError):
-        fit(make_trainer(**EXTRAS[extra]), tmp_path / "cut.pt", on_epoch=stop_after(2))
-    resumed = make_trainer(**EXTRAS[extra])
+        fit(make_trainer(**EXTRAS[extra]()), tmp_path / "cut.pt", on_epoch=stop_after(2))
+    resumed = make_trainer(**EXTRAS[extra]())
     found = fit(resumed, tmp_path / "cut.pt")
     assert without_speed(resumed.history) == without_speed(whole.history)
     assert all(torch.equal(found[name], expected[name]) for name in expected)
@@ -262,7 +267,7 @@ def test_the_result_is_the_moving_average_of_the_weights_over_the_steps(tmp_path
             seen.append({name: value.clone() for name, value in trainer.network.state_dict().items()})
             return super().forward(output, labels)
 
-    trainer = make_trainer(Watched, average_decay=0.75, epochs=2)
+    trainer = make_trainer(Watched, tricks=[MovingAverage(decay=0.75)], epochs=2)
     fit(trainer, tmp_path / "averaged.pt")
     average = {name: value.clone() for name, value in trainer.network.state_dict().items()}
     trainer = make_trainer(CrossEntropyLoss, epochs=2)
@@ -295,7 +300,7 @@ def test_a_mixed_objective_is_the_mean_of_both_labels_objectives(tmp_path):
 
 
 def test_statistics_of_normalization_count_each_batch_once_with_sharpness(tmp_path):
-    state = fit(make_trainer(sam_radius=0.05), tmp_path / "checkpoint.pt")
+    state = fit(make_trainer(tricks=[SharpnessAware(radius=0.05)]), tmp_path / "checkpoint.pt")
     assert state["backbone.layers.1.num_batches_tracked"] == 4 * (25 // 8)
 
 
@@ -308,3 +313,74 @@ def test_a_checkpoint_is_written_only_when_enough_would_be_lost(tmp_path, monkey
     monkeypatch.setattr("dermaffinity.training.trainer.save_checkpoint", save)
     fit(make_trainer(epochs=6), tmp_path / "checkpoint.pt")
     assert epochs == [2, 4, 6]
+
+
+def test_a_trick_acts_at_its_moments_and_what_it_keeps_is_restored(tmp_path):
+    class Counting(Trick):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("counts", torch.zeros(3, dtype=torch.long))
+
+        def on_start(self, network):
+            self.counts[0] += 1
+
+        def on_gradient(self, objective, backward):
+            assert all(parameter.grad is not None for parameter in objective.parameters())
+            self.counts[1] += 1
+
+        def on_step(self, network):
+            self.counts[2] += 1
+
+    trick = Counting()
+    fit(make_trainer(tricks=[trick]), tmp_path / "whole.pt")
+    assert trick.counts.tolist() == [1, 12, 12]  # 4 epochs of 3 steps
+    with pytest.raises(InterruptionError):
+        fit(make_trainer(tricks=[Counting()]), tmp_path / "cut.pt", on_epoch=stop_after(2))
+    resumed = Counting()
+    fit(make_trainer(tricks=[resumed]), tmp_path / "cut.pt")
+    assert resumed.counts.tolist() == [1, 12, 12]
+
+
+def test_a_trick_replaces_the_gradient_of_a_step(tmp_path):
+    class Without(Trick):
+        def on_gradient(self, objective, backward):
+            for parameter in objective.parameters():
+                parameter.grad.zero_()
+
+    trainer = make_trainer(tricks=[Without()], weight_decay=0)
+    before = {name: value.detach().clone() for name, value in trainer.network.named_parameters()}
+    fit(trainer, tmp_path / "checkpoint.pt")
+    assert all(torch.equal(value, before[name]) for name, value in trainer.network.named_parameters())
+
+
+def test_fewer_looks_at_the_validation_images_change_no_weight_and_the_last_epoch_is_always_seen(tmp_path):
+    each, few = (make_trainer(CrossEntropyLoss, epochs=5, validate_every=every) for every in (1, 3))
+    first, second = (fit(trainer, tmp_path / f"{trainer.settings.validate_every}.pt") for trainer in (each, few))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    scores = [[row.get("validation_balanced_accuracy") for row in trainer.history] for trainer in (each, few)]
+    assert None not in scores[0]
+    assert scores[1] == [None, None, scores[0][2], None, scores[0][4]]
+
+
+@pytest.mark.parametrize(("loss", "settings"), [(CoSenLoss, {}), (CrossEntropyLoss, {"patience": 9})])
+def test_a_training_that_depends_on_the_validation_images_sees_them_after_each_epoch(tmp_path, loss, settings):
+    trainer = make_trainer(loss, validate_every=3, **settings)
+    fit(trainer, tmp_path / "checkpoint.pt")
+    assert all("validation_balanced_accuracy" in row for row in trainer.history)
+
+
+def test_a_trick_changes_the_images_of_a_step_by_how_far_training_is(tmp_path):
+    seen = []
+
+    class Half(Trick):
+        def on_images(self, images, progress):
+            seen.append(progress)
+            return images[..., ::2, ::2]
+
+    def sizes(module, arguments):
+        assert arguments[0].shape[2:] == ((8, 8) if module.training else (16, 16))
+
+    trainer = make_trainer(tricks=[Half()], epochs=2)
+    trainer.network.register_forward_pre_hook(sizes)
+    fit(trainer, tmp_path / "checkpoint.pt")
+    assert seen == pytest.approx([step / 6 for step in range(6)])

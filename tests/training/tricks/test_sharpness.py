@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from dermaffinity.training.sharpness import unchanged_statistics, uphill
+from dermaffinity.training.tricks import SharpnessAware
+from dermaffinity.training.tricks.sharpness import unchanged_statistics, uphill
 
 
 def test_parameters_move_the_radius_up_their_gradient_and_exactly_back():
@@ -53,3 +54,8 @@ def test_a_second_pass_leaves_the_statistics_of_batch_normalization():
     assert [layer.momentum for layer in network] == [0.1, 0.5]
     network(2 * batch)
     assert not torch.equal(network[0].running_mean, before["0.running_mean"])
+
+
+def test_a_radius_that_is_no_length_is_refused():
+    with pytest.raises(ValueError, match="radius must be positive because it is a length, got 0"):
+        SharpnessAware(radius=0)
