@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ComparedExperiments:
     """Measures of every experiment, and its comparison with the baseline, by name.
 
@@ -123,6 +123,9 @@ class ComparedExperiments:
             folder / name
             for name in ("comparison.md", "measures.csv", "gains.csv", "tests.csv", "recall.png", "gain.png")
         ]
+
+    def __repr__(self) -> str:
+        return self.sentence()
 
     def _repr_html_(self) -> str:
         return shown(self.tables(), self.figure())

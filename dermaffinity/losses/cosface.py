@@ -23,14 +23,16 @@ class CosFaceLoss(Loss):
 
     Examples:
         >>> import torch
-        >>> from dermaffinity.heads import HeadOutput
+        >>> from dermaffinity.heads import CosineHead
         >>> from dermaffinity.losses import CosFaceLoss
-        >>> output = HeadOutput(torch.tensor([[0.9, 0.7]]), torch.zeros(1, 4), torch.zeros(2, 1, 4))
+        >>> head = CosineHead(embedding_dim=2, num_classes=2, scale=16.0)
+        >>> _ = head.centers.data.copy_(torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]]))
+        >>> output = head(torch.tensor([[5.0, 4.0]]))  # cosines 0.78 and 0.62: 39 and 51 degrees
         >>> for margin in (0.0, 0.35):
-        ...     loss = CosFaceLoss(torch.tensor([30, 3]), 4, margin=margin)
+        ...     loss = CosFaceLoss(torch.tensor([30, 3]), 2, margin=margin, scale=16.0)
         ...     print(round(sum(loss(output, torch.tensor([0])).values()).item(), 3))
-        0.04
-        2.487
+        0.079
+        3.145
     """
 
     score_kind = ScoreKind.COSINE

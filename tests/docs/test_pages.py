@@ -1,6 +1,10 @@
 """What README and the site show works as it stands."""
 
+import contextlib
+import doctest
+import io
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +49,27 @@ def test_every_file_that_is_named_exists(page):
 @pytest.mark.parametrize("link", re.findall(r"\]\((?!http)([^)#]+)\)", README.read_text(encoding="utf-8")))
 def test_every_file_that_readme_links_to_exists(link):
     assert (ROOT / link).exists()
+
+
+def test_readme_prints_what_python_does(uninterrupted, phantom_library, tmp_path, monkeypatch):
+    """On a smaller library than the demo's, so that numbers and classes may differ."""
+
+    def bare(text: str) -> list[str]:
+        classless = re.sub(r"\b(AK|BCC|ML|SCC|SK)\b(, (AK|BCC|ML|SCC|SK)\b)*", "X", text)
+        return sorted(re.sub(r"[\d.]+", "0", classless).split())
+
+    (code,) = blocks(README, "python")
+    (picture,) = re.findall(r"demo/library/(\S+\.png)", code)
+    for method in ("affinity_plus", "cosen"):
+        shutil.copytree(uninterrupted / "runs/tiny", tmp_path / f"demo/runs/demo_{method}")
+    (tmp_path / "demo/library" / picture).parent.mkdir(parents=True)
+    shutil.copy(min(phantom_library.rglob("*.png")), tmp_path / "demo/library" / picture)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for example in doctest.DocTestParser().get_examples(code):
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            exec(compile(example.source, "README.md", "single"), names)
+        assert bare(printed.getvalue()) == bare(example.want), example.source
 
 
 @pytest.mark.parametrize("page", ["docs/classifier.md"])
