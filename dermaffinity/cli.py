@@ -356,6 +356,9 @@ def benchmark(
     quick: Annotated[
         bool, typer.Option("--quick", help="One fold, one seed, one epoch at 32 pixels: does it work at all?")
     ] = False,
+    ensemble: Annotated[
+        bool, typer.Option("--ensemble", help="Score the mean of the seeds' models in each fold, for every method.")
+    ] = False,
     launcher: LauncherName = "inline",
     runs: Runs = Path("runs"),
     out: Annotated[Path | None, typer.Option(help="Folder of the tables; default: RUNS/benchmark.")] = None,
@@ -378,6 +381,7 @@ def benchmark(
         external=external,
         train=train,
         quick=quick,
+        ensemble=ensemble,
         **_how(folds, seeds, launcher, runs, tracking_uri, quiet),
     )
     if found is None:  # torchrun has started this process to help another

@@ -131,7 +131,7 @@ class Benchmark:
         missing = {name: f"without results: {len(lines)} jobs" for name, lines in self.failures.items()}
         tables = {f"{self.images.capitalize()}: percent [95 % interval]": measures_table(self.summaries, missing)}
         if self.external:
-            title = "External images, mean of the folds' models: percent [95 % interval]"
+            title = "External images, mean of the fold models: percent [95 % interval]"
             tables[title] = measures_table(self.external, missing)
         tried = {name: method.tried for name, method in self.methods.items()}
         tables["Mean ± standard deviation over seeds, percent"] = seeds_table(self.measured, tried)
@@ -253,6 +253,7 @@ class Options:
     budget: int = 4  # the largest number of combinations that a config may be tuned among
     train: bool = True  # False only measures what is there
     quick: bool = False  # one fold, one seed, one epoch at 32 pixels, under names of its own
+    ensemble: bool = False  # score the mean of the seeds' models in each fold, see `Experiment.ensemble`
 
 
 def benchmark(
@@ -263,6 +264,7 @@ def benchmark(
     budget: int = 4,
     train: bool = True,
     quick: bool = False,
+    ensemble: bool = False,
     external: bool = False,
     overrides: Sequence[str] = (),
     **how: Unpack[How],
@@ -276,7 +278,7 @@ def benchmark(
         >>> type(found).__name__
         'Benchmark'
     """
-    options = Options(baseline=baseline, tuned=tuned, budget=budget, train=train, quick=quick)
+    options = Options(baseline=baseline, tuned=tuned, budget=budget, train=train, quick=quick, ensemble=ensemble)
     return run_benchmark(configs, Plan.of(how, external=external), options, overrides=overrides)
 
 
@@ -304,6 +306,8 @@ def run_benchmark(
     plan = replace(plan, resume=True, keep_going=True)
     configs = _read(sources, overrides, options.quick)
     base = find_baseline(options.baseline, configs)
+    if options.ensemble and len(plan.seeds) < 2 and not options.quick:
+        raise ConfigError("--ensemble: the mean of one model is that model; name two seeds or more, --seeds 0,1,2")
     if len(configs) < 2:
         raise ComparisonError(f"nothing to compare {base} with; name at least two configs")
     manifest = _common_manifest(configs, plan.external)
@@ -317,6 +321,8 @@ def run_benchmark(
             return None
         failures |= {name: one.failures for name, one in zip(started, ran, strict=True) if one.failures}
     experiments = _finished(started, manifest, plan, failures)
+    if options.ensemble:
+        experiments = {name: one.ensemble() for name, one in experiments.items()}
     if not experiments:
         raise TrainingError(
             "no method has all of its folds and seeds", [one for lines in failures.values() for one in lines]
@@ -427,7 +433,8 @@ def _about(manifest: Manifest, plan: Plan, options: Options) -> tuple[str, ...]:
         if options.tuned
         else "Configs as they stand, not tuned here."
     )
-    return (*([QUICK] if options.quick else []), run, tuning)
+    joined = f"Every method is the mean of {len(seeds)} models in each fold, one a seed, and calibrated as such."
+    return (*([QUICK] if options.quick else []), run, tuning, *([joined] if options.ensemble else []))
 
 
 def _comparison_tables(contests: Mapping[str, Contest]) -> dict[str, pd.DataFrame]:

@@ -1,21 +1,33 @@
 """An experiment: what was run, and what came out, read from its folder when it is asked for."""
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import yaml
 
-from dermaffinity.data.manifest import Manifest, read_manifest
+from dermaffinity.config import Component
+from dermaffinity.data.manifest import COLUMNS, Manifest, read_manifest
 from dermaffinity.errors import ComparisonError, DataError, ManifestError
 from dermaffinity.experiments.record import FILE, ExperimentRecord, JobFolder, TrackedFolder, training_numbers
-from dermaffinity.experiments.results import Results, as_separate_images, at_temperatures, average_models, read_table
+from dermaffinity.experiments.results import (
+    Model,
+    Results,
+    arrays,
+    as_separate_images,
+    at_temperatures,
+    average_models,
+    models_of,
+    read_table,
+)
 from dermaffinity.files import atomic_write
+from dermaffinity.inference.metadata import MetadataEvidence
 from dermaffinity.inference.model_folder import Description, FoldModel, read_description
-from dermaffinity.metrics.classification import Classes
+from dermaffinity.metrics.classification import Classes, classification_metrics
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,6 +35,8 @@ if TYPE_CHECKING:
     from dermaffinity.experiments.compare import ComparedExperiments
     from dermaffinity.experiments.report import Written
     from dermaffinity.inference.classifier import LesionClassifier
+
+STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 class Experiment(TrackedFolder):
@@ -36,6 +50,10 @@ class Experiment(TrackedFolder):
         jobs: Only these of its jobs; None for every one that is finished.
         failures: What stopped jobs in the call that returned this, a line each.
         manifest: Where its manifest lies, if that was moved.
+        averaged: See `ensemble`.
+        frequencies: Of the classes by name, see `with_prior`.
+        strengths: Of the class frequencies in training, by fold, see `with_prior`.
+        metadata: Columns of the manifest, see `with_metadata`.
 
     Examples:
         >>> import dermaffinity as da
@@ -55,8 +73,16 @@ class Experiment(TrackedFolder):
         jobs: Sequence[JobFolder] | None = None,
         failures: Sequence[str] = (),
         manifest: Path | None = None,
+        averaged: bool = False,
+        frequencies: Mapping[str, float] | None = None,
+        strengths: Mapping[int, float] | None = None,
+        metadata: Sequence[str] = (),
     ) -> None:
         super().__init__(Path(path))
+        self.averaged = averaged
+        self.frequencies = frequencies
+        self.strengths = strengths
+        self.metadata = tuple(metadata)
         self._jobs = jobs
         self.failures = tuple(failures)
         self.moved_to = manifest
@@ -122,6 +148,97 @@ class Experiment(TrackedFolder):
         needed = {self.job(fold, seed) for seed in self.seeds for fold in range(self.record.folds)}
         return bool(needed) and not self.failures and needed <= set(self.jobs)
 
+    def ensemble(self) -> "Experiment":
+        """The same experiment with the mean of all seeds' models in each fold, in place of one model after the other.
+
+        The mean is calibrated by `ensemble_temperature`, from inner validation images that are new to two of its
+        models. `classifier` is another ensemble: of all folds, for images of no fold.
+
+        Examples:
+            >>> import dermaffinity as da
+            >>> da.Experiment.open("runs/small_softmax").ensemble().out_of_fold.table["seed"].unique()
+            array([0])
+        """
+        return self._with(averaged=True)
+
+    def with_prior(
+        self, frequencies: Mapping[str, float] | None = None, *, strength: float | Mapping[int, float] | None = None
+    ) -> "Experiment":
+        r"""The same experiment with answers for other class frequencies than those its models assume.
+
+        .. math:: p_c \propto \exp(z_c / T) \, q_c / \rho_c
+
+        for what a model says, z, its temperature T, the class frequencies ρ that it assumes (see `learned_prior`), and
+        those told, q. Nothing is trained: this is Bayes' rule, applied to calibrated probabilities.
+
+        Args:
+            frequencies: q by class; they need not sum to 1.
+            strength: s of :math:`q = \pi^s` with the shares π of the classes in training, one number or one by fold: 0
+                for equally frequent classes, 1 for those of the library. See `chosen_strengths`.
+
+        Raises:
+            ValueError: Unless one of both is given, and every class has a positive frequency.
+
+        Examples:
+            >>> import dermaffinity as da
+            >>> experiment = da.Experiment.open("runs/small_softmax")
+            >>> rare = experiment.with_prior({"AK": 0.1, "BCC": 0.1, "ML": 10, "SCC": 0.1, "SK": 0.1})
+            >>> bool(rare.recall()["value"]["ML"] >= experiment.recall()["value"]["ML"])
+            True
+        """
+        if (frequencies is None) == (strength is None):
+            raise ValueError("give either the frequencies of the classes or a strength")
+        if frequencies is not None:
+            self.classes.log_frequencies(frequencies)  # or raise what is wrong with them
+        is_one = isinstance(strength, int | float)
+        strengths = dict.fromkeys(range(self.record.folds), strength) if is_one else strength
+        return self._with(frequencies=frequencies, strengths=strengths)
+
+    def with_metadata(self, *columns: str) -> "Experiment":
+        """The same experiment with what the manifest's columns say of each image; see `MetadataEvidence`.
+
+        Estimated for each model from the images it was fitted to, and added after its temperature. A site or an age may
+        be a shortcut: it may tell which clinic an image came from rather than what it shows.
+
+        Args:
+            columns: Of the manifest, such as ``"age", "sex", "site"``.
+
+        Raises:
+            DataError: When the manifest is not there, or lacks one of the columns.
+
+        Examples:
+            >>> import dermaffinity as da
+            >>> experiment = da.Experiment.open("runs/small_softmax").with_metadata("width")
+            >>> experiment.measures().loc["accuracy", "value"] >= 0
+            np.True_
+        """
+        return self._with(metadata=columns)
+
+    def chosen_strengths(self, *, price: float = 0.02, reference: "Experiment | None" = None) -> dict[int, float]:
+        """For each fold, how much of the class frequencies to tell its models so that common classes lose little.
+
+        The smallest strength of 0, 0.25, 0.5, 0.75 and 1 at which the majority recall on the fold's inner validation
+        images, all seeds together, is at most ``price`` below that of the reference; 1 where none is. Test folds and
+        external images have no part in it.
+
+        Args:
+            price: What the common classes may lose, as a fraction of recall.
+            reference: An experiment with the same folds and seeds, as it is, such as that of softmax; None for this one
+                at strength 1, which needs no other experiment.
+
+        Examples:
+            >>> import dermaffinity as da
+            >>> experiment = da.Experiment.open("runs/small_softmax")
+            >>> experiment.chosen_strengths(price=1.0)  # whatever the common classes lose
+            {0: 0.0, 1: 0.0, 2: 0.0}
+        """
+        base = self.with_prior(strength=1.0) if reference is None else reference
+        least = {fold: recall - price for fold, recall in base._inner_majority_recall().items()}
+        recalls = {strength: self.with_prior(strength=strength)._inner_majority_recall() for strength in STRENGTHS}
+        return {
+            fold: next((one for one in STRENGTHS if recalls[one][fold] >= least[fold]), STRENGTHS[-1]) for fold in least
+        }
+
     def identifier(self) -> str:
         """A word that no other folder has, made at the first call; the folder's tracking runs are told by it."""
         note = self.path / "folder_id.txt"
@@ -166,38 +283,162 @@ class Experiment(TrackedFolder):
 
     @cached_property
     def out_of_fold(self) -> Results:
-        """Results for the images it scored: every image by the model that had it as a test image."""
-        table, calibrated = self.predictions(), None
-        if self.record.scored == "inner":
-            table = as_separate_images(table)  # the images that temperatures are fitted on
-        elif self.models:
-            temperatures = {key: model.calibration.temperature for key, model in self.fold_models.items()}
-            calibrated = at_temperatures(table, temperatures, self.classes)
-        return Results("out_of_fold", self.classes, table, calibrated, training_numbers(self.jobs))
+        """Results for the images it scored: every image by the model, or models, that had it as a test image."""
+        numbers = training_numbers(self.jobs)
+        if self.record.scored == "inner":  # the images that temperatures are fitted on
+            return Results("out_of_fold", self.classes, as_separate_images(self.predictions()), training=numbers)
+        keep = ("fold",) if self.averaged else ("fold", "seed")
+        return Results(
+            "out_of_fold", self.classes, *self._answers(self.predictions(), keep, self.temperatures), numbers
+        )
+
+    @cached_property
+    def inner(self) -> Results:
+        """Results for the inner validation images by single models: for choosing, not for reporting."""
+        return Results("inner", self.classes, as_separate_images(self._inner))
+
+    @cached_property
+    def _inner(self) -> pd.DataFrame:
+        """What single models say of their inner validation images, calibrated."""
+        single = self._with(averaged=False)
+        table, calibrated = single._answers(single.predictions("validation"), ("fold", "seed"), single.temperatures)
+        return table if calibrated is None else calibrated
 
     @cached_property
     def external(self) -> Results | None:
         """Results for the external images: the mean of the fold models. None where they were not scored."""
         if not self.jobs or not all(job.external.exists() for job in self.jobs):
             return None
-        table = average_models(self.predictions("external"), self.classes)
-        joint = self.joint_temperatures
-        return Results("external", self.classes, table, at_temperatures(table, joint, self.classes) if joint else None)
+        keep = () if self.averaged else ("seed",)
+        answers = self._answers(self.predictions("external"), keep, self.joint_temperatures)
+        return Results("external", self.classes, *answers)
 
     @cached_property
-    def joint_temperatures(self) -> dict[tuple[int, int], float]:
-        """Of the mean of all fold models, which is called fold 0, by fold and seed; empty where models are missing."""
-        if not self.complete or self.record.scored == "inner" or not self.models:
+    def temperatures(self) -> dict[Model, float]:
+        """Of the models of each fold, by fold and seed; seed 0 for the mean of the seeds. Empty without networks."""
+        if not self.record.has_network:
             return {}
-        if self.record.folds == 1:  # of a single model, the mean is that model
-            return {key: model.calibration.temperature for key, model in self.fold_models.items()}
+        keep = ("fold",) if self.averaged else ("fold", "seed")
+        return self._fitted(self.predictions("validation"), keep)
+
+    @cached_property
+    def joint_temperatures(self) -> dict[Model, float]:
+        """Of the mean of all fold models, which is called fold 0, by fold and seed; empty where models are missing."""
+        if not self.complete or self.record.scored == "inner" or not self.record.has_network:
+            return {}
+        parts = ["validation"] if self.record.folds == 1 else ["predictions", "validation"]
+        clean = pd.concat([self.predictions(part) for part in parts], ignore_index=True)
+        return self._fitted(clean, () if self.averaged else ("seed",))
+
+    @cached_property
+    def _priors(self) -> dict[Model, tuple[np.ndarray, np.ndarray]]:
+        """Of each model the logarithms (C,) of the class shares in its training, and of those that it assumes."""
+        import torch
+
+        from dermaffinity.training.calibration import learned_prior
+
+        config, names = self.record.config, list(self.classes.names)
+        loss, found = Component.model_validate(config["loss"]) if self.record.has_network else None, {}
+        for job in self.jobs:
+            # Never images to train on: the inner validation part and, unless the dataset brings a test set, the fold.
+            parts = ["validation"] if self.record.protocol == "presplit" else ["validation", "predictions"]
+            tables = [read_table(job.path / f"{part}.csv") for part in parts]
+            unseen = pd.concat([table["label"] for table in tables]).value_counts().reindex(names, fill_value=0)
+            counts = torch.tensor(pd.Series(self.record.class_counts)[names].sub(unseen).to_numpy())
+            log_share = (counts.double() / counts.sum()).log().numpy()
+            learned = log_share
+            if loss is not None:
+                learned = learned_prior(
+                    loss.build(class_counts=counts, embedding_dim=2),
+                    balanced_sampling=config["training"]["balanced_sampling"],
+                    refitted=config.get("refit") is not None,
+                )
+            (model,) = set(models_of(tables[0]))
+            found[model] = log_share, learned
+        return found
+
+    @cached_property
+    def _known(self) -> dict[Model, MetadataEvidence]:
+        """What the metadata of the images that each model was fitted to say."""
+        rows, found = self._facts, {}
+        for job in self.jobs:
+            inner = read_table(job.path / "validation.csv")
+            (model,) = set(models_of(inner))
+            fitted = rows[rows["fold"].notna() & (rows["fold"] != model[0]) & ~rows.index.isin(inner["image"])]
+            found[model] = MetadataEvidence.of(fitted, self.metadata, self.classes.names)
+        return found
+
+    @cached_property
+    def _facts(self) -> pd.DataFrame:
+        """The manifest's rows by image."""
+        if self.manifest is None:
+            raise DataError(
+                f"{self.path}: metadata are in the manifest {self.record.dataset}.csv of split "
+                f"{self.record.split_hash[:12]}, which is not where its config says; hand it over as manifest=PATH"
+            )
+        if missing := [name for name in self.metadata if name not in self.manifest.rows]:
+            there = ", ".join(self.manifest.rows.columns.difference(list(COLUMNS))) or "none"
+            raise DataError(f"{self.manifest.name}: no column {', '.join(missing)}; metadata there: {there}")
+        return self.manifest.rows.set_index("image")
+
+    def _told(self, model: Model, images: pd.Series) -> np.ndarray:
+        """What class frequencies and metadata add to the logarithms of a model's probabilities: (N, C)."""
+        log_share, learned = self._priors[model]
+        told = np.zeros((len(images), len(learned)))
+        if self.metadata:
+            told += self._known[model](self._facts.loc[images])
+        if self.frequencies is not None:
+            told += self.classes.log_frequencies(self.frequencies) - learned
+        elif self.strengths is not None:
+            told += self.strengths[model[0]] * log_share - learned
+        return told
+
+    def _fitted(self, clean: pd.DataFrame, keep: Sequence[str]) -> dict[Model, float]:
+        """The temperatures of the means of models, from tables of images that are new to each of them."""
         from dermaffinity.training.calibration import ensemble_temperature
 
-        tables = (self.predictions(part) for part in ("predictions", "validation"))
-        scored, validation = (dict(iter(table.groupby("seed"))) for table in tables)
+        # With the frequencies of these very images, whatever is told of others afterwards.
+        own = np.stack([log_share - learned for log_share, learned in map(self._priors.__getitem__, models_of(clean))])
+        found = {}
+        for mean, models in self._joined(keep).items():
+            rows = np.array([model in models for model in models_of(clean)])
+            found[mean] = ensemble_temperature(clean[rows], len(models), self.classes.names, own[rows])
+        return found
+
+    def _answers(
+        self, table: pd.DataFrame, keep: Sequence[str], temperatures: Mapping[Model, float]
+    ) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+        """The means of models, as trained and calibrated; both calibrated where they are told something."""
+        means, joined = average_models(table, self.classes, keep), self._joined(keep)
+        is_told = bool(self.frequencies or self.strengths or self.metadata)
+        if not is_told and not temperatures:
+            return means, None
+        evidence = np.zeros((len(means), len(self.classes.names)))
+        for mean, models in joined.items() if is_told else ():
+            own = np.array([model == mean for model in models_of(means)])
+            evidence[own] = np.mean([self._told(model, means["image"][own]) for model in models], axis=0)
+        calibrated = at_temperatures(means, temperatures or dict.fromkeys(joined, 1.0), evidence, self.classes)
+        return calibrated if is_told else means, calibrated
+
+    def _joined(self, keep: Sequence[str]) -> dict[Model, list[Model]]:
+        """The models behind each mean that keeps folds, or seeds, apart."""
+        found: dict[Model, list[Model]] = {}
+        for fold, seed in self._priors:
+            found.setdefault((fold if "fold" in keep else 0, seed if "seed" in keep else 0), []).append((fold, seed))
+        return found
+
+    def _inner_majority_recall(self) -> dict[int, float]:
+        """The majority recall on each fold's inner validation images, seeds together; 1 where no class is common."""
+        of_folds = {fold: self._inner[self._inner["fold"] == fold] for fold in self._inner["fold"].unique().tolist()}
         return {
-            (0, seed): ensemble_temperature(scored[seed], validation[seed], self.classes.names) for seed in self.seeds
+            fold: classification_metrics(*arrays(own, self.classes), self.classes).get("majority_recall", 1.0)
+            for fold, own in of_folds.items()
         }
+
+    def _with(self, **changed: Any) -> "Experiment":
+        kept = ("failures", "averaged", "frequencies", "strengths", "metadata")
+        now = {name: getattr(self, name) for name in kept} | changed
+        return Experiment(self.path, jobs=self._jobs, manifest=self.moved_to, **now)
 
     @cached_property
     def manifest(self) -> Manifest | None:

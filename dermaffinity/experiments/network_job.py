@@ -33,7 +33,7 @@ from dermaffinity.inference.predict import predict
 from dermaffinity.report.figures import history_figure
 from dermaffinity.seeding import derive_seed, seed_everything
 from dermaffinity.tracking.base import Run
-from dermaffinity.training.calibration import calibrate
+from dermaffinity.training.calibration import calibrate, learned_prior
 from dermaffinity.training.trainer import Trainer
 
 
@@ -114,6 +114,8 @@ def _train_and_score(job: Job, images: Images, fabric: Fabric, run: Run, progres
     validation = table(inner_rows, seen)
     scored = validation if job.scored == "inner" else table(test_rows, trainer.predict(dataset(test_rows, fixed)))
     examples = rows.iloc[fit_rows]
+    assumed = learned_prior(loss, balanced_sampling=settings.balanced_sampling, refitted=config.refit is not None)
+    log_share = (counts.double() / counts.sum()).log().numpy()
     if fabric.is_global_zero:
         save_model(
             job.files.path,
@@ -121,7 +123,7 @@ def _train_and_score(job: Job, images: Images, fabric: Fabric, run: Run, progres
             _facts(config, images.manifest),
             fold=job.fold,
             seed=job.seed,
-            calibration=calibrate(seen, network.head, classes),
+            calibration=calibrate(seen, network.head, classes, log_share - assumed),
             examples=TrainingExamples(examples["image"].tolist(), examples["label"].tolist(), learned.embedding),
         )
         history = pd.DataFrame(trainer.history)

@@ -13,7 +13,7 @@ from dermaffinity.metrics.classification import Classes, confusion_matrix
 from dermaffinity.metrics.reliability import reliability_bins, with_temperature
 from dermaffinity.metrics.summary import Measured, ScoredImages, summarize_calibration
 
-Temperatures = Mapping[tuple[int, int], float]  # by fold and seed
+Model = tuple[int, int]  # its fold and seed; of a mean over folds or seeds, 0 in their place
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +23,8 @@ class Results:
     Args:
         part: ``out_of_fold`` for what it scored, or ``external``.
         classes: The C classes.
-        table: Prediction table as trained.
+        table: Prediction table as trained; where class frequencies are told, calibrated as well, because they are told
+            to calibrated models.
         calibrated: The same at the models' temperatures; None where there are none.
         training: Rows that join the summary, see `training_numbers`.
     """
@@ -80,12 +81,19 @@ def arrays(table: pd.DataFrame, classes: Classes) -> tuple[np.ndarray, np.ndarra
     return classes.indices(table["label"]), table[classes.columns].to_numpy(float)
 
 
-def at_temperatures(table: pd.DataFrame, temperatures: Temperatures, classes: Classes) -> pd.DataFrame:
-    """The table with each model's probabilities at its temperature."""
-    own = np.array([temperatures[model] for model in zip(table["fold"], table["seed"], strict=True)])
-    calibrated = table.copy()
-    calibrated[classes.columns] = with_temperature(table[classes.columns].to_numpy(), own[:, None])
-    return calibrated
+def at_temperatures(
+    table: pd.DataFrame, temperatures: Mapping[Model, float], evidence: np.ndarray | float, classes: Classes
+) -> pd.DataFrame:
+    """The table with each model's probabilities at its temperature, and evidence (N, C) after it."""
+    own = np.array([temperatures[model] for model in models_of(table)])
+    calibrated = with_temperature(table[classes.columns].to_numpy(), own[:, None], evidence)
+    columns = pd.DataFrame(calibrated, columns=classes.columns, index=table.index)
+    return table.assign(predicted=np.asarray(classes.names)[calibrated.argmax(axis=1)], **columns)
+
+
+def models_of(table: pd.DataFrame) -> list[Model]:
+    """Fold and seed of each row."""
+    return list(zip(table["fold"].tolist(), table["seed"].tolist(), strict=True))
 
 
 def prediction_table(
@@ -120,13 +128,20 @@ def as_separate_images(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(image=table["image"] + ", " + model, fold=pd.factorize(model)[0], seed=0)
 
 
-def average_models(table: pd.DataFrame, classes: Classes) -> pd.DataFrame:
-    """The ensemble's table: for each image and seed, the mean probabilities of the folds' models; ``fold`` is 0."""
-    columns = classes.columns
-    mean = table.groupby(["seed", "image"], sort=True)[columns].mean().reset_index()
-    facts = table.drop_duplicates("image")[["image", "group", "label"]]
-    joined = mean.merge(facts, on="image")
-    joined["fold"] = 0
+def average_models(table: pd.DataFrame, classes: Classes, keep: Sequence[str] = ("seed",)) -> pd.DataFrame:
+    """The ensembles' table: the mean probabilities of several models for each image.
+
+    Args:
+        table: Prediction table.
+        classes: The C classes.
+        keep: What is not averaged over, of ``fold`` and ``seed``; the other is 0.
+    """
+    columns, facts = classes.columns, ["group", "label"]
+    if set(keep) == {"fold", "seed"}:
+        return table
+    of_images = table.groupby([*keep, "image"], sort=True)
+    joined = of_images[columns].mean().join(of_images[facts].first()).reset_index()
+    joined = joined.assign(**{name: 0 for name in ("fold", "seed") if name not in keep})
     joined["predicted"] = np.asarray(classes.names)[joined[columns].to_numpy().argmax(axis=1)]
     return joined[["image", "group", "label", "fold", "seed", "predicted", *columns]]
 

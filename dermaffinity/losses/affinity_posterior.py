@@ -66,6 +66,11 @@ class AffinityPosteriorLoss(Loss):
         self.diversity_weight = diversity_weight
         self.register_buffer("log_prior", prior_weight * log_shares(self.class_counts))
 
+    @property
+    def prior_left_out(self) -> Tensor:
+        """See `Loss`."""
+        return self.log_prior
+
     def forward(self, output: HeadOutput, labels: Tensor) -> dict[str, Tensor]:
         """The terms ``posterior`` and ``diversity``, the second with its weight."""
         own_class = F.one_hot(labels, output.scores.shape[1])  # (N, C)

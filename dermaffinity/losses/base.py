@@ -48,6 +48,14 @@ class Loss(nn.Module, ABC):
         self.register_buffer("class_counts", class_counts.to(torch.float32))
         self.embedding_dim = embedding_dim
 
+    @property
+    def prior_left_out(self) -> Tensor:
+        """(C,), the logarithms of class frequencies that training adds to the scores and prediction leaves out.
+
+        None, unless a loss says otherwise: its scores learn how frequent the classes are.
+        """
+        return torch.zeros_like(self.class_counts)
+
     @abstractmethod
     def forward(self, output: HeadOutput, labels: Tensor) -> dict[str, Tensor]:
         """Named scalar terms of a batch with labels (N,); the objective is their sum."""

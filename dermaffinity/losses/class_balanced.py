@@ -36,6 +36,11 @@ class ClassBalancedLoss(Loss):
         super().__init__(class_counts, embedding_dim)
         self.register_buffer("class_weights", effective_number_weights(self.class_counts, beta))
 
+    @property
+    def prior_left_out(self) -> Tensor:
+        """See `Loss`: a class that counts twice as much looks twice as frequent."""
+        return -self.class_weights.log()
+
     def forward(self, output: HeadOutput, labels: Tensor) -> dict[str, Tensor]:
         """The one term ``class_balanced_cross_entropy``."""
         return {"class_balanced_cross_entropy": weighted_cross_entropy(output.scores, labels, self.class_weights)}

@@ -37,6 +37,11 @@ class CrossEntropyLoss(Loss):
         weights = inverse if weighting == "inverse" else torch.ones_like(inverse)
         self.register_buffer("class_weights", of_mean_one(weights))
 
+    @property
+    def prior_left_out(self) -> Tensor:
+        """See `Loss`: a class that counts twice as much looks twice as frequent."""
+        return -self.class_weights.log()
+
     def forward(self, output: HeadOutput, labels: Tensor) -> dict[str, Tensor]:
         """The one term ``cross_entropy``."""
         return {"cross_entropy": weighted_cross_entropy(output.scores, labels, self.class_weights)}

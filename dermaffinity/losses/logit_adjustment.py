@@ -44,6 +44,11 @@ class LogitAdjustedLoss(Loss):
             raise ValueError(f"tau must be at least 0, got {tau}")
         self.register_buffer("shift", tau * log_shares(self.class_counts))  # (C,)
 
+    @property
+    def prior_left_out(self) -> Tensor:
+        """See `Loss`."""
+        return self.shift
+
     def forward(self, output: HeadOutput, labels: Tensor) -> dict[str, Tensor]:
         """The one term ``logit_adjusted_cross_entropy``."""
         return {"logit_adjusted_cross_entropy": F.cross_entropy(output.scores + self.shift, labels)}

@@ -49,6 +49,11 @@ class VectorScalingLoss(Loss):
         self.register_buffer("factor", (counts / counts.max()) ** gamma)  # (C,), 1/Δ
         self.register_buffer("shift", tau * log_shares(counts))  # (C,)
 
+    @property
+    def prior_left_out(self) -> Tensor:
+        """See `Loss`."""
+        return self.shift
+
     def forward(self, output: HeadOutput, labels: Tensor) -> dict[str, Tensor]:
         """The one term ``vector_scaled_cross_entropy``."""
         return {"vector_scaled_cross_entropy": F.cross_entropy(output.scores * self.factor + self.shift, labels)}

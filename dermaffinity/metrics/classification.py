@@ -4,6 +4,7 @@ Axes: N images, C classes, B sets of image weights. A class that is never predic
 images has no recall, AUC or F1: those are NaN, and the means over classes leave it out.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -57,6 +58,22 @@ class Classes:
         """(N,) class indices of codes."""
         position = {name: index for index, name in enumerate(self.names)}
         return np.array([position.get(label, -1) for label in labels], dtype=np.int64)
+
+    def log_frequencies(self, frequencies: Mapping[str, float]) -> np.ndarray:
+        """(C,) logarithms of how frequent each class is; frequencies need not sum to 1.
+
+        Raises:
+            ValueError: Unless every class, and nothing else, has a positive number.
+        """
+        wrong = sorted({*frequencies} ^ {*self.names})
+        wrong += [name for name in self.names if name in frequencies and not 0 < frequencies[name] < math.inf]
+        if wrong:
+            raise ValueError(
+                f"give each of the classes {', '.join(self.names)} its frequency, a positive number; "
+                f"missing, unknown or not positive: {', '.join(wrong)}"
+            )
+        shares = np.array([frequencies[name] for name in self.names], dtype=float)
+        return np.log(shares / shares.sum())
 
 
 def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:

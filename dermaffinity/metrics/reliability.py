@@ -83,8 +83,8 @@ def negative_log_likelihood(
     return _mean(-np.log(np.maximum(own, np.finfo(float).eps)), _weights_of(labels, weights))
 
 
-def fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    r"""The temperature T at which probabilities\ :sup:`1/T`, scaled to sum 1, have the least negative log-likelihood.
+def fit_temperature(labels: np.ndarray, probabilities: np.ndarray, evidence: np.ndarray | float = 0.0) -> float:
+    r"""The temperature T at which `with_temperature` has the least negative log-likelihood.
 
     Above 1 the model was too sure, below 1 not sure enough. Softmax probabilities are enough: their logarithms are the
     logits but for a constant. scikit-learn finds the same number, but only for an estimator it can call.
@@ -94,6 +94,7 @@ def fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> float:
     Args:
         labels: (N,), class indices, N at least 1.
         probabilities: (N, C), rows sum to 1.
+        evidence: As for `with_temperature`: what makes the probabilities those of images in the mix of these labels.
 
     Returns:
         Between 0.05 and 20: few images, or only right answers, must not make every answer certain or void.
@@ -108,31 +109,39 @@ def fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> float:
     from scipy.optimize import minimize_scalar
     from scipy.special import logsumexp
 
-    logits = _logits(probabilities)
-    own = np.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
+    logits, images = _logits(probabilities), np.arange(len(labels))
 
     def loss(log_temperature: float) -> float:
         # Without a floor under the likelihood, which would make it flat, and so falsely best, for what is surest.
-        temperature = np.exp(log_temperature)
-        return float(np.mean(logsumexp(logits / temperature, axis=1) - own / temperature))
+        answers = logits / np.exp(log_temperature) + evidence
+        return float(np.mean(logsumexp(answers, axis=1) - answers[images, labels]))
 
     return float(np.exp(minimize_scalar(loss, bounds=(-_WIDEST, _WIDEST), method="bounded").x))
 
 
-def with_temperature(probabilities: np.ndarray, temperature: float | np.ndarray) -> np.ndarray:
-    r"""Probabilities\ :sup:`1/T`, scaled so that rows sum to 1: (N, C) float64; T of 1 leaves them as they are.
+def with_temperature(
+    probabilities: np.ndarray, temperature: float | np.ndarray, evidence: np.ndarray | float = 0.0
+) -> np.ndarray:
+    r"""Probabilities\ :sup:`1/T` · e\ :sup:`evidence`, scaled so that rows sum to 1: (N, C) float64.
+
+    T of 1 without evidence leaves them as they are. The temperature is for what the network learned; evidence is known,
+    and comes after it by Bayes' rule.
 
     Args:
         probabilities: (N, C), rows sum to 1.
         temperature: T, positive; one number, or (N, 1) with one for each image.
+        evidence: (C,) or (N, C), logarithms to add: of how much more frequent each class is than the probabilities
+            assume, or of how likely what else is known of an image is in each class. A constant changes nothing.
 
     Examples:
         >>> import numpy as np
         >>> from dermaffinity.metrics import with_temperature
         >>> with_temperature(np.array([[0.8, 0.2]]), 2.0).round(3)
         array([[0.667, 0.333]])
+        >>> with_temperature(np.array([[0.8, 0.2]]), 2.0, np.log([0.1, 0.9])).round(3)  # odds 2 : 1 by 1 : 9
+        array([[0.182, 0.818]])
     """
-    logits = _logits(probabilities) / temperature
+    logits = _logits(probabilities) / temperature + evidence
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     return powers / powers.sum(axis=1, keepdims=True)
 

@@ -42,7 +42,11 @@ def desk(tiny_config, phantom_manifest, tmp_path_factory):
 def run(desk, *names, runs="runs", **options):
     console = Console(file=StringIO(), width=200)
     configs = [desk / f"tiny_{name}.yaml" for name in names]
-    words = {name: options.pop(name) for name in ("tuned", "budget", "train", "quick", "baseline") if name in options}
+    words = {
+        name: options.pop(name)
+        for name in ("tuned", "budget", "train", "quick", "baseline", "ensemble")
+        if name in options
+    }
     overrides = options.pop("overrides", ())
     plan = Plan(runs=desk / runs, console=console, **options)
     return run_benchmark(configs, plan, Options(**words), overrides=overrides), console
@@ -194,3 +198,15 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_trained(desk, pha
     with pytest.raises(TrainingError, match="no method has all of its folds and seeds"):
         run(desk, "cosen", "softmax", runs="none", train=False)
     assert not (desk / "none").exists()
+
+
+def test_an_ensemble_of_the_seeds_takes_the_place_of_single_models_for_every_method(gone_on_with, desk):
+    benchmark, _ = run(desk, "cosen", "softmax", seeds=[0, 1], train=False, ensemble=True, external=True)
+    assert "the mean of 2 models in each fold" in "\n".join(benchmark.notes())
+    for name in ("tiny_cosen", "tiny_softmax"):
+        expected = Experiment(desk / "runs" / name).ensemble()
+        assert benchmark.summaries[name].equals(expected.measures())
+        assert benchmark.external[name].equals(expected.external.summary)
+        assert benchmark.measured[name].predictions.seeds.tolist() == [0]
+    with pytest.raises(ConfigError, match="name two seeds or more, --seeds 0,1,2"):
+        run(desk, "cosen", "softmax", ensemble=True)

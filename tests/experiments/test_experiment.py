@@ -1,14 +1,21 @@
 """The experiment as an object: what a notebook works with."""
 
+from types import SimpleNamespace
+
 import numpy as np
+import pandas as pd
 import pytest
+from made_experiments import CLASSES, COUNTS, made
 
 import dermaffinity as da
 from dermaffinity.config import read_config
-from dermaffinity.errors import ComparisonError, ConfigError
+from dermaffinity.errors import ComparisonError, ConfigError, DataError
 from dermaffinity.experiments.experiment import Experiment
+from dermaffinity.experiments.results import arrays, prediction_table
 from dermaffinity.experiments.run import _config_on
-from dermaffinity.metrics.reliability import with_temperature
+from dermaffinity.inference.metadata import MetadataEvidence
+from dermaffinity.metrics.reliability import fit_temperature, with_temperature
+from dermaffinity.training.calibration import ensemble_temperature
 
 
 @pytest.fixture(scope="module")
@@ -97,3 +104,137 @@ def test_predictions_are_a_table(tiny, tmp_path):
     assert table["image"].tolist() == [str(tmp_path / "black.png")]
     assert table[tiny.classes.columns].sum(axis=1).tolist() == pytest.approx([1])
     assert set(table["set"][0]) <= set(tiny.classes.names)
+
+
+def probabilities(table, fold=None):
+    """(N, C), in the order of the images."""
+    table = table if fold is None else table[table["fold"] == fold]
+    return table.sort_values(["fold", "seed", "image"])[[f"p.{name}" for name in CLASSES]].to_numpy()
+
+
+def log_share(experiment, fold, seed):
+    """Of the images that a model was fitted to: those of the other fold without its inner validation part."""
+    job = experiment.job(fold, seed).path
+    unseen = pd.concat([pd.read_csv(job / f"{name}.csv")["label"] for name in ("predictions", "validation")])
+    counts = pd.Series(COUNTS).sub(unseen.value_counts(), fill_value=0)[list(CLASSES)]
+    return np.log(counts / counts.sum()).to_numpy()
+
+
+def test_class_frequencies_are_told_after_the_temperature_by_bayes_rule(tmp_path):
+    plain = made(tmp_path, "LogitAdjustedLoss", seeds=1)
+    calibrated = plain.out_of_fold.calibrated
+    for fold in range(2):
+        share, before = np.exp(log_share(plain, fold, 0)), probabilities(calibrated, fold)
+        for strength in (0.5, 1.0):
+            expected = before * share**strength
+            found = plain.with_prior(strength={0: strength, 1: strength}).out_of_fold
+            assert probabilities(found.table, fold) == pytest.approx(expected / expected.sum(axis=1, keepdims=True))
+            assert found.table.equals(found.calibrated)
+        expected = before * [0.2, 0.2, 0.6]
+        told = plain.with_prior({"rare": 3, "a": 1, "b": 1}).out_of_fold.table
+        assert probabilities(told, fold) == pytest.approx(expected / expected.sum(axis=1, keepdims=True))
+    assert told["predicted"].tolist() == told[plain.classes.columns].idxmax(axis=1).str.removeprefix("p.").tolist()
+    for same in (plain.with_prior(strength=0.0), plain.with_prior(dict.fromkeys(CLASSES, 7))):
+        assert probabilities(same.out_of_fold.table) == pytest.approx(probabilities(calibrated))
+
+
+def test_a_method_that_learns_the_frequencies_says_the_same_when_told_them_and_less_when_told_none(tmp_path):
+    softmax_ = made(tmp_path, "CrossEntropyLoss", seeds=1)
+    calibrated = softmax_.out_of_fold.calibrated
+    assert probabilities(softmax_.with_prior(strength=1.0).out_of_fold.table) == pytest.approx(
+        probabilities(calibrated)
+    )
+    expected = probabilities(calibrated, 1) / np.exp(log_share(softmax_, 1, 0))
+    found = softmax_.with_prior(strength=0.0).out_of_fold.table
+    assert probabilities(found, 1) == pytest.approx(expected / expected.sum(axis=1, keepdims=True))
+
+
+def test_the_temperature_is_the_same_whatever_is_told_and_fits_the_mix_of_the_inner_validation_images(tmp_path):
+    plain = made(tmp_path, "LogitAdjustedLoss", seeds=1)
+    inner = pd.read_csv(plain.job(0, 0).path / "validation.csv")
+    fitted = fit_temperature(*arrays(inner, plain.classes), log_share(plain, 0, 0))
+    assert plain.temperatures[0, 0] == pytest.approx(fitted)
+    assert plain.with_prior(strength=0.3).temperatures == plain.temperatures
+
+
+def test_frequencies_are_of_every_class_and_positive(tmp_path):
+    plain = made(tmp_path, "LogitAdjustedLoss", seeds=1)
+    with pytest.raises(ValueError, match="missing, unknown or not positive: nevus, rare, b"):
+        plain.with_prior({"a": 1, "b": 0, "nevus": 2})
+    with pytest.raises(ValueError, match="either the frequencies of the classes or a strength"):
+        plain.with_prior()
+
+
+def test_an_ensemble_is_the_mean_of_the_seeds_of_each_fold_and_of_all_models_outside(tmp_path):
+    single = made(tmp_path, "CrossEntropyLoss")
+    joined = single.ensemble()
+    (first, second), found = single.predictions().groupby("seed"), joined.out_of_fold
+    assert probabilities(found.table) == pytest.approx((probabilities(first[1]) + probabilities(second[1])) / 2)
+    assert set(found.table["seed"]) == {0}
+    assert len(found.table) == 400
+    outside = single.predictions("external").groupby("image")[single.classes.columns].mean()
+    assert probabilities(joined.external.table) == pytest.approx(outside.to_numpy())
+    assert len(single.external.table) == 2 * len(joined.external.table) == 100
+
+
+def test_an_ensemble_is_calibrated_on_images_that_are_new_to_two_of_its_models(tmp_path):
+    joined = made(tmp_path, "CrossEntropyLoss", seeds=3).ensemble()
+    inner = joined.predictions("validation")
+    for fold in range(2):
+        own = inner[inner["fold"] == fold]
+        assert joined.temperatures[fold, 0] == ensemble_temperature(own, 3, CLASSES)
+        before = probabilities(joined.out_of_fold.table, fold)
+        expected = with_temperature(before, joined.temperatures[fold, 0])
+        assert probabilities(joined.out_of_fold.calibrated, fold) == pytest.approx(expected)
+    everything = pd.concat([joined.predictions(), inner])
+    assert joined.joint_temperatures == {(0, 0): ensemble_temperature(everything, 6, CLASSES)}
+
+
+def test_the_smallest_strength_that_spares_the_common_classes_is_chosen(tmp_path):
+    labels = ["a"] * 24 + ["b"] * 12 + ["rare"] * 4
+    facts = pd.DataFrame({"image": [f"{n}.jpg" for n in range(40)], "group": "", "label": labels})
+    certain = np.eye(3)[[CLASSES.index(label) for label in labels]] * 0.94 + 0.02
+    # An image of class a is called rare until frequencies of 6 : 1 count half: 0.3 · √6 > 0.6.
+    certain[0] = 0.3, 0.1, 0.6
+    inner = prediction_table(facts, certain, CLASSES, fold=0, seed=0)
+    plain = made(tmp_path / "plain", "LogitAdjustedLoss", inner=inner)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Experiment, "temperatures", dict.fromkeys(plain.temperatures, 1.0))
+        assert plain.chosen_strengths(price=0.01) == {0: 0.5, 1: 0.5}
+        assert plain.chosen_strengths(price=0.03) == {0: 0.0, 1: 0.0}  # one of 24, the mean with class b half of it
+        same = made(tmp_path / "same", "CrossEntropyLoss", inner=inner)
+        assert plain.chosen_strengths(price=0.0, reference=same) == {0: 0.0, 1: 0.0}
+        best = inner.assign(
+            **dict(zip(plain.classes.columns, np.eye(3)[[CLASSES.index(n) for n in labels]].T, strict=True))
+        )
+        right = made(tmp_path / "right", "CrossEntropyLoss", inner=best.assign(predicted=labels))
+        assert plain.chosen_strengths(price=0.01, reference=right) == {0: 0.5, 1: 0.5}
+        assert plain.chosen_strengths(price=-0.01, reference=right) == {0: 1.0, 1: 1.0}
+
+
+def test_metadata_are_those_of_the_images_that_a_model_was_fitted_to(tmp_path):
+    plain = made(tmp_path, "CrossEntropyLoss", seeds=1)
+    told = plain.with_metadata("site")
+    random, labels = np.random.default_rng(1), np.repeat(CLASSES, list(COUNTS.values()))
+    rows = pd.DataFrame({"image": [f"{n}.jpg" for n in range(400)], "label": labels, "fold": np.arange(400) % 2})
+    rows["site"] = np.where(random.random(400) < 0.7, labels, "back")
+    told.manifest = SimpleNamespace(name="made", rows=rows)
+    inner = plain.predictions("validation").query("fold == 1")["image"]
+    fitted = rows[(rows["fold"] == 0) & ~rows["image"].isin(inner)]
+    evidence = MetadataEvidence.of(fitted, ["site"], CLASSES)
+    tested = plain.out_of_fold.calibrated.query("fold == 1").sort_values("image")
+    expected = with_temperature(
+        probabilities(tested), 1, evidence(tested[["image"]].merge(rows, on="image", how="left"))
+    )
+    assert probabilities(told.out_of_fold.table, 1) == pytest.approx(expected)
+    assert told.measures().loc["accuracy", "value"] > plain.measures().loc["accuracy", "value"]
+    # Outside, each of the two models adds what its own images say.
+    assert len(told.external.table) == 50
+    lacking = plain.with_metadata("sex")
+    lacking.manifest = told.manifest
+    with pytest.raises(DataError, match="made: no column sex; metadata there: site"):
+        _ = lacking.out_of_fold
+    lost = plain.with_metadata("site")
+    lost.manifest = None
+    with pytest.raises(DataError, match="hand it over as manifest=PATH"):
+        _ = lost.out_of_fold

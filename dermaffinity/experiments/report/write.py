@@ -126,7 +126,7 @@ def _leave_out_what_is_gone(subject: Experiment, notes: list[str]) -> None:
         _ = subject.models
     except DataError as error:
         subject.models = {}
-        notes.append(f"Calibrated probabilities and prediction sets are left out: {error.message}.")
+        notes.append(f"Prediction sets are left out: {error.message}.")
     try:
         missing = subject.manifest is None
     except ManifestError as error:

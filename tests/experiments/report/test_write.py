@@ -237,7 +237,7 @@ def test_models_that_are_gone_and_an_unknown_manifest_are_left_out_in_words(runs
     config_file = (folder / "config.yaml").read_text()
     (folder / "config.yaml").write_text(re.sub(r"manifest: .*", "manifest: gone.csv", config_file))
     page, notes = report(tmp_path / "runs", "old")
-    assert any(note.startswith("Calibrated probabilities and prediction sets are left out") for note in notes)
+    assert any(note.startswith("Prediction sets are left out") for note in notes)
     assert any("the manifest phantom-5.csv of split" in note for note in notes)
     assert "Prediction sets need the models' calibration scores, which are gone." in page.text
     assert "Protocol 'group': no test image has another image of its group in training." in page.text
