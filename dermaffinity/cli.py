@@ -142,6 +142,10 @@ def prepare(
     ] = None,
     folds: Annotated[int | None, typer.Option(min=1, help="Number of folds; default: 3, presplit: 1.")] = None,
     seed: Annotated[int, typer.Option(help="Of the split, and of the draw where the adapter draws.")] = 0,
+    split: Annotated[
+        Path | None,
+        typer.Option(help="Adopt the folds of a published split, such as data_manifests/splits/hamfit-7.csv."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="The manifest; default: data_manifests/NAME.csv.")] = None,
     partial: Annotated[bool, typer.Option("--partial", help="Accept a library with missing images.")] = False,
     exact_ids: Annotated[
@@ -181,6 +185,7 @@ def prepare(
             partial=partial,
             exact_ids=exact_ids,
             vocabulary=classes,  # type: ignore[arg-type]
+            split=split,
             on_note=print,
             on_progress=on_progress,
             **settings | ({"labels": labels} if labels else {}),
@@ -289,6 +294,8 @@ def compare(
 
     compared = compare.compare(sources, baseline=baseline, runs=runs, tracking_uri=tracking_uri)
     _print_tables(compared.tables())
+    if compared.remark:
+        print(compared.remark)
     for path in compared.write(out or runs / "compare"):
         print(path)
     _, candidate, *_ = compared.experiments.values()

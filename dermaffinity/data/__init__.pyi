@@ -10,12 +10,16 @@ from .diagnoses import known_classes as known_classes
 from .images import decode_image as decode_image
 from .library import ImageLibrary as ImageLibrary
 from .manifest import Manifest as Manifest
+from .manifest import by_id as by_id
 from .manifest import read_manifest as read_manifest
 from .manifest import write_manifest as write_manifest
 from .mixing import MixedBatch as MixedBatch
 from .mixing import Mixing as Mixing
 from .mixing import Mixup as Mixup
 from .mixing import Remix as Remix
+from .split_file import Split as Split
+from .split_file import read_split as read_split
+from .split_file import write_split as write_split
 from .splits import Leak as Leak
 from .splits import assign_folds as assign_folds
 from .splits import inner_validation as inner_validation

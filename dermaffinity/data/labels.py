@@ -122,6 +122,41 @@ def with_usual_names(rows: pd.DataFrame) -> pd.DataFrame:
     return rows
 
 
+def joined_table(rows: pd.DataFrame, other: pd.DataFrame, key: str, problems: list[str]) -> pd.DataFrame:
+    """The lines with the columns of another table that has one line for each key; empty where it has none.
+
+    Args:
+        rows: Keep their lines.
+        other: Has the key as well.
+        key: The column by which both are joined.
+        problems: Extended in place with keys that ``other`` repeats.
+    """
+    twice = other.loc[other[key].duplicated(), key]
+    if len(twice):
+        problems.append(f"{count_of(len(twice), 'line')} repeated for a {key}: {some_of(set(twice))}")
+    return rows.join(other[~other[key].duplicated()].set_index(key), on=key).fillna("")
+
+
+def one_hot_labels(rows: pd.DataFrame, columns: list[str], problems: list[str], key: str = "image") -> pd.Series:
+    """The column that has the 1 of each line; empty where all cells are.
+
+    Args:
+        rows: With the columns of 0 and 1.
+        columns: One for each class.
+        problems: Extended in place with the lines that have no 1, or several.
+        key: The column that names the lines in problems.
+    """
+    numbers = rows[columns].apply(pd.to_numeric, errors="coerce")
+    marked = numbers.sum(axis=1)
+    wrong = rows.loc[(numbers.isna().any(axis=1) | (marked != 1)) & (rows[columns] != "").any(axis=1), key]
+    if len(wrong):
+        problems.append(
+            f"{count_of(len(wrong), 'line')} without exactly one 1 in the columns {', '.join(columns)}: "
+            f"{some_of(wrong)}"
+        )
+    return numbers.fillna(0).idxmax(axis=1).where(marked == 1, "")
+
+
 def numbers_as_written(column: pd.Series, name: str) -> tuple[pd.Series, list[str]]:
     """The column with decimal points in place of commas, and a problem if its numbers carry units."""
     filled = column[column != ""]

@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from dermaffinity.data.hdf5 import Hdf5Images
 from dermaffinity.data.idx import IdxImages
 from dermaffinity.data.images import IMAGE_SUFFIXES, looks_like_image
 from dermaffinity.errors import DataError, count_of, some_of
@@ -20,6 +21,7 @@ _MAX_FILE_BYTES = 1 << 30
 _MAX_RATIO = 200
 _RATIO_MATTERS_FROM_BYTES = 64 << 20
 
+_HDF5 = (".hdf5", ".h5")
 _CLUTTER = {"__macosx", "thumbs.db", "desktop.ini"}
 _HEAD_BYTES = 1024
 
@@ -77,7 +79,8 @@ class ImageLibrary:
 
     Files are named by POSIX paths relative to the root. A file in an archive of the folder is
     ``ARCHIVE.zip/member/path.jpg``; an archive within an archive is an ordinary file. MNIST's image files, whose names
-    end in ``-idx3-ubyte`` or ``-idx3-ubyte.gz``, are archives of PGM images, see `IdxImages`.
+    end in ``-idx3-ubyte`` or ``-idx3-ubyte.gz``, are archives of PGM images, see `IdxImages`; HDF5 files of encoded
+    images are archives of these, see `Hdf5Images`.
 
     Several threads may read at once, and so may forked processes; a pickled library is only its root.
 
@@ -196,7 +199,7 @@ class ImageLibrary:
         try:
             if archive is not None:
                 opened = self._open(archive)
-                if isinstance(opened, IdxImages):
+                if not isinstance(opened, zipfile.ZipFile):
                     return opened.read(member)
                 with opened.open(member) as content:
                     return content.read(size)
@@ -248,23 +251,23 @@ class ImageLibrary:
 
     def _members(self, archive: Path) -> list[str]:
         opened = self._open(archive)
-        if isinstance(opened, IdxImages):
+        if not isinstance(opened, zipfile.ZipFile):
             return opened.names()
         return [info.filename for info in opened.infolist() if not _is_clutter(info.filename)]
 
-    def _open(self, archive: Path) -> zipfile.ZipFile | IdxImages:
+    def _open(self, archive: Path) -> zipfile.ZipFile | IdxImages | Hdf5Images:
         # A forked child shares the file positions of its parent's handles, so it opens its own.
         if self._process != os.getpid():
             self._forget_archives()
         with self._lock:
             if archive not in self._archives:
-                self._archives[archive] = IdxImages(archive) if _is_idx(archive) else _open_checked(archive)
+                self._archives[archive] = _opened(archive)
             return self._archives[archive]
 
     def _forget_archives(self) -> None:
         self._process = os.getpid()
         self._lock = threading.Lock()
-        self._archives: dict[Path, zipfile.ZipFile | IdxImages] = {}
+        self._archives: dict[Path, zipfile.ZipFile | IdxImages | Hdf5Images] = {}
         # Folders within archives: the archive, and the length of its own path. Looking on the disk for each of MNIST's
         # images would take longer than reading them all.
         self._located: dict[tuple[str, ...], tuple[Path, int]] = {}
@@ -276,11 +279,17 @@ def printable(name: str) -> str:
 
 
 def _is_archive(path: Path) -> bool:
-    return (path.suffix.lower() == ".zip" or _is_idx(path)) and path.is_file()
+    return (path.suffix.lower() in (".zip", *_HDF5) or _is_idx(path)) and path.is_file()
 
 
 def _is_idx(path: Path) -> bool:
     return path.name.removesuffix(".gz").endswith("-idx3-ubyte")
+
+
+def _opened(archive: Path) -> zipfile.ZipFile | IdxImages | Hdf5Images:
+    if archive.suffix.lower() in _HDF5:
+        return Hdf5Images(archive)
+    return IdxImages(archive) if _is_idx(archive) else _open_checked(archive)
 
 
 def _is_clutter(path: str) -> bool:

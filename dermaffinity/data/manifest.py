@@ -13,6 +13,7 @@ from typing import Any, get_args
 
 import pandas as pd
 
+from dermaffinity.data.images import IMAGE_SUFFIXES
 from dermaffinity.data.splits import TRAINING_ONLY, Protocol
 from dermaffinity.data.tables import clean, decode_text, look_alikes, split_rows
 from dermaffinity.errors import DataError, ManifestError
@@ -41,6 +42,7 @@ _EXACT_IDS = "exact_ids"
 _FILLED_WITH = ",;\t|"
 _FILLING = re.compile(r"(,+|([;\t|])\2+)$")
 
+_SUFFIX = re.compile(rf"(?i)({'|'.join(map(re.escape, sorted(IMAGE_SUFFIXES)))})$")
 _AGAIN = "undo the change, or make the manifest again with `dermaffinity prepare`"
 _OUTSIDE = "path that is not relative, with '/' and without '..'"
 
@@ -96,8 +98,11 @@ class Manifest:
 
     @property
     def split_hash(self) -> str:
-        """SHA-256 over the class order and each row's image, content, label, group and fold, whatever their order."""
-        columns = self.rows[["image", "sha256", "label", "group", "fold"]]
+        """SHA-256 over the class order and each image's id, label, group and fold, whatever their order.
+
+        It is the same for another copy of the images: at another resolution, in other folders or formats.
+        """
+        columns = by_id(self.rows)[["image", "label", "group", "fold"]]
         rows = sorted([_text(value) for value in row] for row in columns.itertuples(index=False))
         return hashlib.sha256(json.dumps([self.classes, rows]).encode()).hexdigest()
 
@@ -131,6 +136,23 @@ class Manifest:
         return f"<p><b>{html.escape(self.name)}</b>: {len(self.rows):,} images, {groups}</p>{counts.to_html()}"
 
 
+def by_id(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows with their images' ids in place of paths, also where an image is its own group.
+
+    The id is the file's name without suffix, or its path without suffix where names repeat.
+
+    Examples:
+        >>> import pandas as pd
+        >>> from dermaffinity.data import by_id
+        >>> by_id(pd.DataFrame({"image": ["a.zip/1.jpg", "b/2.png"], "group": ["P1", "b/2.png"]})).to_numpy().tolist()
+        [['1', 'P1'], ['2', '2']]
+    """
+    paths = rows["image"].map(lambda path: re.sub(_SUFFIX, "", path))
+    names = paths.str.rpartition("/")[2]
+    ids = names if names.is_unique else paths
+    return rows.assign(image=ids, group=rows["group"].where(rows["group"] != rows["image"], ids))
+
+
 def write_manifest(manifest: Manifest, path: Path) -> None:
     """Writes the CSV, and beside it ``<stem>.root`` with this machine's root; one manifest always gives the same bytes.
 
@@ -153,7 +175,7 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
     if problems := _problems(manifest):
         raise ManifestError(f"{path}: not written, because nothing could be done with this manifest", problems)
     values = {key: getattr(manifest, key) for key in _HEADER}
-    values |= {"classes": _csv_line(manifest.classes), "malignant": _csv_line(manifest.malignant)}
+    values |= {"classes": csv_line(manifest.classes), "malignant": csv_line(manifest.malignant)}
     if manifest.exact_ids:
         values[_EXACT_IDS] = "yes"
     # A value of several lines would end the header.
@@ -201,8 +223,8 @@ def read_manifest(path: Path, root: Path | None = None) -> Manifest:
         problems += _problems(manifest)
         if header.get("split_hash", manifest.split_hash) != manifest.split_hash:
             problems.append(
-                "the split hash differs: the class order or an image, sha256, label, group or fold was changed after "
-                "the split was made"
+                "the split hash differs: the class order or an image, label, group or fold was changed after the "
+                "split was made"
             )
     if problems:
         raise ManifestError(f"{path}: this manifest cannot be used; {_AGAIN}", problems)
@@ -213,7 +235,7 @@ def _parse(path: Path) -> tuple[dict[str, str], pd.DataFrame, list[str]]:
     """Header, table of text, and the problems of the table's form."""
     try:
         text, _ = decode_text(path.read_bytes(), str(path))
-        header, text = _split_header(text)
+        header, text = split_header(text)
         (_, columns), *numbered = split_rows(text, str(path), COLUMNS)[0] or [(0, [])]
     except FileNotFoundError:
         raise ManifestError(f"{path}: no such manifest; make one with `dermaffinity prepare`") from None
@@ -230,7 +252,7 @@ def _parse(path: Path) -> tuple[dict[str, str], pd.DataFrame, list[str]]:
     return header, table.loc[:, ~table.columns.duplicated()], problems
 
 
-def _split_header(text: str) -> tuple[dict[str, str], str]:
+def split_header(text: str) -> tuple[dict[str, str], str]:
     """The ``# key: value`` lines, and the table below; a spreadsheet fills them up to the table's width."""
     header: dict[str, str] = {}
     while match := re.match(r'"?#[^\r\n]*(?:\r\n?|\n|$)', text):
@@ -266,7 +288,7 @@ def _build(header: dict[str, str], table: pd.DataFrame, root: Path | None, probl
     rows["group"] = rows["group"].where(rows["group"] == rows["image"], rows["group"].map(clean))
     for column in rows.columns.difference(list(COLUMNS), sort=False):
         rows[column] = numbers_or_text(rows[column])
-    classes = _codes(header["classes"]) if "classes" in header else tuple(sorted(set(rows["label"])))
+    classes = codes(header["classes"]) if "classes" in header else tuple(sorted(set(rows["label"])))
     return Manifest(
         name=header.get("name", ""),
         adapter=header.get("adapter", ""),
@@ -275,7 +297,7 @@ def _build(header: dict[str, str], table: pd.DataFrame, root: Path | None, probl
         seed=int(header.get("seed", 0)),
         folds=int(header["folds"]) if "folds" in header else max(2, int(rows["fold"].max()) + 1),
         classes=classes,
-        malignant=_codes(header.get("malignant", "")),
+        malignant=codes(header.get("malignant", "")),
         source=header.get("source", ""),
         license=header.get("license", ""),
         rows=rows,
@@ -375,13 +397,15 @@ def _text(value: Any) -> str:
     return "" if pd.isna(value) else re.sub("\r\n?", "\n", str(value))
 
 
-def _csv_line(values: Sequence[str]) -> str:
+def csv_line(values: Sequence[str]) -> str:
+    """Class codes as the header has them."""
     line = io.StringIO()
     csv.writer(line, lineterminator="").writerow(values)
     return line.getvalue()
 
 
-def _codes(line: str) -> tuple[str, ...]:
+def codes(line: str) -> tuple[str, ...]:
+    """The class codes of a header's line."""
     return tuple(map(clean, next(csv.reader([line]))))
 
 

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from dermaffinity.data.manifest import by_id
 from dermaffinity.errors import ComparisonError
 from dermaffinity.experiments.experiment import Experiment
 from dermaffinity.experiments.results import write_table
 from dermaffinity.files import atomic_write
 from dermaffinity.metrics.comparison import Comparison
 from dermaffinity.metrics.standings import Contest, contest
+from dermaffinity.metrics.summary import Measured, ScoredImages
 from dermaffinity.report.figures import gain_figure, recall_figure, save_figure
 from dermaffinity.report.html.notebook import shown
 from dermaffinity.report.method_tables import resolution_table
@@ -72,6 +74,19 @@ class ComparedExperiments:
         """Paired tests against the baseline, by name."""
         return {name: comparison.tests for name, comparison in self.comparisons.items()}
 
+    @property
+    def remark(self) -> str:
+        """Says so where the experiments have one split of different image files; else empty."""
+        digests = {name: one.record.images_digest for name, one in self.experiments.items()}
+        others = [name for name, digest in digests.items() if digest != digests[self.baseline]]
+        if not others:
+            return ""
+        split = self.experiments[self.baseline].record.split_hash[:12]
+        return (
+            f"The same split, {split}, of other image files than {self.baseline} read: {', '.join(others)}. It is "
+            "another resolution or copy, and the gains include its effect."
+        )
+
     def tables(self) -> dict[str, pd.DataFrame]:
         """What to show, by title."""
         return {
@@ -89,7 +104,8 @@ class ComparedExperiments:
 
     def markdown(self) -> str:
         """The tables in Markdown, each below its title."""
-        return "\n".join(f"## {title}\n\n{markdown_table(table)}" for title, table in self.tables().items())
+        parts = [f"## {title}\n\n{markdown_table(table)}" for title, table in self.tables().items()]
+        return "\n".join([*([f"{self.remark}\n"] if self.remark else []), *parts])
 
     def sentence(self) -> str:
         """How many images of the rare classes each method found, of how many; the most first."""
@@ -174,13 +190,30 @@ def compare_experiments(
     ratio = by_name[base].record.test_train_ratio
     against = {name: base for name in by_name if name != base}
     try:
-        measured = {name: experiment.out_of_fold.measured for name, experiment in by_name.items()}
+        measured = _measured(by_name)
         held = contest(measured, against, test_train_ratio=ratio)
     except ValueError as error:
         raise ComparisonError(f"these experiments cannot be compared: {error}") from error
     compared = ComparedExperiments(by_name, held)
     _track(tracker or NullTracker(), compared)
     return compared
+
+
+def _measured(experiments: dict[str, Experiment]) -> dict[str, Measured]:
+    """The out-of-fold measures; of other files, paired by the images' ids instead of their paths."""
+    if len({one.record.images_digest for one in experiments.values()}) == 1:
+        return {name: one.out_of_fold.measured for name, one in experiments.items()}
+    return {
+        name: Measured.of(ScoredImages.from_table(_paired(one.out_of_fold.table), one.out_of_fold.classes))
+        for name, one in experiments.items()
+    }
+
+
+def _paired(table: pd.DataFrame) -> pd.DataFrame:
+    """The prediction table with ids in place of paths."""
+    images = by_id(table.drop_duplicates("image")).set_index(table["image"].drop_duplicates())
+    known = images.loc[table["image"]]
+    return table.assign(image=known["image"].to_numpy(), group=known["group"].to_numpy())
 
 
 def find_baseline(text: str, names: Iterable[str]) -> str:

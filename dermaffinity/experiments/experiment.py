@@ -460,7 +460,7 @@ class Experiment(TrackedFolder):
         for place in (Path(data["manifest"]), self.path.absolute().parent.parent / data["manifest"]):
             if place.is_file():
                 manifest = read_manifest(place, Path(data["root"]) if data.get("root") else None)
-                if manifest.split_hash == split:
+                if (manifest.split_hash, manifest.images_digest) == (split, self.record.images_digest):
                     return manifest
         return None
 

@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from dermaffinity.config import check_arguments, parse_arguments
+from dermaffinity.config.parts import hyper_parameters
 from dermaffinity.data.adapters.base import adapter_class
 from dermaffinity.data.diagnoses import Vocabulary
 from dermaffinity.data.manifest import Manifest, read_manifest, write_manifest
+from dermaffinity.data.split_file import Split, read_split
 from dermaffinity.data.splits import Protocol
 from dermaffinity.errors import ConfigError
 
@@ -24,6 +26,7 @@ def prepare(
     partial: bool = False,
     exact_ids: bool = False,
     vocabulary: Vocabulary | None = None,
+    split: str | Path | None = None,
     on_note: Callable[[str], None] = lambda note: None,
     on_progress: Callable[[int, int], None] | None = None,
     **options: Any,
@@ -44,6 +47,8 @@ def prepare(
             zeros or a trailing .0.
         vocabulary: Read the library in the classes of another: ``ham7``, ``isic8`` or ``dermofit10``; ``--classes`` on
             the command line.
+        split: Adopt the folds of this file, which `write_split` wrote, instead of dealing new ones: whatever the
+            resolution of the images, runs on one split can be compared.
         on_note: Told what a person should know about how the library was read, before anything is written.
         on_progress: Called after each image with the number done and the number of all.
         **options: Of the adapter, such as ``groups="patients.csv"`` of ``image_folder``.
@@ -59,6 +64,11 @@ def prepare(
         {'melanoma': 3, 'nevus': 3}
     """
     found = adapter_class(adapter)
+    adopted = None if split is None else read_split(Path(split))
+    if adopted:
+        _check_adopted(adopted, adapter, experiment, folds, protocol)
+        if "experiment" in hyper_parameters(found):
+            experiment = adopted.header["experiment"]
     if experiment is not None:
         options["experiment"] = experiment
     if partial:
@@ -82,11 +92,26 @@ def prepare(
             seed=seed,
             exact_ids=exact_ids,
             vocabulary=vocabulary,
+            split=adopted,
             on_progress=on_progress,
         )
     finally:  # what a table was taken for explains the errors, too
         for note in reader.notes:
             on_note(note)
     path = Path(out) if out else Path("data_manifests") / f"{manifest.name}.csv"
+    if split is not None and path.exists() and path.samefile(split):
+        raise ConfigError(f"{path} is the split itself; name another file for the manifest with --out")
     write_manifest(manifest, path)
     return read_manifest(path)
+
+
+def _check_adopted(
+    split: Split, adapter: str, experiment: str | None, folds: int | None, protocol: Protocol | None
+) -> None:
+    header = split.header
+    asked = {"adapter": adapter, "experiment": experiment, "folds": folds, "protocol": protocol}
+    wrong = [
+        f"{name} {header[name]}, not {value}" for name, value in asked.items() if value and str(value) != header[name]
+    ]
+    if wrong:
+        raise ConfigError(f"{split.path} is a split of another kind", wrong)

@@ -15,7 +15,7 @@ from dermaffinity.files import atomic_write
 from dermaffinity.metrics.classification import Classes
 
 FILE = "experiment.json"
-FORMAT = 2
+FORMAT = 3
 
 Scored = Literal["test", "inner"]
 
@@ -25,12 +25,13 @@ class ExperimentRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal[2] = 2
+    format: Literal[3] = 3
     name: str  # of the config
     config: dict[str, Any]  # resolved, without what may differ between machines
     scored: Scored  # "test" for the test folds; "inner" for the inner validation images
     dataset: str  # name of the manifest
-    split_hash: str
+    split_hash: str  # of ids, labels, groups and folds: the same at any resolution
+    images_digest: str  # of the image files that are trained on
     protocol: str
     folds: int
     class_counts: dict[str, int]  # images that are trained on, in class order
@@ -93,7 +94,7 @@ class ExperimentRecord(BaseModel):
 
     def differences(self, other: "ExperimentRecord") -> list[str]:
         """In what another one is not the same experiment, a line each."""
-        compared = {"config", "split_hash", "scored"}
+        compared = {"config", "split_hash", "images_digest", "scored"}
         # A setting that is left out equals one that did not exist when the experiment was begun.
         before, now = (
             {key: value for key, value in flatten(record.model_dump(include=compared)) if value is not None}

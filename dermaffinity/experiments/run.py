@@ -322,6 +322,7 @@ def _record(config: Config, manifest: Manifest, scored: Scored, ran: dict[str, s
         scored=scored,
         dataset=manifest.name,
         split_hash=manifest.split_hash,
+        images_digest=manifest.images_digest,
         protocol=manifest.protocol,
         folds=manifest.folds,
         class_counts=manifest.class_counts(),

@@ -35,14 +35,17 @@ class Recorder:
         self.described.append((experiment, text))
 
 
-def write_experiment(runs, name: str, wrong: set[int], *, split: str = "a" * 64, scored: str = "test", folds=3) -> None:
-    """An experiment that errs on the images ``wrong``."""
+def write_experiment(
+    runs, name: str, wrong: set[int], *, split: str = "a" * 64, scored: str = "test", folds=3, copy: str = ""
+) -> None:
+    """An experiment that errs on the images ``wrong``, of files in the folder ``copy``."""
     record = ExperimentRecord(
         name=name,
         config={"data": {"validation_fraction": 0.15}},
         scored=scored,
         dataset="trial",
         split_hash=split,
+        images_digest=f"files of {copy}",
         protocol="presplit" if folds == 1 else "group",
         folds=folds,
         class_counts={"AK": 6, "ML": 24},
@@ -52,7 +55,8 @@ def write_experiment(runs, name: str, wrong: set[int], *, split: str = "a" * 64,
     (runs / name).mkdir(parents=True)
     (runs / name / "experiment.json").write_text(record.model_dump_json())
     Experiment(runs / name).note_run(f"run-{name}")
-    rows = pd.DataFrame({"image": [f"{i:02}.png" for i in range(30)], "group": [f"g{i}" for i in range(30)]})
+    names = [f"{copy}/{i * 7 % 30}/{i:02}.jpg" if copy else f"{i:02}.png" for i in range(30)]
+    rows = pd.DataFrame({"image": names, "group": [f"g{i}" for i in range(29)] + names[29:]})
     rows["label"] = LABELS
     predicted = np.array([(label == "ML") ^ (i in wrong) for i, label in enumerate(LABELS)]).astype(int)
     probabilities = np.where(np.eye(2)[predicted] == 1, 0.8, 0.2)
@@ -149,6 +153,17 @@ def test_everything_is_written_and_reads_back(runs, tmp_path):
     config = (tmp_path / "compare" / "comparison.md").read_text()
     assert "## Gain over trial_cosen: percentage points" in config
     assert "+33.3" in config
+
+
+def test_one_split_of_other_files_is_compared_image_by_image_and_said(runs, tmp_path):
+    write_experiment(tmp_path, "trial_larger", {0, 10, 12, 13, 14, 15}, copy="large")
+    same, other = compare(runs, "trial_cosen", "trial_affinity"), compare(runs, "trial_cosen", "trial_larger")
+    assert same.remark == ""
+    pd.testing.assert_frame_equal(same.gains["trial_affinity"], other.gains["trial_larger"])
+    assert other.remark.startswith(
+        "The same split, aaaaaaaaaaaa, of other image files than trial_cosen read: trial_larger. It is another "
+    )
+    assert other.markdown().startswith(other.remark)
 
 
 def test_different_splits_are_not_compared(runs):

@@ -21,7 +21,13 @@ def rows_of(*labels: str) -> pd.DataFrame:
 
 def record(name: str, **changes) -> ExperimentRecord:
     facts = {"name": name, "config": {"data": {"validation_fraction": 0.2}}, "scored": "test", "dataset": "trial"}
-    facts |= {"split_hash": "a" * 64, "protocol": "group", "folds": 3, "class_counts": {"AK": 120, "NA": 60}}
+    facts |= {
+        "split_hash": "a" * 64,
+        "images_digest": "b" * 64,
+        "protocol": "group",
+        "folds": 3,
+        "class_counts": {"AK": 120, "NA": 60},
+    }
     return ExperimentRecord(**facts | {"malignant": ("AK",), "versions": {}} | changes)
 
 
@@ -140,10 +146,10 @@ def test_a_folder_without_a_readable_description_is_refused(tmp_path):
         _ = Experiment(tmp_path).record
     (tmp_path / "experiment.json").write_text('{"name": "of version 0.1"}')
     with pytest.raises(
-        DataError, match="experiment format 1, this version of dermaffinity reads 2; run the experiment"
+        DataError, match="experiment format 1, this version of dermaffinity reads 3; run the experiment"
     ):
         _ = Experiment(tmp_path).record
-    (tmp_path / "experiment.json").write_text('{"format": 2, "nam": "x"}')
+    (tmp_path / "experiment.json").write_text('{"format": 3, "nam": "x"}')
     with pytest.raises(DataError, match="does not describe an experiment") as caught:
         _ = Experiment(tmp_path).record
     assert "nam: unknown key (did you mean 'name'?)" in caught.value.problems

@@ -24,7 +24,8 @@ from dermaffinity.data import adapters
 from dermaffinity.data.diagnoses import Vocabulary, class_in, known_classes, unmapped_note
 from dermaffinity.data.images import image_size
 from dermaffinity.data.library import Contents, ImageLibrary, printable
-from dermaffinity.data.manifest import Manifest
+from dermaffinity.data.manifest import Manifest, by_id, codes
+from dermaffinity.data.split_file import Split
 from dermaffinity.data.splits import TRAINING_ONLY, Protocol, assign_folds
 from dermaffinity.data.tables import clean, look_alikes
 from dermaffinity.errors import ConfigError, DataError, ManifestError, count_of, did_you_mean, some_of, summed
@@ -90,6 +91,7 @@ class DatasetAdapter(ABC):
     classes: tuple[str, ...]
     malignant: tuple[str, ...]
     experiment: str = "all"
+    partial: bool = False  # whether a part of the library is enough
     presplit: bool = False  # whether the dataset comes divided into training and test images
 
     def __init__(self, source: Path) -> None:
@@ -157,6 +159,7 @@ class DatasetAdapter(ABC):
         seed: int = 0,
         exact_ids: bool = False,
         vocabulary: Vocabulary | None = None,
+        split: Split | None = None,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> Manifest:
         """Reads, checks, hashes and splits the library.
@@ -171,6 +174,7 @@ class DatasetAdapter(ABC):
             exact_ids: Take groups and classes for different ones even where their names are `look_alikes`.
             vocabulary: Read the library in the classes of another, see `known_classes`; images of other diseases are
                 left out, and the notes name their labels.
+            split: Take folds, groups and classes from this split instead of dealing them.
             on_progress: Called with (images hashed, images in all).
 
         Raises:
@@ -178,6 +182,8 @@ class DatasetAdapter(ABC):
             DataError: The library cannot be used as it is; lists every problem.
             ManifestError: The records cannot be split as asked.
         """
+        if split:
+            return self._adopt(split, vocabulary, exact_ids, on_progress)
         protocol = protocol or ("presplit" if self.presplit else "group")
         folds = folds or (1 if protocol == "presplit" else 3)
         self._check_split(protocol, folds)
@@ -194,21 +200,75 @@ class DatasetAdapter(ABC):
             assigned = assign_folds(labels, groups, folds=folds, protocol=protocol, seed=seed).tolist()
         fold_of = dict(zip((record.image for record in development), assigned, strict=True))
         rows = self._rows(records, fold_of, on_progress)
-        return Manifest(
-            name=self.manifest_name,
-            adapter=self.name,
-            experiment=self.experiment,
-            protocol=protocol,
-            seed=seed,
-            folds=folds,
+        return self._manifest(rows, protocol=protocol, seed=seed, folds=folds, exact_ids=exact_ids)
+
+    def _manifest(self, rows: list[dict[str, object]], **split: Any) -> Manifest:
+        facts: dict[str, Any] = {
+            "name": self.manifest_name,
+            "adapter": self.name,
+            "experiment": self.experiment,
+            "classes": self.classes,
+            "malignant": self.malignant,
+            "source": self.provenance(),
+            "license": self.license,
+            "rows": pd.DataFrame(rows).astype({"fold": "Int64"}),
+            "root": self.library.root,
+        }
+        return Manifest(**facts | split)
+
+    def _adopt(
+        self,
+        split: Split,
+        vocabulary: Vocabulary | None,
+        exact_ids: bool,
+        on_progress: Callable[[int, int], None] | None,
+    ) -> Manifest:
+        """The manifest of a published split, with the hashes of the files that lie here."""
+        records = sorted((_cleaned(record) for record in self.records()), key=lambda record: record.image)
+        if vocabulary:
+            records = self._read_in(vocabulary, records)
+        paths = pd.DataFrame({"image": [r.image for r in records], "group": [r.group for r in records]})
+        ids = by_id(paths)["image"].tolist()
+        lines: Iterable[Any] = split.rows.itertuples(index=False)
+        listed = {line.image: line for line in lines}
+        known = dict(zip(ids, records, strict=True))
+        problems = []
+        if lost := [name for name in listed if name not in known]:
+            problems.append(f"{count_of(len(lost), 'image')} of the split not in {self.library.root}: {some_of(lost)}")
+        if other := [n for n, line in listed.items() if n in known and known[n].label != line.label]:
+            problems.append(f"{count_of(len(other), 'image')} with another label than in the split: {some_of(other)}")
+        if problems and not self.partial:
+            raise ManifestError(f"{split.path}: this split is not of this library.", problems)
+        kept, fold_of = [], {}
+        for name, record in known.items():
+            line = listed.get(name)
+            if line is not None:
+                group = record.image if line.group == name else line.group
+                kept.append(record._replace(group=group, external=pd.isna(line.fold)))
+                if not pd.isna(line.fold):
+                    fold_of[record.image] = int(line.fold)
+            elif split.others_external:
+                kept.append(record._replace(external=True))
+        header = split.header
+        self.classes = codes(header["classes"])
+        self._check(kept, exact_ids, header["protocol"])  # type: ignore[arg-type]
+        manifest = self._manifest(
+            self._rows(kept, fold_of, on_progress),
+            name=header["name"],
+            experiment=header["experiment"],
+            protocol=header["protocol"],
+            seed=int(header["seed"]),
+            folds=int(header["folds"]),
             classes=self.classes,
-            malignant=self.malignant,
-            source=self.provenance(),
-            license=self.license,
-            rows=pd.DataFrame(rows).astype({"fold": "Int64"}),
-            root=self.library.root,
+            malignant=codes(header["malignant"]),
             exact_ids=exact_ids,
         )
+        if manifest.split_hash != header["split_hash"] and not self.partial:
+            raise ManifestError(
+                f"{split.path}: the split {header['split_hash'][:12]} cannot be adopted, because the images beside "
+                f"those it lists are others here: they give {manifest.split_hash[:12]}. --partial accepts this"
+            )
+        return manifest
 
     def _read_in(self, vocabulary: Vocabulary, records: list[Record]) -> list[Record]:
         """The records in the classes of another library, which become those of this one as far as they occur."""
@@ -292,8 +352,11 @@ class DatasetAdapter(ABC):
             )
             if on_progress:
                 on_progress(done, len(records))
+        unread = f"{len(faults)} of {len(records)} images cannot be read"
+        if faults and (not rows or not self.partial):
+            raise DataError(f"{self.name}: {unread}.", summed(faults))
         if faults:
-            raise DataError(f"{self.name}: {len(faults)} of {len(records)} images cannot be read.", summed(faults))
+            self.notes += [f"left out: {unread}", *summed(faults)]
         return rows
 
 

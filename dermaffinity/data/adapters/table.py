@@ -10,7 +10,7 @@ import pandas as pd
 from dermaffinity.data.adapters.base import SPLIT_PARTS
 from dermaffinity.data.adapters.tabled import TabledAdapter
 from dermaffinity.data.diagnoses import is_malignant
-from dermaffinity.data.labels import ImageNames, with_usual_names
+from dermaffinity.data.labels import ImageNames, one_hot_labels, with_usual_names
 from dermaffinity.data.manifest import COLUMNS
 from dermaffinity.data.tables import TABLE_SUFFIXES, clean, read_table
 from dermaffinity.errors import DataError, count_of, did_you_mean, some_of
@@ -238,7 +238,8 @@ class TableAdapter(TabledAdapter):
             )
         groups = list(named["group"]) or guess(*_GROUP) or [*guess(*_PATIENT), *guess(*_LESION)]
         masks, splits = list(named["mask"]) or guess(*_MASK), list(named["split"]) or guess(*_SPLIT)
-        rows = pd.DataFrame({"image": joined["image"], "label": self._labels(joined, labels)})
+        label = joined[labels[0]] if len(labels) == 1 else one_hot_labels(joined, labels, self._problems)
+        rows = pd.DataFrame({"image": joined["image"], "label": label})
         for role, columns in (("label", labels), ("group", groups), ("mask", masks)):
             if columns:
                 self.notes.append(f"{role}: column{'s' * (len(columns) > 1)} {', '.join(map(repr, columns))}")
@@ -262,22 +263,6 @@ class TableAdapter(TabledAdapter):
         if unknown and asked:
             self._problems.append(f"the split has {some_of(map(repr, unknown))}; allowed are {', '.join(SPLIT_PARTS)}")
         return not unknown
-
-    def _labels(self, joined: pd.DataFrame, columns: Sequence[str]) -> pd.Series:
-        """The label of each line, empty without one."""
-        if len(columns) == 1:
-            return joined[columns[0]]
-        numbers = joined[list(columns)].apply(pd.to_numeric, errors="coerce")
-        marked = numbers.sum(axis=1)
-        wrong = joined["image"][
-            (numbers.isna().any(axis=1) | (marked != 1)) & (joined[list(columns)] != "").any(axis=1)
-        ]
-        if len(wrong):
-            self._problems.append(
-                f"{count_of(len(wrong), 'line')} without exactly one 1 in the columns {', '.join(columns)}: "
-                f"{some_of(wrong)}"
-            )
-        return numbers.fillna(0).idxmax(axis=1).where(marked == 1, "")
 
     def _choose_classes(self, classes: tuple[str, ...], malignant: tuple[str, ...]) -> None:
         found = list(dict.fromkeys(sorted(set(self._lines["label"]) - {""})))

@@ -5,7 +5,6 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import ClassVar
 
 import pandas as pd
 
@@ -14,6 +13,8 @@ from dermaffinity.data.labels import ImageNames, found_images, joined_groups, nu
 from dermaffinity.data.manifest import COLUMNS, numbers_or_text
 from dermaffinity.data.tables import read_table
 from dermaffinity.errors import DataError, count_of, did_you_mean, some_of
+
+_NOT_KEPT = ("test", "diagnoses", "leave_out")
 
 
 class TabledAdapter(DatasetAdapter):
@@ -31,7 +32,7 @@ class TabledAdapter(DatasetAdapter):
         True
     """
 
-    published: ClassVar[Mapping[str, int]] = {}
+    published: Mapping[str, int] = {}
     """Images of each class, and of the whole under the name ``all`` where the classes' counts are not published."""
     groups: tuple[str, ...] = ()
     """The columns of `rows` by which images share a fold; the first is the patient where there is one."""
@@ -44,8 +45,9 @@ class TabledAdapter(DatasetAdapter):
     def rows(self, problems: list[str]) -> pd.DataFrame:
         """A line for each image, all cells text: ``image`` (an id or path), ``label``, the columns of ``groups``.
 
-        Also ``mask``, ``test`` (``yes`` for the dataset's own test images) and ``diagnoses`` (tuples of text), where
-        known; every other column goes into the manifest as it is.
+        Also ``mask``, ``test`` (``yes`` for the dataset's own test images), ``diagnoses`` (tuples of text) and
+        ``leave_out`` (``yes`` for lines that count but are not read), where known; every other column goes into the
+        manifest as it is.
 
         Args:
             problems: Extended in place with what is wrong with the tables.
@@ -56,11 +58,12 @@ class TabledAdapter(DatasetAdapter):
         problems: list[str] = []
         rows = with_usual_names(self.rows(problems))
         problems += [] if self.partial else self._miscounts(rows["label"])
+        rows = self._read(rows)
         names = ImageNames(self._images())
         rows["image"] = self._found(rows["image"], names, "image", problems)
         if "mask" in rows:
             rows["mask"] = self._found(rows["mask"], names, "mask", problems)
-        own = [name for name in map(str, rows) if name not in (*COLUMNS, *self.groups, "test", "diagnoses")]
+        own = [name for name in map(str, rows) if name not in (*COLUMNS, *self.groups, *_NOT_KEPT)]
         # Of several keys, such as patient and lesion, the manifest keeps each.
         own += [name for name in self.groups if len(self.groups) > 1 and name not in COLUMNS]
         for name in own:
@@ -102,6 +105,17 @@ class TabledAdapter(DatasetAdapter):
         rows, form = read_table(self.library.read(found[0]), f"{self.name}: {found[0]}", needed)
         self.notes.append(f"{found[0]}: read as {form}")
         return rows
+
+    def _read(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """The lines that count as images of the classes."""
+        if "leave_out" in rows:
+            rows = rows[rows["leave_out"] != "yes"]
+        other = Counter(rows.loc[~rows["label"].isin(self.classes), "label"])
+        if other and ("all" in self.published or self.partial):
+            named = ", ".join(f"{label or 'empty'} {count:,}" for label, count in other.items())
+            self.notes.append(f"left out {count_of(other.total(), 'image')} with other labels: {named}")
+            rows = rows[rows["label"].isin(self.classes)]
+        return rows.copy()
 
     def _images(self) -> list[str]:
         """The files that lines may mean."""

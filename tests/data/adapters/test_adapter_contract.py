@@ -5,6 +5,7 @@ import inspect
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -18,6 +19,10 @@ from dermaffinity.data.manifest import COLUMNS, read_manifest, write_manifest
 from dermaffinity.errors import ConfigError, DataError, ManifestError
 
 ADAPTERS = adapter_names()
+PUBLISHED = (
+    "bcn20000", "ddi", "derm7pt", "fitzpatrick17k", "hiba", "isic", "isic2019", "isic2020", "milk10k", "pad_ufes_20",
+    "slice3d",
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -33,7 +38,10 @@ def sources(request, tmp_path, fake):
         tables = {"truth.csv": "\n".join(truth).encode(), "metadata.csv": "\n".join(metadata).encode()}
         return fake.write_tree(tmp_path / "table", files | tables)
 
-    return {
+    def published(name):
+        return fake.write_tree(tmp_path / name, fake.published_files(name)), {"partial": True}
+
+    return {name: partial(published, name) for name in PUBLISHED} | {
         "dermofit": lambda: (request.getfixturevalue("small_dermofit").write(), {"partial": True}),
         "ham10000": lambda: (request.getfixturevalue("ham_source"), {}),
         "image_folder": lambda: (request.getfixturevalue("folder_source"), {}),
@@ -134,7 +142,7 @@ def test_the_datasets_own_split_is_the_default_where_there_is_one_and_refused_el
 
 
 def test_an_unknown_adapter_is_refused_with_the_near_miss():
-    with pytest.raises(ConfigError, match=r"no adapter 'dermafit' \(did you mean 'dermofit'\?\); there are dermofit"):
+    with pytest.raises(ConfigError, match=r"no adapter 'dermafit' \(did you mean 'dermofit'\?\); there are bcn20000"):
         adapter_class("dermafit")
     with pytest.raises(ConfigError, match="there are"):
         adapter_class("base")
