@@ -407,8 +407,20 @@ def predict(
     model: Annotated[
         str, typer.Argument(help="Folder of an experiment, a fold or a classifier, or models:/NAME@ALIAS.")
     ],
-    images: Annotated[list[Path], typer.Argument(help="Image files, folders, zip archives.", metavar="IMAGES...")],
-    out: Annotated[Path, typer.Option(help="The table.")] = Path("predictions.csv"),
+    images: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Image files, folders, zip archives; lists of paths: .txt, or the column image of a table.",
+            metavar="IMAGES...",
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(help="A .csv or .parquet file, or a folder of Parquet shards, which the same command continues."),
+    ] = Path("predictions.csv"),
+    part: Annotated[
+        str, typer.Option(metavar="I/N", help="Predict the I-th of N parts of a folder's shards; for arrays of jobs.")
+    ] = "1/1",
     coverage: Annotated[
         float, typer.Option(min=0.5, max=0.999, help="Share of images whose set shall hold their class.")
     ] = 0.9,
@@ -421,7 +433,7 @@ def predict(
 
     Example: dermaffinity predict runs/hamfit7_affinity photographs/ more.zip --out predictions.csv
     """
-    from dermaffinity.inference.batch import find_images, predict_files
+    from dermaffinity.inference.batch import find_images, predict_to
     from dermaffinity.inference.classifier import LesionClassifier
 
     console = Console(stderr=True, highlight=False)
@@ -435,7 +447,8 @@ def predict(
     if not files:
         raise DataError("there are no images to predict", summed(faults))
     with _counting("predicting", quiet) as on_progress:
-        rows = predict_files(classifier, files, out, coverage=coverage, on_problem=report, on_progress=on_progress)
+        told = {"on_problem": report, "on_progress": on_progress}
+        rows = predict_to(out, classifier, files, part=part, coverage=coverage, **told)
     for line in summed(faults):
         console.print(f"skipped: {line}", markup=False, soft_wrap=True)
     guarantees = classifier.set_guarantees(coverage)

@@ -54,18 +54,19 @@ def write_json(path: Path, value: Any) -> None:
 
 
 @contextmanager
-def hold(folder: Path, timeout: float) -> Iterator[None]:
+def hold(folder: Path, timeout: float, name: str = ".lock") -> Iterator[None]:
     """Keeps other processes that hold it as well out of ``folder``, which is made if need be.
 
     Args:
-        folder: Gets a file ``.lock``.
+        folder: Gets a file of this name.
         timeout: How long to wait for another process, in seconds.
+        name: What is held of the folder, for a part of it.
 
     Raises:
         BusyError: When the other process is still there.
         DataError: When the folder cannot be written.
     """
-    lock = FileLock(folder / ".lock")
+    lock = FileLock(folder / name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=timeout)
@@ -80,9 +81,9 @@ def hold(folder: Path, timeout: float) -> Iterator[None]:
         lock.release()
 
 
-def sweep_partial(folder: Path) -> None:
-    """Removes what a killed process left half-written in ``folder``."""
-    for leftover in folder.glob(".*.part"):
+def sweep_partial(folder: Path, name: str = "") -> None:
+    """Removes what a killed process left half-written in ``folder``, or of one file of it."""
+    for leftover in folder.glob(f".{name}*.part"):
         leftover.unlink(missing_ok=True)
 
 

@@ -5,3 +5,4 @@ from .classifier import LesionClassifier as LesionClassifier
 from .metadata import MetadataEvidence as MetadataEvidence
 from .model_folder import join_models as join_models
 from .model_folder import read_description as read_description
+from .shards import predict_shards as predict_shards

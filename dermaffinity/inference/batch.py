@@ -1,39 +1,62 @@
-"""A classifier's word on every image of files, folders and zip archives, in one CSV; memory stays flat."""
+"""A classifier's word on every image of files, folders, zip archives and lists, in one table; memory stays flat."""
 
 import csv
 import json
+import posixpath
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple
 
-import pandas as pd
-from torch import Tensor
+import numpy as np
 
 from dermaffinity.data.library import ImageLibrary, printable
-from dermaffinity.errors import DataError, count_of
+from dermaffinity.errors import ConfigError, DataError, count_of, some_of
 from dermaffinity.files import atomic_write
+from dermaffinity.inference.ahead import ahead
 from dermaffinity.inference.classifier import LesionClassifier
 from dermaffinity.inference.predict import BATCH_SIZE
 
-# Enough to keep up with the network; the rest of the cores are the network's.
-_READERS = 2
+if TYPE_CHECKING:
+    import pandas as pd
+
+_LISTS = (".txt", ".csv", ".tsv", ".parquet")
+_FILES = (".csv", ".parquet")
+# Rows that are written to a Parquet file at once.
+_ROW_GROUP = 5_000
 
 
 class ImageFile(NamedTuple):
     """One image, by itself or in a folder or archive."""
 
-    name: str  # what the table and errors call it
+    folder: str  # as the table and errors begin; empty where the path is the whole name
     library: ImageLibrary
     path: str  # in the library
 
+    @property
+    def name(self) -> str:
+        """What the table and errors call it."""
+        return posixpath.join(self.folder, self.path)
+
+
+class Row(NamedTuple):
+    """What a table says about one image."""
+
+    image: str
+    predicted: str | None  # None, as all that follows, where there is a problem
+    probabilities: Sequence[float] | None
+    novelty: float | None
+    set: Sequence[str] | None
+    problem: str | None
+
 
 def find_images(sources: Sequence[Path], on_problem: Callable[[str, str], None]) -> list[ImageFile]:
-    """The image files of folders and archives, and every file that is named itself.
+    """The image files of folders, archives and lists, and every file that is named itself.
 
     Args:
-        sources: Image files, folders and zip archives.
+        sources: Image files, folders, zip archives, and lists of paths relative to the list's own folder: a ``.txt``
+            with a path per line, or the column ``image`` of a ``.csv``, ``.tsv`` or ``.parquet``.
         on_problem: Told the name and the fault of each source that cannot be used, and of each file that is neither an
             image nor a text, table or document.
 
@@ -52,13 +75,15 @@ def find_images(sources: Sequence[Path], on_problem: Callable[[str, str], None])
             elif source.is_dir() or source.suffix.lower() == ".zip":
                 library = ImageLibrary(source)
                 contents = library.contents()
-                found += [ImageFile((source / path).as_posix(), library, path) for path in contents.images]
+                found += [ImageFile(_prefix(source), library, path) for path in contents.images]
                 for path in contents.others:
                     on_problem(printable((source / path).as_posix()), "no image in a format that is read here")
                 if not (contents.images or contents.others):
                     on_problem(name, f"no image among {count_of(len(contents.beside), 'file')}")
+            elif source.suffix.lower() in _LISTS:
+                found += _listed(source)
             else:
-                found.append(ImageFile(source.as_posix(), ImageLibrary(source.parent), source.name))
+                found.append(ImageFile(_prefix(source.parent), ImageLibrary(source.parent), source.name))
         except DataError as error:
             on_problem(name, _fault(error, source.name, str(source.resolve())))
     for file in found:
@@ -72,24 +97,26 @@ def predict(
     images: Sequence[str | Path],
     *,
     out: str | Path = "predictions.csv",
+    part: str = "1/1",
     coverage: float = 0.9,
     views: Literal[1, 2, 4, 8] = 1,
     device: Literal["cpu", "cuda", "auto"] = "cpu",
     plugins: Sequence[str] = (),
-) -> pd.DataFrame:
+) -> "pd.DataFrame":
     """Predicts image files with a trained classifier; a file that cannot be used is named in a warning.
 
     Args:
         model: Folder of an experiment, a fold or a classifier, or ``models:/NAME@ALIAS``.
-        images: Image files, folders and zip archives.
-        out: The table, as CSV.
+        images: Image files, folders, zip archives and lists, see `find_images`.
+        out: The table, as ``.csv`` or ``.parquet``; anything else is a folder of Parquet shards, see `predict_shards`.
+        part: Of the shards, ``"I/N"`` for the I-th of N parts, each for a process of its own.
         coverage: Share of images whose set shall hold their class.
         views: See `LesionClassifier`.
         device: See `LesionClassifier.load`.
         plugins: See `LesionClassifier.load`.
 
     Returns:
-        The table, see `predict_files`; ``set`` holds lists.
+        The table, see `predict_files`, or all shards that are finished; ``set`` holds lists.
 
     Examples:
         >>> import dermaffinity as da
@@ -97,16 +124,42 @@ def predict(
         >>> table.columns.tolist()
         ['image', 'predicted', 'p.AK', 'p.BCC', 'p.ML', 'novelty', 'set']
     """
+    import pandas as pd
 
     def warn(name: str, fault: str) -> None:
         warnings.warn(f"{name}: {fault}", stacklevel=2)
 
     classifier = LesionClassifier.load(model, views=views, device=device, plugins=plugins)
     files = find_images([Path(source) for source in images], warn)
-    predict_files(
-        classifier, files, Path(out), coverage=coverage, on_problem=warn, on_progress=lambda done, total: None
-    )
-    return pd.read_csv(out, keep_default_na=False, na_values={}, converters={"set": json.loads})
+    out = Path(out)
+    predict_to(out, classifier, files, part=part, coverage=coverage, on_problem=warn, on_progress=lambda *counts: None)
+    if out.suffix == ".csv":
+        return pd.read_csv(out, keep_default_na=False, na_values={}, converters={"set": json.loads})
+    table = pd.read_parquet(out)
+    table["set"] = table["set"].map(list, na_action="ignore")
+    return table
+
+
+def predict_to(
+    out: Path,
+    classifier: LesionClassifier,
+    files: Sequence[ImageFile],
+    *,
+    part: str = "1/1",
+    coverage: float = 0.9,
+    on_problem: Callable[[str, str], None],
+    on_progress: Callable[[int, int], None],
+) -> int:
+    """`predict_files` to a ``.csv`` or ``.parquet``, `predict_shards` to any other path."""
+    from dermaffinity.inference.shards import predict_shards
+
+    if out.suffix not in _FILES:
+        return predict_shards(
+            classifier, files, out, part=part, coverage=coverage, on_problem=on_problem, on_progress=on_progress
+        )
+    if part != "1/1":
+        raise ConfigError(f"--part {part}: parts share a folder; give one as --out instead of {out}")
+    return predict_files(classifier, files, out, coverage=coverage, on_problem=on_problem, on_progress=on_progress)
 
 
 def predict_files(
@@ -118,21 +171,22 @@ def predict_files(
     on_problem: Callable[[str, str], None],
     on_progress: Callable[[int, int], None],
 ) -> int:
-    """Writes one row per image, and leaves out what cannot be read.
+    """Writes one row per image.
 
-    The columns are ``image``, ``predicted``, ``p.<class>`` for each class, ``novelty``, and ``set``, a JSON list of
-    classes, such as ``["AK", "BCC"]``.
+    The columns are ``image``, ``predicted``, ``p.<class>`` for each class, ``novelty``, and ``set``, in a CSV a JSON
+    list of classes, such as ``["AK", "BCC"]``. A CSV leaves out what cannot be read; Parquet has a row for it, whose
+    last column, ``problem``, says why.
 
     Args:
         classifier: See `LesionClassifier`.
         files: What `find_images` returns.
-        out: The CSV; takes the place of an older one when it is complete.
+        out: The table, ``.csv`` or ``.parquet``; takes the place of an older one when it is complete.
         coverage: Of the sets.
         on_problem: Told the name and the fault of each image that cannot be used.
         on_progress: Told (images done, images in all).
 
     Returns:
-        Number of rows.
+        Number of images that were predicted.
 
     Examples:
         >>> from pathlib import Path
@@ -145,32 +199,133 @@ def predict_files(
         >>> out.read_text().splitlines()[0]
         'image,predicted,p.AK,p.BCC,p.ML,novelty,set'
     """
-    rows = 0
-    with atomic_write(out) as opened:
-        table = csv.writer(opened, lineterminator="\n")
-        table.writerow(["image", "predicted", *(f"p.{name}" for name in classifier.classes_), "novelty", "set"])
-        done = 0
-        for batch in _prepared(classifier, files):
-            names: list[str] = []
-            tensors: list[Tensor] = []
-            for file, prepared in batch:
-                if isinstance(prepared, DataError):
-                    on_problem(file.name, _fault(prepared, file.name, file.path))
-                else:
-                    tensors.append(prepared)
-                    names.append(file.name)
-            if tensors:
-                assessed = classifier.assess_prepared(tensors)
-                predicted = classifier.classes_[assessed.probabilities.argmax(axis=1)]
-                numbers = zip(assessed.probabilities, assessed.novelty, strict=True)
-                texts = zip(names, predicted, classifier.sets(assessed, coverage), strict=True)
-                for (name, code, members), (probabilities, novelty) in zip(texts, numbers, strict=True):
-                    cells = (f"{value:.6g}" for value in (*probabilities, novelty))
-                    table.writerow([name, code, *cells, json.dumps(members, ensure_ascii=False)])
-            rows += len(tensors)
+    done = problems = 0
+
+    def rows() -> Iterator[list[Row]]:
+        nonlocal done, problems
+        for batch in _answers(classifier, files, coverage):
+            yield batch
+            for row in batch:
+                if row.problem is not None:
+                    problems += 1
+                    on_problem(row.image, row.problem)
             done += len(batch)
             on_progress(done, len(files))
-    return rows
+
+    write = _write_parquet if out.suffix == ".parquet" else _write_csv
+    with atomic_write(out, "wb" if out.suffix == ".parquet" else "w") as opened:
+        write(opened, classifier.classes_, rows())
+    return done - problems
+
+
+def _answers(classifier: LesionClassifier, files: Sequence[ImageFile], coverage: float) -> Iterator[list[Row]]:
+    """Batches of rows in order; the images of the next batch are read meanwhile, and no more than that."""
+
+    def read(file: ImageFile) -> np.ndarray | DataError:
+        try:
+            return classifier.pixels(file.library.read(file.path), file.name)
+        except DataError as error:
+            return error
+
+    images = ahead(read, files, BATCH_SIZE)
+    for start in range(0, len(files), BATCH_SIZE):
+        batch = list(islice(images, min(BATCH_SIZE, len(files) - start)))
+        good = [image for image in batch if not isinstance(image, DataError)]
+        answers: Iterator[tuple[Any, ...]] = iter(())
+        if good:
+            assessed = classifier.assess_pixels(good)
+            predicted = classifier.classes_[assessed.probabilities.argmax(axis=1)].tolist()
+            sets = classifier.sets(assessed, coverage)
+            numbers = assessed.probabilities.tolist(), assessed.novelty.tolist()
+            answers = zip(predicted, *numbers, sets, strict=True)
+        yield [
+            Row(file.name, None, None, None, None, _fault(image, file.name, file.path))
+            if isinstance(image, DataError)
+            else Row(file.name, *next(answers), None)
+            for file, image in zip(files[start : start + BATCH_SIZE], batch, strict=True)
+        ]
+
+
+def _write_csv(opened: IO[str], classes: Sequence[str], batches: Iterator[list[Row]]) -> None:
+    table = csv.writer(opened, lineterminator="\n")
+    table.writerow(["image", "predicted", *(f"p.{name}" for name in classes), "novelty", "set"])
+    for batch in batches:
+        for image, predicted, probabilities, novelty, members, problem in batch:
+            if problem is None:
+                cells = (f"{value:.6g}" for value in (*probabilities, novelty))
+                table.writerow([image, predicted, *cells, json.dumps(members, ensure_ascii=False)])
+
+
+def _write_parquet(opened: IO[bytes], classes: Sequence[str], batches: Iterator[list[Row]]) -> None:
+    import pyarrow as pa
+    from pyarrow.parquet import ParquetWriter
+
+    text = pa.string()
+    schema = pa.schema(
+        [("image", text), ("predicted", text)]
+        + [(f"p.{name}", pa.float32()) for name in classes]
+        + [("novelty", pa.float32()), ("set", pa.list_(text)), ("problem", text)]
+    )
+
+    def group(rows: list[Row]) -> pa.Table:
+        image, predicted, probabilities, novelty, members, problem = zip(*rows, strict=True) if rows else [()] * 6
+        each = [[None if row is None else row[c] for row in probabilities] for c in range(len(classes))]
+        return pa.table([image, predicted, *each, novelty, members, problem], schema=schema)
+
+    with ParquetWriter(opened, schema) as table:
+        waiting: list[Row] = []
+        for batch in batches:
+            waiting += batch
+            if len(waiting) >= _ROW_GROUP:
+                table.write_table(group(waiting))
+                waiting = []
+        table.write_table(group(waiting))
+
+
+def _prefix(folder: Path) -> str:
+    return "" if folder == Path() else folder.as_posix()
+
+
+def _listed(source: Path) -> Iterator[ImageFile]:
+    """The images that a list names; none of them is looked for yet."""
+    here, anywhere = ImageLibrary(source.parent), ImageLibrary(Path("/"))
+    try:
+        for path in _paths(source):
+            yield ImageFile("/", anywhere, path.lstrip("/")) if path.startswith("/") else ImageFile("", here, path)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{source.name}: cannot be read as a list of images ({error})") from error
+
+
+def _paths(source: Path) -> Iterator[str]:
+    suffix = source.suffix.lower()
+    if suffix == ".parquet":
+        import pyarrow as pa
+        from pyarrow.parquet import ParquetFile
+
+        try:
+            with ParquetFile(source) as table:
+                _check_column(source, table.schema_arrow.names)
+                for group in table.iter_batches(columns=["image"]):
+                    yield from filter(None, group.column(0).to_pylist())
+        except pa.ArrowException as error:
+            raise DataError(f"{source.name}: cannot be read as a list of images ({error})") from error
+        return
+    with source.open(encoding="utf-8-sig", newline="") as opened:
+        if suffix == ".txt":
+            yield from filter(None, (line.rstrip("\r\n") for line in opened))
+            return
+        first = opened.readline()
+        delimiter = max(",;\t", key=first.count)
+        columns = next(csv.reader([first], delimiter=delimiter), [])
+        _check_column(source, columns)
+        place = columns.index("image")
+        yield from (row[place] for row in csv.reader(opened, delimiter=delimiter) if row and row[place])
+
+
+def _check_column(source: Path, columns: Sequence[str]) -> None:
+    if "image" not in columns:
+        found = some_of(map(repr, columns)) or "none"
+        raise DataError(f"{source.name}: a table of images has a column 'image', found {found}; rename the column")
 
 
 def _fault(error: DataError, *names: str) -> str:
@@ -181,27 +336,3 @@ def _fault(error: DataError, *names: str) -> str:
 
 def _is_utf8(name: str) -> bool:
     return printable(name) == name
-
-
-def _prepared(
-    classifier: LesionClassifier, files: Sequence[ImageFile]
-) -> Iterator[list[tuple[ImageFile, Tensor | DataError]]]:
-    """Batches in order; the next one is read while the caller works on this one, and no more than that."""
-
-    def prepare(file: ImageFile) -> Tensor | DataError:
-        try:
-            return classifier.prepare(file.library.read(file.path), file.name)
-        except DataError as error:
-            return error
-
-    def submit(start: int) -> list[tuple[ImageFile, Future[Tensor | DataError]]]:
-        return [(file, readers.submit(prepare, file)) for file in files[start : start + BATCH_SIZE]]
-
-    readers = ThreadPoolExecutor(_READERS)
-    try:
-        ahead = submit(0)
-        for start in range(0, len(files), BATCH_SIZE):
-            now, ahead = ahead, submit(start + BATCH_SIZE)
-            yield [(file, future.result()) for file, future in now]
-    finally:
-        readers.shutdown(cancel_futures=True)

@@ -10,8 +10,10 @@ import threading
 import time
 import weakref
 import zipfile
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -161,10 +163,8 @@ def test_only_a_batch_of_images_is_read_before_its_rows_are_written(toy_model, t
         (tmp_path / f"{number}.png").write_bytes(png(array))
     classifier = LesionClassifier.load(toy_model)
     batches, steps = [], []
-    assess = classifier.assess_prepared
-    monkeypatch.setattr(
-        classifier, "assess_prepared", lambda tensors: (batches.append(len(tensors)), assess(tensors))[1]
-    )
+    assess = classifier.assess_pixels
+    monkeypatch.setattr(classifier, "assess_pixels", lambda pixels: (batches.append(len(pixels)), assess(pixels))[1])
     files = batch.find_images([tmp_path], pytest.fail)
     rows = batch.predict_files(
         classifier,
@@ -182,13 +182,13 @@ def test_rows_keep_the_order_of_the_files_however_long_each_takes_to_read(toy_mo
     for number, array in enumerate(pictures):
         (tmp_path / f"{number:02}.png").write_bytes(png(array) if number != 5 else b"broken")
     classifier = LesionClassifier.load(toy_model)
-    prepare, patience = classifier.prepare, random.Random(0)
+    decode, patience = classifier.pixels, random.Random(0)
 
     def slowly(image, name):
         time.sleep(patience.uniform(0, 0.02))
-        return prepare(image, name)
+        return decode(image, name)
 
-    monkeypatch.setattr(classifier, "prepare", slowly)
+    monkeypatch.setattr(classifier, "pixels", slowly)
     problems = []
     files = batch.find_images([tmp_path], pytest.fail)
     out = tmp_path / "out.csv"
@@ -206,20 +206,20 @@ def test_no_more_than_three_batches_are_alive_however_many_images_there_are(toy_
     monkeypatch.setattr(batch, "BATCH_SIZE", 4)
     (tmp_path / "a.png").write_bytes(png(PICTURES[0]))
     classifier = LesionClassifier.load(toy_model)
-    prepare, lock = classifier.prepare, threading.Lock()
+    decode, lock = classifier.pixels, threading.Lock()
     alive, most = set(), 0
 
     def counted(image, name):
         nonlocal most
-        tensor = prepare(image, name)
+        pixels = decode(image, name)
         with lock:
             key = object()
             alive.add(key)
-            weakref.finalize(tensor, alive.discard, key)
+            weakref.finalize(pixels, alive.discard, key)
             most = max(most, len(alive))
-        return tensor
+        return pixels
 
-    monkeypatch.setattr(classifier, "prepare", counted)
+    monkeypatch.setattr(classifier, "pixels", counted)
     files = 25 * 4 * batch.find_images([tmp_path], pytest.fail)
     rows = batch.predict_files(
         classifier, files, tmp_path / "out.csv", on_problem=pytest.fail, on_progress=lambda *counts: None
@@ -227,3 +227,35 @@ def test_no_more_than_three_batches_are_alive_however_many_images_there_are(toy_
     assert rows == 100
     # The batch in the network, the one read ahead, and the one whose names are still held by the loop.
     assert most <= 3 * 4
+
+
+def test_lists_name_images_by_lines_or_by_a_column_relative_to_their_own_folder(tmp_path, monkeypatch):
+    folder = tmp_path / "lists"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "sub/a.png").write_bytes(png(PICTURES[0]))
+    with zipfile.ZipFile(folder / "more.zip", "w") as archive:
+        archive.writestr("b.png", png(PICTURES[1]))
+    names = ["sub/a.png", "more.zip/b.png", str(folder / "sub/a.png"), "lost.png"]
+    (folder / "lines.txt").write_text("\r\n".join([*names, "", ""]))
+    (folder / "commas.csv").write_text("\ufefflabel,image\n" + "".join(f'x,"{name}"\n' for name in names))
+    (folder / "semicolons.csv").write_text("image;label\n" + "".join(f"{name};1,5\n" for name in names))
+    (folder / "tabs.tsv").write_text("label\timage\n" + "".join(f"x\t{name}\n" for name in names))
+    pd.DataFrame({"image": names}).to_parquet(folder / "table.parquet")
+    monkeypatch.chdir(tmp_path)
+    for name in ("lines.txt", "commas.csv", "semicolons.csv", "tabs.tsv", "table.parquet"):
+        files = batch.find_images([Path("lists", name)], pytest.fail)
+        assert [file.name for file in files] == names
+        assert [file.library.read(file.path) for file in files[:3]] == [png(PICTURES[number]) for number in (0, 1, 0)]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.parquet", "b.csv", "b.txt", "b.parquet"])
+def test_a_list_that_names_no_images_is_a_problem_and_no_error(tmp_path, name):
+    if name == "a.parquet":
+        pd.DataFrame({"picture": ["x.png"]}).to_parquet(tmp_path / name)
+    else:
+        (tmp_path / name).write_bytes(b"picture,label\nx.png,1\n" if name == "a.csv" else b"\xff\xfe\x00")
+    problems = []
+    assert batch.find_images([tmp_path / name], lambda *problem: problems.append(problem)) == []
+    ((found, fault),) = problems
+    assert found.endswith(name)
+    assert re.match("a table of images has a column 'image', found |cannot be read as a list of images", fault)
