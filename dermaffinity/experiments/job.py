@@ -4,7 +4,7 @@ A job is resumable, finished once, and knows nothing of the others.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,7 +85,7 @@ class Images:
         self.stage = FixedStage(settings.image_size, settings.lesion_crop)
         self.rows = self.manifest.development().reset_index(drop=True)
         self.features: dict[tuple[str, str], np.ndarray] = {}  # what `estimator_job` computed, by rows and settings
-        self._decoded: list[np.ndarray] | None = None
+        self._decoded: Sequence[np.ndarray] | None = None
 
     @property
     def labels(self) -> np.ndarray:
@@ -96,8 +96,8 @@ class Images:
         """Class indices of manifest rows."""
         return Classes(self.manifest.classes).indices(rows["label"])
 
-    def decoded(self) -> list[np.ndarray]:
-        """Every development image after the fixed stage, read once."""
+    def decoded(self) -> Sequence[np.ndarray]:
+        """Every development image after the fixed stage, read once; in memory, or mapped where it would not fit."""
         if self._decoded is None:
             self._decoded = read_all(RowImages(self.library, self.rows, self.stage))
         return self._decoded

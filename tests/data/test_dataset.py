@@ -8,6 +8,7 @@ from PIL import Image
 
 from dermaffinity.data.augmentation import LesionAugmentation
 from dermaffinity.data.dataset import Draw, ManifestDataset, RowImages, read_all
+from dermaffinity.data.image_cache import MappedImages
 from dermaffinity.data.library import ImageLibrary
 from dermaffinity.data.transforms import EvaluationStage, FixedStage, TrainingStage
 from dermaffinity.errors import DataError
@@ -32,7 +33,7 @@ def library(tmp_path: Path) -> ImageLibrary:
 
 
 def rows_of(images: list[str], masks: list[object]) -> pd.DataFrame:
-    return pd.DataFrame({"image": images, "mask": masks})
+    return pd.DataFrame({"image": images, "mask": masks, "sha256": images, "width": 24, "height": 20})
 
 
 def test_images_are_decoded_and_pass_the_fixed_stage(library):
@@ -63,6 +64,40 @@ def test_reading_all_keeps_the_order_and_reports_progress(library):
 def test_a_missing_image_stops_the_reading_and_is_named(library):
     with pytest.raises(DataError, match=r"absent\.png: no such file"):
         read_all(RowImages(library, rows_of(["0.png", "absent.png"], [None] * 2), FixedStage(20, None)))
+
+
+def test_images_that_fill_a_third_of_the_memory_are_mapped_from_files(library, tmp_path, monkeypatch):
+    monkeypatch.setenv("DERMAFFINITY_CACHE", str(tmp_path / "cache"))
+    images = RowImages(library, rows_of(["2.png", "0.png", "1.png"], [None] * 3), FixedStage(20, None))
+    assert images.size() == 3 * 20 * 24 * 3
+    monkeypatch.setattr("dermaffinity.data.dataset._memory", lambda: 3 * images.size())
+    assert isinstance(read_all(images), list)
+    monkeypatch.setattr("dermaffinity.data.dataset._memory", lambda: 3 * images.size() - 4)
+    mapped = read_all(images)
+    assert isinstance(mapped, MappedImages)
+    assert all(np.array_equal(a, b) for a, b in zip(mapped, [pictures(3)[row] for row in (2, 0, 1)], strict=True))
+    for stage in (EvaluationStage(16), TrainingStage(LesionAugmentation(16))):
+        draws = [Draw(0, position, row) for position, row in enumerate((1, 0, 2))]
+        kept = ManifestDataset([image.copy() for image in mapped], np.arange(3), stage)
+        assert torch.equal(
+            ManifestDataset(mapped, np.arange(3), stage).__getitems__(draws)[0], kept.__getitems__(draws)[0]
+        )
+
+
+def test_all_that_changes_a_pixel_makes_another_cache(library):
+    rows = rows_of(["0.png", "1.png"], ["0_mask.png", None])
+    facts = RowImages(library, rows, FixedStage(20, None)).facts()
+    assert RowImages(library, rows.assign(mask=None), FixedStage(20, None)).facts() == facts
+    others = [
+        RowImages(library, rows, FixedStage(24, None)),
+        RowImages(library, rows, FixedStage(20, 0.2)),
+        RowImages(library, rows, FixedStage(20, 0.3)),
+        RowImages(library, rows.assign(mask=None), FixedStage(20, 0.2)),
+        RowImages(library, rows.assign(sha256=["0.png", "other"]), FixedStage(20, None)),
+        RowImages(library, rows[::-1], FixedStage(20, None)),
+        RowImages(library, rows[:1], FixedStage(20, None)),
+    ]
+    assert len({str(facts), *(str(images.facts()) for images in others)}) == 8
 
 
 def test_an_item_is_the_transformed_image_and_its_label():
