@@ -139,7 +139,13 @@ def write_model(folder: Path) -> None:
     )
     torch.manual_seed(0)
     calibration = Calibration(
-        temperature=1, scores=dict.fromkeys(classes, (0.5,) * 20), distance_mean=0, distance_sd=1, novelty_threshold=2
+        temperature=1,
+        scores=dict.fromkeys(classes, (0.5,) * 20),
+        distance_mean=0,
+        distance_sd=1,
+        novelty_threshold=2,
+        log_shares=(0.0, 0.0),
+        assumed=(0.0, 0.0),
     )
     save_model(folder, build_network(sections, 2, pretrained=False), facts, fold=0, seed=0, calibration=calibration)
 

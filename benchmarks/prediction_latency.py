@@ -119,7 +119,15 @@ def write_model(folder: Path, size: int) -> Path:
         }
     )
     scores = {name: tuple(np.linspace(0, 1, 20).tolist()) for name in CLASSES}
-    known = Calibration(temperature=1.5, scores=scores, distance_mean=0.5, distance_sd=0.1, novelty_threshold=2.0)
+    known = Calibration(
+        temperature=1.5,
+        scores=scores,
+        distance_mean=0.5,
+        distance_sd=0.1,
+        novelty_threshold=2.0,
+        log_shares=(0.0,) * len(scores),
+        assumed=(0.0,) * len(scores),
+    )
     network = build_network(parts, len(CLASSES), pretrained=False)
     save_model(folder, network, facts, fold=0, seed=0, calibration=known)
     return folder

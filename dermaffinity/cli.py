@@ -424,6 +424,13 @@ def predict(
     coverage: Annotated[
         float, typer.Option(min=0.5, max=0.999, help="Share of images whose set shall hold their class.")
     ] = 0.9,
+    prior: Annotated[
+        str | None,
+        typer.Option(
+            metavar="STRENGTH|CLASS=SHARE,…",
+            help="Answer for other class frequencies: 0 equal ones, 1 the library's, or your own, mel=0.1,nv=0.9.",
+        ),
+    ] = None,
     plugins: Plugins = None,
     views: Views = "1",
     device: Device = "cpu",
@@ -443,6 +450,8 @@ def predict(
         faults.append((name, fault))
 
     classifier = LesionClassifier.load(model, views=int(views), device=device, plugins=plugins or ())  # type: ignore[arg-type]
+    if prior is not None:
+        classifier = classifier.with_prior(**_prior(prior, classifier.description.classes))
     files = find_images(images, report)
     if not files:
         raise DataError("there are no images to predict", summed(faults))
@@ -845,6 +854,24 @@ def _grid(text: str) -> tuple[str, list[Any]]:
         return key, yaml.safe_load(f"[{values}]")
     except yaml.YAMLError as error:
         raise ConfigError(f"--grid {text}: {values!r} is not a list of YAML values") from error
+
+
+def _prior(text: str, classes: Sequence[str]) -> dict[str, Any]:
+    """The words of `LesionClassifier.with_prior`."""
+    from dermaffinity.metrics.classification import Classes
+
+    try:
+        if "=" not in text:
+            return {"strength": float(text)}
+        pairs = [pair.rpartition("=") for pair in text.split(",")]
+        frequencies = {name.strip(): float(share) for name, _, share in pairs}
+        Classes(tuple(classes)).log_frequencies(frequencies)
+    except ValueError as error:
+        raise ConfigError(
+            f"--prior {text}: a strength such as 0.5, or every class with its share; {error}. For example --prior "
+            + shlex.quote(",".join(f"{name}={1 / len(classes):.2g}" for name in classes))
+        ) from error
+    return {"frequencies": frequencies}
 
 
 def _command(*words: str) -> str:

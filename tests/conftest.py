@@ -179,6 +179,8 @@ def toy_model(tmp_path_factory) -> Path:
             distance_mean=0.5 + fold,
             distance_sd=0.25,
             novelty_threshold=1.0 + fold,
+            log_shares=tuple(np.log([0.2, 0.1 + 0.1 * fold, 0.7 - 0.1 * fold])),
+            assumed=(0.0, 0.0, 0.5 * fold),
         )
         numbers = range(4 * fold, 4 * fold + 8)
         examples = TrainingExamples(

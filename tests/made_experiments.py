@@ -16,13 +16,21 @@ COUNTS = {"a": 240, "b": 120, "rare": 40}
 
 
 def made(
-    folder: Path, loss: str, *, seeds: int = 2, inner: pd.DataFrame | None = None, noise: float = 1.0, seed: int = 0
+    folder: Path,
+    loss: str,
+    *,
+    seeds: int = 2,
+    inner: pd.DataFrame | None = None,
+    noise: float = 1.0,
+    seed: int = 0,
+    prior_strength: float | str | None = None,
 ) -> Experiment:
     """A finished experiment of two folds without networks, whose models say something at random of 400 images."""
     config = {
         "backbone": {},
         "loss": {"class": f"dermaffinity.losses.{loss}"},
         "refit": None,
+        "prior_strength": prior_strength,
         "training": {"balanced_sampling": False},
         "data": {"validation_fraction": 0.15},
     }

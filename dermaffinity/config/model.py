@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -195,6 +195,9 @@ class NetworkConfig(Config):
     average: Annotated[Component | None, TRICK] = None  # of the weights over the steps
     sharpness: Annotated[Component | None, TRICK] = None  # of the minimum that training ends in
     training: TrainingSettings = TrainingSettings()
+    # Of the library's class frequencies in the answers: 0 for equally frequent classes, 1 for those of the library, or
+    # chosen, see `Experiment.chosen_strengths`; None for what the method learns.
+    prior_strength: Annotated[float, Field(ge=0, le=2)] | Literal["chosen"] | None = None
 
     def tricks(self) -> list[Component]:
         """The sections that change how the network is trained, in the order in which they act."""

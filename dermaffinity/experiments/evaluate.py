@@ -20,7 +20,15 @@ from dermaffinity.data.manifest import Manifest, read_manifest
 from dermaffinity.data.splits import inner_validation
 from dermaffinity.data.transforms import EvaluationStage, FixedStage
 from dermaffinity.errors import ConfigError, DataError, count_of, nearest, some_of
-from dermaffinity.experiments.results import Results, average_models, prediction_table, read_table, write_table
+from dermaffinity.experiments.results import (
+    Results,
+    at_temperatures,
+    average_models,
+    models_of,
+    prediction_table,
+    read_table,
+    write_table,
+)
 from dermaffinity.files import hold, sweep_partial, write_json
 from dermaffinity.inference.classifier import LesionClassifier
 from dermaffinity.inference.model_folder import HASH_DIGITS, Description, load_examples
@@ -28,7 +36,7 @@ from dermaffinity.inference.predict import BATCH_SIZE
 from dermaffinity.metrics.classification import Classes
 from dermaffinity.metrics.conformal import in_set
 from dermaffinity.metrics.operating import decision_curve, operating_points
-from dermaffinity.metrics.reliability import fit_temperature, with_temperature
+from dermaffinity.metrics.reliability import fit_temperature
 from dermaffinity.metrics.summary import ScoredImages
 from dermaffinity.report.tables import point_interval
 from dermaffinity.tracking.base import Tracker
@@ -422,11 +430,15 @@ def _analyzed(
         table, more = _by_group(table, more, classes)
     aside = _part_to_adapt(table, adapt, per)
     scored, temperature, adapted = table[~aside].reset_index(drop=True), model.temperature, None
-    results = Results("external", classes, scored, _at(scored, temperature, classes))
+    told = np.asarray(model.told)
+    # Where class frequencies are told, what is measured is what the classifier answers.
+    calibrated = at_temperatures(scored, dict.fromkeys(models_of(scored), temperature), told, classes)
+    results = Results("external", classes, calibrated if told.any() else scored, calibrated)
     if aside.any():
         part = table[aside]
-        temperature = fit_temperature(classes.indices(part["label"]), part[classes.columns].to_numpy())
-        adapted = Results("external", classes, scored, _at(scored, temperature, classes))
+        temperature = fit_temperature(classes.indices(part["label"]), part[classes.columns].to_numpy(), told)
+        calibrated = at_temperatures(scored, dict.fromkeys(models_of(scored), temperature), told, classes)
+        adapted = Results("external", classes, results.table, calibrated)
     own = more.loc[scored["image"]]
     return Evaluation(
         path, model, manifest, results, own["novelty"], own[others[1:]].to_numpy(), classifier.novelty_threshold,
@@ -464,12 +476,6 @@ def _part_to_adapt(table: pd.DataFrame, adapt: float, per: Per) -> np.ndarray:
     if fraction >= 1:
         raise ConfigError(f"--adapt {adapt:g}: of {count_of(len(table), per)} some must be left to score")
     return inner_validation(table["label"].tolist(), table["group"].tolist(), fraction=fraction, seed=0)
-
-
-def _at(table: pd.DataFrame, temperature: float, classes: Classes) -> pd.DataFrame:
-    return table.assign(
-        **dict(zip(classes.columns, with_temperature(table[classes.columns].to_numpy(), temperature).T, strict=True))
-    )
 
 
 def track(tracker: Tracker, evaluation: Evaluation, html: str, *, private: bool) -> None:

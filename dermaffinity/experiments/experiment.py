@@ -81,7 +81,7 @@ class Experiment(TrackedFolder):
         super().__init__(Path(path))
         self.averaged = averaged
         self.frequencies = frequencies
-        self.strengths = strengths
+        self._strengths = strengths
         self.metadata = tuple(metadata)
         self._jobs = jobs
         self.failures = tuple(failures)
@@ -331,10 +331,23 @@ class Experiment(TrackedFolder):
         return self._fitted(clean, () if self.averaged else ("seed",))
 
     @cached_property
+    def strengths(self) -> Mapping[int, float] | None:
+        """Of the class frequencies in training, by fold: those asked for, or those of the config; None for none."""
+        asked = self.record.config.get("prior_strength") if self.record.scored == "test" else None
+        if self._strengths is not None or self.frequencies is not None or asked is None:
+            return self._strengths
+        return self.chosen_strengths() if asked == "chosen" else dict.fromkeys(range(self.record.folds), asked)
+
+    def told_outside(self, seed: int) -> np.ndarray:
+        """What class frequencies add to the mean of all fold models of a seed: (C,)."""
+        return np.mean([self._prior_told(model) for model in self._priors if model[1] == seed], axis=0)
+
+    @cached_property
     def _priors(self) -> dict[Model, tuple[np.ndarray, np.ndarray]]:
         """Of each model the logarithms (C,) of the class shares in its training, and of those that it assumes."""
         import torch
 
+        from dermaffinity.heads.base import log_shares
         from dermaffinity.training.calibration import learned_prior
 
         config, names = self.record.config, list(self.classes.names)
@@ -345,7 +358,7 @@ class Experiment(TrackedFolder):
             tables = [read_table(job.path / f"{part}.csv") for part in parts]
             unseen = pd.concat([table["label"] for table in tables]).value_counts().reindex(names, fill_value=0)
             counts = torch.tensor(pd.Series(self.record.class_counts)[names].sub(unseen).to_numpy())
-            log_share = (counts.double() / counts.sum()).log().numpy()
+            log_share = log_shares(counts).double().numpy()
             learned = log_share
             if loss is not None:
                 learned = learned_prior(
@@ -383,15 +396,14 @@ class Experiment(TrackedFolder):
 
     def _told(self, model: Model, images: pd.Series) -> np.ndarray:
         """What class frequencies and metadata add to the logarithms of a model's probabilities: (N, C)."""
+        known = self._known[model](self._facts.loc[images]) if self.metadata else np.zeros((len(images), 1))
+        return known + self._prior_told(model)
+
+    def _prior_told(self, model: Model) -> np.ndarray:
         log_share, learned = self._priors[model]
-        told = np.zeros((len(images), len(learned)))
-        if self.metadata:
-            told += self._known[model](self._facts.loc[images])
         if self.frequencies is not None:
-            told += self.classes.log_frequencies(self.frequencies) - learned
-        elif self.strengths is not None:
-            told += self.strengths[model[0]] * log_share - learned
-        return told
+            return self.classes.log_frequencies(self.frequencies) - learned
+        return np.zeros(len(learned)) if self.strengths is None else self.strengths[model[0]] * log_share - learned
 
     def _fitted(self, clean: pd.DataFrame, keep: Sequence[str]) -> dict[Model, float]:
         """The temperatures of the means of models, from tables of images that are new to each of them."""
@@ -436,8 +448,8 @@ class Experiment(TrackedFolder):
         }
 
     def _with(self, **changed: Any) -> "Experiment":
-        kept = ("failures", "averaged", "frequencies", "strengths", "metadata")
-        now = {name: getattr(self, name) for name in kept} | changed
+        kept = ("failures", "averaged", "frequencies", "metadata")
+        now = {name: getattr(self, name) for name in kept} | {"strengths": self._strengths} | changed
         return Experiment(self.path, jobs=self._jobs, manifest=self.moved_to, **now)
 
     @cached_property

@@ -20,6 +20,7 @@ from dermaffinity.experiments.progress import JobProgress
 from dermaffinity.experiments.results import prediction_table, write_table
 from dermaffinity.files import hold, sweep_partial, write_json
 from dermaffinity.heads import Predictions
+from dermaffinity.heads.base import log_shares
 from dermaffinity.inference.model_folder import (
     HASH_DIGITS,
     Facts,
@@ -115,15 +116,19 @@ def _train_and_score(job: Job, images: Images, fabric: Fabric, run: Run, progres
     scored = validation if job.scored == "inner" else table(test_rows, trainer.predict(dataset(test_rows, fixed)))
     examples = rows.iloc[fit_rows]
     assumed = learned_prior(loss, balanced_sampling=settings.balanced_sampling, refitted=config.refit is not None)
-    log_share = (counts.double() / counts.sum()).log().numpy()
     if fabric.is_global_zero:
+        strength = config.prior_strength
         save_model(
             job.files.path,
             network,
             _facts(config, images.manifest),
             fold=job.fold,
             seed=job.seed,
-            calibration=calibrate(seen, network.head, classes, log_share - assumed),
+            calibration=calibrate(
+                seen, network.head, classes, log_shares=log_shares(counts).double().numpy(), assumed=assumed
+            ),
+            # What is chosen is chosen for a fold with all its seeds, once they are there.
+            strength=None if strength == "chosen" else strength,
             examples=TrainingExamples(examples["image"].tolist(), examples["label"].tolist(), learned.embedding),
         )
         history = pd.DataFrame(trainer.history)

@@ -354,7 +354,8 @@ def _write(experiment: Experiment, run: Run) -> None:
     if joint := experiment.joint_temperatures:
         record, (_, seed) = experiment.record, min(joint)
         folders = [experiment.job(fold, seed).path for fold in range(record.folds)]
-        join_models(folders, experiment.path / "classifier", joint[0, seed])
+        told = experiment.told_outside(seed).tolist()
+        join_models(folders, experiment.path / "classifier", joint[0, seed], told)
         classifier = read_description(experiment.path / "classifier")
         run.log_model(
             partial(write_mlflow_model, experiment.path / "classifier", plugins=record.config.get("plugins", ())),

@@ -59,6 +59,9 @@ class LesionClassifier:
     **Cropping**: a classifier that was trained on crops around the lesion's mask gets no mask here, takes every image
     whole, and warns when it is loaded. Hand it images cut around the lesion.
 
+    **Class frequencies**: some methods answer as if all classes were equally frequent, others for those of the library.
+    `with_prior` answers for any.
+
     **Views** (test-time augmentation): a skin image has no up and no left, so that a classifier may look at each one
     turned and mirrored as well. Each fold model's probabilities are averaged over the views before anything else is
     done, its novelty and its p-values as well; the embedding is that of the untouched image. The calibration was fitted
@@ -178,8 +181,8 @@ class LesionClassifier:
 
         Args:
             images: See the class.
-            calibrated: Whether at the temperature of ``classifier.json``; without it one fold gives the numbers of the
-                out-of-fold table.
+            calibrated: Whether at the temperature and for the class frequencies of ``classifier.json``; without them
+                one fold gives the numbers of the out-of-fold table.
         """
         return self._assess(images, calibrated).probabilities
 
@@ -261,6 +264,41 @@ class LesionClassifier:
         return pd.DataFrame.from_dict(rows, orient="index", columns=["images", "coverage", "always"]).rename_axis(
             "class"
         )
+
+    def with_prior(
+        self, frequencies: Mapping[str, float] | None = None, *, strength: float | None = None
+    ) -> "LesionClassifier":
+        r"""This classifier with answers for other class frequencies than those it was trained to assume.
+
+        .. math:: p_c \propto p^{calibrated}_c \, q_c / \rho_c
+
+        for frequencies q and those that the probabilities assume, ρ: Bayes' rule, after the temperature. Novelty,
+        p-values, prediction sets and embeddings stay: sets hold what they promise class by class, whatever the
+        frequencies. An export of the result answers so as well.
+
+        Args:
+            frequencies: q by class, such as a clinic's own; they need not sum to 1.
+            strength: s of :math:`q = \pi^s` with the class shares π in training: 0 for equally frequent classes, 1 for
+                those of the library.
+
+        Raises:
+            ValueError: Unless one of both is given, and every class has a positive frequency.
+
+        Examples:
+            >>> from dermaffinity import LesionClassifier
+            >>> classifier = LesionClassifier.load("runs/library_affinity_plus")
+            >>> classifier.with_prior({"AK": 0.04, "BCC": 0.01, "ML": 0.95}).predict_proba("lesion.jpg").round(2)
+            array([[0.03, 0.01, 0.96]])
+        """
+        from dermaffinity.inference.model_folder import changed, told_prior
+        from dermaffinity.metrics.classification import Classes
+
+        if (frequencies is None) == (strength is None):
+            raise ValueError("give either the frequencies of the classes or a strength")
+        asked = None if frequencies is None else Classes(self.description.classes).log_frequencies(frequencies)
+        told = told_prior(self.description.fold_models, frequencies=asked, strength=strength)
+        description = changed(self.description, told=tuple(told))
+        return LesionClassifier(description, self.networks, self.folder, views=self.views, device=self.device)
 
     def assess(self, images: Any) -> "Assessment[np.ndarray]":
         """Everything at once, for the cost of one prediction."""

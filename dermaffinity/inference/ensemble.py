@@ -25,6 +25,7 @@ class Ensemble(nn.Module):
     """
 
     temperature: Tensor
+    told: Tensor
     temperatures: Tensor
     distance_mean: Tensor
     distance_sd: Tensor
@@ -44,6 +45,7 @@ class Ensemble(nn.Module):
                 padded[fold_model, label, : len(own)] = own
         for name, values in {
             "temperature": description.temperature,
+            "told": description.told,
             "temperatures": [calibration.temperature for calibration in known],
             "distance_mean": [calibration.distance_mean for calibration in known],
             "distance_sd": [calibration.distance_sd for calibration in known],
@@ -59,15 +61,17 @@ class Ensemble(nn.Module):
         Args:
             images: Normalized.
             views: Number V of symmetries of each image to average over, see `dermaffinity.models.views_of`.
-            calibrated: Whether the probabilities are at the temperature of the mean.
+            calibrated: Whether the probabilities are at the temperature of the mean, for the class frequencies told.
         """
         of_each = [self._of_fold_model(index, images, views) for index in range(len(self.fold_models))]
         probabilities, novelty, usual, embeddings = zip(*of_each, strict=True)
         each = torch.stack(probabilities)  # (K, N, C)
         mean = each.mean(dim=0)
+        if calibrated:
+            each, mean = (_with_temperature(own, self.temperature, self.told) for own in (each, mean))
         others = each.argmax(dim=2) != mean.argmax(dim=1)  # (K, N)
         return Assessment(
-            _with_temperature(mean, self.temperature) if calibrated else mean,
+            mean,
             torch.stack(novelty).mean(dim=0),
             torch.stack(usual).mean(dim=0),
             others.to(self.temperature.dtype).mean(dim=0),
@@ -88,7 +92,7 @@ class Ensemble(nn.Module):
         return raw.mean(dim=0), novelty.mean(dim=0), usual.mean(dim=0), outputs[0].embedding
 
 
-def _with_temperature(probabilities: Tensor, temperature: Tensor) -> Tensor:
+def _with_temperature(probabilities: Tensor, temperature: Tensor, evidence: Tensor | float = 0.0) -> Tensor:
     """See `dermaffinity.metrics.reliability.with_temperature`."""
     logits = probabilities.to(temperature.dtype).clamp_min(torch.finfo(torch.float32).tiny).log()
-    return (logits / temperature).softmax(dim=-1)
+    return (logits / temperature + evidence).softmax(dim=-1)

@@ -14,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 from pydantic import Field, ValidationError
 from safetensors.torch import load, save
 from torch import Tensor
@@ -27,7 +28,7 @@ from dermaffinity.models import LesionNetwork
 FILE = "classifier.json"
 
 HASH_DIGITS = 12
-_FORMAT = 2
+_FORMAT = 3
 _INTENDED_USE = "Research use only. Not a medical device; not fit to decide about a patient."
 # What decides which pixels reach the network and what becomes of them.
 _PACKAGES = ("torch", "torchvision", "pillow", "numpy")
@@ -60,6 +61,8 @@ class Calibration(Section):
     distance_mean: float  # of the distance to the nearest center
     distance_sd: float = Field(gt=0)
     novelty_threshold: float  # standardized distance that 95 % of the images stay below
+    log_shares: tuple[float, ...]  # logarithms of the class shares among the images it was fitted to, in class order
+    assumed: tuple[float, ...]  # of those that its probabilities assume, up to a constant
 
 
 class File(Section):
@@ -94,10 +97,11 @@ class Facts(Section):
 class Description(Facts):
     """The content of ``classifier.json``."""
 
-    format: Literal[2]
+    format: Literal[3]
     intended_use: str
     versions: dict[str, str]
     temperature: float = Field(gt=0)  # of the mean of the fold models' probabilities
+    told: tuple[float, ...]  # added to the logarithms of the calibrated probabilities, in class order; see `told_prior`
     fold_models: tuple[FoldModel, ...]
     digest: str  # SHA-256 over all other entries
 
@@ -124,6 +128,7 @@ def save_model(
     fold: int,
     seed: int,
     calibration: Calibration,
+    strength: float | None = None,
     examples: TrainingExamples | None = None,
 ) -> None:
     """Writes the model folder of one trained network.
@@ -135,6 +140,7 @@ def save_model(
         fold: The test fold, which the network never saw.
         seed: Of its training.
         calibration: From its inner validation images.
+        strength: Of the class frequencies in training that it is told, see `told_prior`; None for none.
         examples: What explanations show of its training; their names become part of the model.
     """
     name = f"fold-{fold}_seed-{seed}"
@@ -144,20 +150,56 @@ def save_model(
         # Exact, because it costs little: a thousand images in 512 dimensions are a twentieth of a ResNet-18.
         embedding = {"embedding": examples.embedding.detach().cpu().float().contiguous()}
         # One entry, because safetensors writes several in any order.
-        told = json.dumps({"images": list(examples.images), "labels": list(examples.labels)})
-        kept = _write(folder / f"{name}_examples.safetensors", save(embedding, {"examples": told}))
+        which = json.dumps({"images": list(examples.images), "labels": list(examples.labels)})
+        kept = _write(folder / f"{name}_examples.safetensors", save(embedding, {"examples": which}))
     weights = _write(folder / f"{name}.safetensors", save(state))
     fold_model = FoldModel(**weights.model_dump(), fold=fold, seed=seed, calibration=calibration, examples=kept)
-    _describe(folder, facts, [fold_model], calibration.temperature)
+    told = [0.0] * len(facts.classes) if strength is None else told_prior([fold_model], strength=strength)
+    _describe(folder, facts, [fold_model], calibration.temperature, told)
 
 
-def join_models(folders: Sequence[Path], target: Path, temperature: float) -> None:
+def told_prior(
+    fold_models: Sequence[FoldModel], *, frequencies: np.ndarray | None = None, strength: float | None = None
+) -> list[float]:
+    r"""What class frequencies add to the logarithms of calibrated probabilities: (C,), the mean over fold models.
+
+    .. math:: \log q - \log \rho \quad \text{or} \quad s \log \pi - \log \rho
+
+    for frequencies q, or a strength s of the shares π in training, and ρ, which the probabilities assume.
+
+    Args:
+        fold_models: With their shares.
+        frequencies: (C,), logarithms of those told.
+        strength: 0 for equally frequent classes, 1 for those of the library.
+
+    Raises:
+        ValueError: For a strength that is not in [0, 2].
+    """
+    if strength is not None and not 0 <= strength <= 2:
+        raise ValueError(
+            f"a strength is 0 for equally frequent classes, 1 for the library's, at most 2; got {strength}"
+        )
+    shares, assumed = (
+        np.mean([getattr(fold_model.calibration, name) for fold_model in fold_models], axis=0)
+        for name in ("log_shares", "assumed")
+    )
+    return ((strength * shares if frequencies is None else frequencies) - assumed).tolist()
+
+
+def changed(description: Description, **changes: Any) -> Description:
+    """The description with other entries, and with the digest of these."""
+    values = json.loads(description.model_copy(update=changes).model_dump_json(by_alias=True))
+    return Description.model_validate({**values, "digest": _digest(values)})
+
+
+def join_models(folders: Sequence[Path], target: Path, temperature: float, told: Sequence[float] | None = None) -> None:
     """Writes one model folder with the fold models of several that share their facts.
 
     Args:
         folders: Model folders.
         target: Where to; made if need be.
         temperature: Of the mean of all fold models' probabilities.
+        told: (C,), see `told_prior`; None for the mean of what each was told.
 
     Raises:
         DataError: When one of them cannot be read.
@@ -183,6 +225,7 @@ def join_models(folders: Sequence[Path], target: Path, temperature: float) -> No
         facts,
         [fold_model for description in descriptions for fold_model in description.fold_models],
         temperature,
+        np.mean([description.told for description in descriptions], axis=0).tolist() if told is None else told,
     )
 
 
@@ -315,13 +358,16 @@ def build_network(
     return LesionNetwork(backbone, neck, head)
 
 
-def _describe(folder: Path, facts: Facts, fold_models: Sequence[FoldModel], temperature: float) -> None:
+def _describe(
+    folder: Path, facts: Facts, fold_models: Sequence[FoldModel], temperature: float, told: Sequence[float]
+) -> None:
     values = {
         "format": _FORMAT,
         "intended_use": _INTENDED_USE,
         **json.loads(facts.model_dump_json(by_alias=True)),
         "versions": {"dermaffinity": dermaffinity.__version__, **{name: metadata.version(name) for name in _PACKAGES}},
         "temperature": temperature,
+        "told": list(told),
         "fold_models": [json.loads(fold_model.model_dump_json()) for fold_model in fold_models],
     }
     # Weights that training started from lie on this machine, and are replaced anyway.
@@ -343,11 +389,24 @@ def _contradictions(description: Description) -> list[str]:
         problems.append("no fold models")
     if strangers := sorted({*description.malignant, *description.data.class_counts} - set(classes)):
         problems.append(f"not among the classes: {', '.join(strangers)}")
-    return problems + [
-        f"the calibration scores of {fold_model.file} are not those of the classes"
-        for fold_model in description.fold_models
-        if tuple(fold_model.calibration.scores) != classes
-    ]
+    return (
+        problems
+        + [
+            f"the calibration scores of {fold_model.file} are not those of the classes"
+            for fold_model in description.fold_models
+            if tuple(fold_model.calibration.scores) != classes
+        ]
+        + [
+            f"{name} of {where} are {len(values)} numbers for {len(classes)} classes"
+            for name, where, values in [("told", FILE, description.told)]
+            + [
+                (name, fold_model.file, getattr(fold_model.calibration, name))
+                for fold_model in description.fold_models
+                for name in ("log_shares", "assumed")
+            ]
+            if len(values) != len(classes)
+        ]
+    )
 
 
 def _write(path: Path, content: bytes) -> File:

@@ -4,8 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+import torch
 
 from dermaffinity.heads import Head, HeadOutput, Predictions
+from dermaffinity.heads.base import log_shares
 from dermaffinity.inference.model_folder import Calibration
 from dermaffinity.losses import Loss
 from dermaffinity.metrics.conformal import calibration_scores
@@ -32,15 +34,12 @@ def learned_prior(loss: Loss, *, balanced_sampling: bool = False, refitted: bool
         >>> learned_prior(LogitAdjustedLoss(counts, 2, tau=1.0))  # leaves that out
         array([0., 0.])
     """
-    counts = loss.class_counts.double().cpu().numpy()
-    if refitted:
-        return np.zeros(len(counts))
-    drawn = np.zeros(len(counts)) if balanced_sampling else np.log(counts / counts.sum())
-    return drawn - loss.prior_left_out.double().cpu().numpy()
+    drawn = torch.zeros_like(loss.class_counts) if balanced_sampling else log_shares(loss.class_counts)
+    return np.zeros(len(drawn)) if refitted else (drawn - loss.prior_left_out).double().cpu().numpy()
 
 
 def calibrate(
-    predictions: Predictions, head: Head, classes: Sequence[str], evidence: np.ndarray | float = 0.0
+    predictions: Predictions, head: Head, classes: Sequence[str], *, log_shares: np.ndarray, assumed: np.ndarray
 ) -> Calibration:
     """Temperature, conformal scores and scale of the novelty.
 
@@ -48,22 +47,25 @@ def calibrate(
         predictions: For the inner validation images; the test fold has no part in it.
         head: Knows how distances to its centers are measured.
         classes: The C class codes.
-        evidence: (C,), what turns the network's class frequencies into those of these images, see `learned_prior`. The
-            temperature is fitted with it, and is then right for whatever frequencies are told later.
+        log_shares: (C,), logarithms of the class shares among the images it was fitted to, and so among these. The
+            temperature is fitted with them, and is then right for whatever frequencies are told later.
+        assumed: (C,), see `learned_prior`.
 
     Examples:
+        >>> import numpy as np
         >>> import torch
         >>> from dermaffinity.heads import LinearHead, Predictions
         >>> from dermaffinity.training import calibrate
         >>> head = LinearHead(2, 2).requires_grad_(False)
         >>> scores, embedding, centers = head(torch.randn(20, 2))
         >>> seen = Predictions(scores, scores.softmax(dim=1), embedding, centers, labels=torch.arange(20) % 2)
-        >>> calibration = calibrate(seen, head, ("mel", "nv"))
+        >>> equal = np.log([0.5, 0.5])
+        >>> calibration = calibrate(seen, head, ("mel", "nv"), log_shares=equal, assumed=equal)
         >>> len(calibration.scores["mel"])
         10
     """
     labels, probabilities = predictions.labels.numpy(), predictions.probabilities.numpy()
-    temperature = fit_temperature(labels, probabilities, evidence)
+    temperature = fit_temperature(labels, probabilities, log_shares - assumed)
     scores = calibration_scores(labels, with_temperature(probabilities, temperature))
     output = HeadOutput(predictions.scores, predictions.embedding, predictions.centers)
     distance = head.center_distance(output).amin(dim=1).numpy().astype(float)  # (N,)
@@ -75,6 +77,8 @@ def calibrate(
         distance_mean=mean,
         distance_sd=sd,
         novelty_threshold=float(np.quantile((distance - mean) / sd, _LIMIT)),
+        log_shares=tuple(log_shares.tolist()),
+        assumed=tuple(assumed.tolist()),
     )
 
 

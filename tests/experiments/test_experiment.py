@@ -6,13 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from made_experiments import CLASSES, COUNTS, made
+from rich.console import Console
 
 import dermaffinity as da
 from dermaffinity.config import read_config
 from dermaffinity.errors import ComparisonError, ConfigError, DataError
 from dermaffinity.experiments.experiment import Experiment
 from dermaffinity.experiments.results import arrays, prediction_table
-from dermaffinity.experiments.run import _config_on
+from dermaffinity.experiments.run import Plan, _config_on, run_experiments
 from dermaffinity.inference.metadata import MetadataEvidence
 from dermaffinity.metrics.reliability import fit_temperature, with_temperature
 from dermaffinity.training.calibration import ensemble_temperature
@@ -112,11 +113,11 @@ def probabilities(table, fold=None):
     return table.sort_values(["fold", "seed", "image"])[[f"p.{name}" for name in CLASSES]].to_numpy()
 
 
-def log_share(experiment, fold, seed):
-    """Of the images that a model was fitted to: those of the other fold without its inner validation part."""
-    job = experiment.job(fold, seed).path
+def log_share(experiment, fold, seed=0):
+    """Of the images that a model was fitted to: those of the other folds without its inner validation part."""
+    job, counts = experiment.job(fold, seed).path, pd.Series(experiment.record.class_counts)
     unseen = pd.concat([pd.read_csv(job / f"{name}.csv")["label"] for name in ("predictions", "validation")])
-    counts = pd.Series(COUNTS).sub(unseen.value_counts(), fill_value=0)[list(CLASSES)]
+    counts = counts.sub(unseen.value_counts(), fill_value=0)[list(experiment.classes.names)]
     return np.log(counts / counts.sum()).to_numpy()
 
 
@@ -238,3 +239,34 @@ def test_metadata_are_those_of_the_images_that_a_model_was_fitted_to(tmp_path):
     lost.manifest = None
     with pytest.raises(DataError, match="hand it over as manifest=PATH"):
         _ = lost.out_of_fold
+
+
+def test_a_config_may_say_how_much_of_the_frequencies_counts(tmp_path):
+    plain = made(tmp_path / "plain", "LogitAdjustedLoss", seeds=1, noise=3.0)
+    half = made(tmp_path / "half", "LogitAdjustedLoss", seeds=1, noise=3.0, prior_strength=0.5)
+    assert probabilities(half.out_of_fold.table) == pytest.approx(
+        probabilities(plain.with_prior(strength=0.5).out_of_fold.table)
+    )
+    for one in (half, half.ensemble()):
+        assert one.strengths == {0: 0.5, 1: 0.5}
+        assert one.with_prior(strength=1.0).strengths == {0: 1.0, 1: 1.0}
+        assert one.with_prior(dict.fromkeys(CLASSES, 1)).strengths is None
+    chosen = made(tmp_path / "chosen", "LogitAdjustedLoss", seeds=1, noise=3.0, prior_strength="chosen")
+    assert chosen.strengths == plain.chosen_strengths()
+    assert chosen.strengths != {0: 0.0, 1: 0.0}, "or nothing is tested"
+    expected = [chosen.strengths[fold] * log_share(chosen, fold) for fold in range(2)]
+    assert chosen.told_outside(0) == pytest.approx(np.mean(expected, axis=0), abs=1e-6)
+
+
+def test_the_classifier_of_an_experiment_answers_for_the_frequencies_that_its_results_are_for(tiny_config, tmp_path):
+    config = read_config(tiny_config, ["training.epochs=1", "prior_strength=0.25"])
+    (experiment,) = run_experiments([config], Plan(runs=tmp_path, console=Console(quiet=True)))
+    classifier, share = experiment.classifier(), [log_share(experiment, fold) for fold in range(3)]
+    # CoSen's scores learn the frequencies.
+    assert classifier.description.told == pytest.approx(np.mean([-0.75 * one for one in share], axis=0), abs=1e-6)
+    job = da.LesionClassifier.load(experiment.job(1, 0).path)
+    assert job.description.told == pytest.approx(-0.75 * share[1], abs=1e-6)
+    tested = experiment.out_of_fold.table.query("fold == 1")[:4]
+    root = experiment.manifest.root
+    found = job.predict_proba([root / image for image in tested["image"]])
+    assert found == pytest.approx(tested[experiment.classes.columns].to_numpy(), abs=1e-4)

@@ -43,7 +43,13 @@ def make_model():
             for _ in range(20):  # moves the statistics of batch normalization
                 network(torch.randn(16, 3, 32, 32))
             calibration = Calibration(
-                temperature=0.5 + seed, scores=scores, distance_mean=0.5 + seed, distance_sd=0.25, novelty_threshold=1.0
+                temperature=0.5 + seed,
+                scores=scores,
+                distance_mean=0.5 + seed,
+                distance_sd=0.25,
+                novelty_threshold=1.0,
+                log_shares=tuple(np.log([0.2, 0.1, 0.7])),
+                assumed=(0.0, 0.3, 0.1 * seed),
             )
             save_model(folder / f"{seed}", network, facts, fold=seed, seed=0, calibration=calibration)
         join_models([folder / f"{seed}" for seed in range(fold_models)], folder / "classifier", temperature=1.5)

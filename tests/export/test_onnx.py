@@ -130,6 +130,14 @@ def test_members_are_averaged_calibrated_and_disagree_as_they_do_in_the_classifi
     assert disagreement.max() > 0, "or nothing is tested"
 
 
+def test_a_classifier_for_other_class_frequencies_exports_its_answers(written, tmp_path):
+    told = written[1].with_prior({"AK": 0.6, "BCC": 0.3, "ML": 0.1})
+    agree(exported(told, tmp_path), told, numbers=(1, 40))
+    pixels = np.zeros((1, 32, 32, 3), dtype=np.uint8)
+    before, after = (one.assess_prepared([Normalize()(pixels[0])]).probabilities for one in (written[1], told))
+    assert np.abs(before - after).max() > 0.1, "or nothing is tested"
+
+
 def test_a_classifier_that_averages_over_flips_and_rotations_exports_them(written, tmp_path):
     classifier = LesionClassifier.load(written[0].parent / "classifier", views=4)
     agree(exported(classifier, tmp_path), classifier, numbers=(1, 3))

@@ -50,6 +50,8 @@ CALIBRATION = Calibration(
     distance_mean=0.1 + 0.2,
     distance_sd=0.5,
     novelty_threshold=1.7,
+    log_shares=(-1.5, -1.0, -0.9),
+    assumed=(0.0, 0.25, 0.0),
 )
 
 
@@ -238,8 +240,8 @@ def test_weights_that_are_about_to_be_replaced_are_not_read():
         ('{"format": 2, "classes"', r"classifier\.json: damaged, not JSON"),
         ("[1]", "does not say its format"),
         ('{"classes": []}', "does not say its format"),
-        ('{"format": 3}', "model format 3, this version of dermaffinity reads 2; install a newer dermaffinity"),
-        ('{"format": "old"}', "model format 'old', this version of dermaffinity reads 2; train or export"),
+        ('{"format": 4}', "model format 4, this version of dermaffinity reads 3; install a newer dermaffinity"),
+        ('{"format": "old"}', "model format 'old', this version of dermaffinity reads 3; train or export"),
     ],
 )
 def test_a_description_that_cannot_be_read_is_named(saved, damage, message):

@@ -25,9 +25,11 @@ def test_a_network_is_calibrated_on_what_it_says_of_images_it_did_not_learn_from
     torch.manual_seed(0)
     head = AffinityHead(4, 3, centers_per_class=2, sigma=0.5)
     predictions = seen(head)
-    found = calibrate(predictions, head, CLASSES)
+    log_shares, assumed = np.log([0.5, 0.3, 0.2]), np.array([0.0, 0.0, 1.0])
+    found = calibrate(predictions, head, CLASSES, log_shares=log_shares, assumed=assumed)
     labels, raw = predictions.labels.numpy(), predictions.probabilities.numpy()
-    assert found.temperature == fit_temperature(labels, raw)
+    assert found.temperature == fit_temperature(labels, raw, log_shares - assumed)
+    assert (found.log_shares, found.assumed) == (tuple(log_shares), tuple(assumed))
     own = with_temperature(raw, found.temperature)[np.arange(40), labels]
     assert found.scores["AK"] == pytest.approx(np.sort(1 - own[labels == 0]), abs=2e-6)
     assert (np.array(found.scores["BCC"]) >= np.sort(1 - own[labels == 1])).all()  # never rounded down
@@ -42,7 +44,7 @@ def test_a_network_is_calibrated_on_what_it_says_of_images_it_did_not_learn_from
 @torch.no_grad()
 def test_a_single_image_is_enough_and_leaves_novelty_in_the_units_of_the_distance():
     head = AffinityHead(4, 3)
-    found = calibrate(seen(head, images=1), head, CLASSES)
+    found = calibrate(seen(head, images=1), head, CLASSES, log_shares=np.zeros(3), assumed=np.zeros(3))
     assert found.distance_sd == 1
     assert found.novelty_threshold == 0
 
