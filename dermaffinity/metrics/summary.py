@@ -167,17 +167,6 @@ def summarize_calibration(table: pd.DataFrame, classes: Classes) -> pd.DataFrame
 
     Raises:
         ValueError: With all that is wrong with the table.
-
-    Examples:
-        >>> import pandas as pd
-        >>> from dermaffinity.metrics import summarize
-        >>> predictions = pd.read_csv("out_of_fold.csv")
-        >>> summary = summarize(predictions, ("AK", "ML"), minority=["AK"], malignant=[], resamples=100)
-        >>> summary.loc[["recall.AK", "recall.ML"]].round(2)
-                   value   low  high
-        metric
-        recall.AK   0.75  0.24  0.97
-        recall.ML   0.75  0.30  0.95
     """
 
     def measure(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:

@@ -21,6 +21,7 @@ METHOD_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 _LINES = ("-", "--", ":")
 _GREY = "#666666"
+_PANEL_COLUMNS = 3
 
 
 def confusion_figure(matrix: np.ndarray, classes: Sequence[str], title: str) -> "Figure":
@@ -76,18 +77,10 @@ def recall_figure(summaries: Mapping[str, pd.DataFrame], class_counts: Mapping[s
         >>> figure.axes[0].get_xlabel()
         "recall, % of the class's images (95 % interval)"
     """
-    classes = sorted(class_counts, key=lambda name: -class_counts[name])
-    figure = _figure(8, 1.6 + len(classes) * (0.22 + 0.15 * len(summaries)))
-    axes = figure.add_subplot()
-    for index, (method, summary) in enumerate(summaries.items()):
-        offset = 0.7 * ((index + 0.5) / len(summaries) - 0.5)
-        rows = summary.loc[[f"recall.{name}" for name in classes]] * 100
-        _intervals(axes, rows, np.arange(len(classes)) + offset, index, method)
-    axes.set_xlim(0, 100)
-    axes.set_xlabel("recall, % of the class's images (95 % interval)")
-    _rows(axes, [f"{name}  n = {class_counts[name]}" for name in classes])
-    _frame(figure, axes, title)
-    _legend_below(figure, list(summaries))
+    classes = _most_frequent_first(class_counts)
+    rows = {name: 100 * summary.loc[[f"recall.{code}" for code in classes]] for name, summary in summaries.items()}
+    figure, axes = _side_by_side(rows, list(classes.values()), title)
+    axes.set(xlim=(0, 100), xlabel="recall, % of the class's images (95 % interval)")
     return figure
 
 
@@ -109,26 +102,18 @@ def gain_figure(gains: Mapping[str, pd.DataFrame], baseline: str, class_counts: 
         >>> len(figure.axes)
         1
     """
-    classes = sorted(class_counts, key=lambda name: -class_counts[name])
-    present = next(iter(gains.values())).index
+    classes, present = _most_frequent_first(class_counts), next(iter(gains.values())).index
     overall = [name for name in ("minority_recall", "balanced_accuracy", "accuracy") if f"gain.{name}" in present]
-    labels = [f"{name}  n = {class_counts[name]}" for name in classes] + [name.replace("_", " ") for name in overall]
-    figure = _figure(8, 1.6 + len(labels) * (0.22 + 0.15 * len(gains)))
-    axes = figure.add_subplot()
-    for index, (method, table) in enumerate(gains.items()):
-        offset = 0.7 * ((index + 0.5) / len(gains) - 0.5)
-        rows = table.loc[[f"gain.{name}" for name in classes + overall]] * 100
-        # In a recall figure that starts with the baseline, each method then has the same color as here.
-        _intervals(axes, rows, np.arange(len(labels)) + offset, index + 1, method)
+    labels = classes | {name: name.replace("_", " ") for name in overall}
+    rows = {method: 100 * table.loc[[f"gain.{name}" for name in labels]] for method, table in gains.items()}
+    # In a recall figure that starts with the baseline, each method then has the same color as here.
+    figure, axes = _side_by_side(rows, list(labels.values()), f"Gain over {baseline}", first_color=1)
     # Symmetric, so that zero and the words below it stand in the middle.
     reach = max(1.0, *(105 * float(np.nanmax(np.abs(table.to_numpy()))) for table in gains.values()))
     axes.set_xlim(-reach, reach)
     axes.axvline(0, color="black", linewidth=1)
     axes.set_xlabel(f"← worse than {baseline}   |   better than {baseline} →\ngain, percentage points (95 % interval)")
-    _rows(axes, labels)
     axes.axhline(len(classes) - 0.5, color=_GREY, linewidth=1)
-    _frame(figure, axes, f"Gain over {baseline}")
-    _legend_below(figure, list(gains))
     return figure
 
 
@@ -184,17 +169,14 @@ def history_figure(history: pd.DataFrame, title: str) -> "Figure":
         1
     """
     runs = [name for name in ("fold", "seed") if name in history and history[name].nunique() > 1]
-    panels = [
-        name
-        for name in history.select_dtypes("number")
-        if name not in ("epoch", "fold", "seed") and history[name].notna().any()
-    ]
-    columns = min(3, len(panels))
-    rows = -(-len(panels) // columns)
-    figure = _figure(1 + 3 * columns, 1 + 2.2 * rows)
-    grid = figure.subplots(rows, columns, squeeze=False)
+    measured = (
+        history.select_dtypes("number")
+        .drop(columns=["epoch", "fold", "seed"], errors="ignore")
+        .dropna(axis=1, how="all")
+    )
+    figure, panels = _panels(len(measured.columns), (1, 3), (1, 2.2))
     parts = list(history.groupby(runs)) if runs else [((), history)]
-    for axes, name in zip(grid.flat, panels, strict=False):
+    for axes, name in zip(panels, measured, strict=True):
         for index, (key, part) in enumerate(parts):
             part = part.dropna(subset=[name]).sort_values("epoch")
             label = ", ".join(f"{run} {value}" for run, value in zip(runs, key, strict=True))
@@ -211,14 +193,12 @@ def history_figure(history: pd.DataFrame, title: str) -> "Figure":
             )
         axes.set_title(str(name).replace("_", " "), loc="left", fontsize=10)
         axes.set_xlabel("epoch")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.locator_params(axis="x", integer=True)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(color="#eeeeee")
-    for axes in grid.flat[len(panels) :]:
-        axes.set_visible(False)
     figure.suptitle(title, x=0.01, ha="left")
     if runs:
-        figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
     return figure
 
 
@@ -245,12 +225,9 @@ def roc_figure(
         >>> len(figure.axes)
         2
     """
-    classes = sorted(class_counts, key=lambda name: -class_counts[name])
-    columns = min(3, len(classes))
-    rows = -(-len(classes) // columns)
-    figure = _figure(0.6 + 2.45 * columns, 0.7 + 2.6 * rows)
-    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
-    for axes, name in zip(grid.flat, classes, strict=False):
+    classes = _most_frequent_first(class_counts)
+    figure, panels = _panels(len(classes), (0.6, 2.45), (0.7, 2.6), shared=True)
+    for axes, name in zip(panels, classes, strict=True):
         axes.plot([0, 1], [0, 1], color=_GREY, linestyle=":", linewidth=1)
         for index, (method, by_class) in enumerate(curves.items()):
             color, line = METHOD_COLORS[index % len(METHOD_COLORS)], "-" if method == of else "--"
@@ -267,14 +244,12 @@ def roc_figure(
         axes.set(xlim=(0, 1), ylim=(0, 1.02), aspect="equal", xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=9)
-    for axes in grid.flat[len(classes) :]:
-        axes.set_visible(False)
-    for axes in grid.flat[max(0, len(classes) - columns) : len(classes)]:
+    for axes in panels[-_PANEL_COLUMNS:]:
         axes.tick_params(labelbottom=True)  # the lowest of its column, even where the last row is not full
     figure.supxlabel("1 − specificity", fontsize=10)
     figure.supylabel("sensitivity", fontsize=10)
     if len(curves) > 1:
-        handles, labels = grid[0, 0].get_legend_handles_labels()
+        handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=len(curves), frameon=False)
     return figure
 
@@ -428,16 +403,8 @@ def rows_figure(measured: Mapping[str, pd.DataFrame], *, x_label: str, title: st
         x_label: The measure.
         title: Shown above.
     """
-    names = list(next(iter(measured.values())).index)
-    figure = _figure(8, 1.6 + len(names) * (0.22 + 0.15 * len(measured)))
-    axes = figure.add_subplot()
-    for index, (method, rows) in enumerate(measured.items()):
-        offset = 0.7 * ((index + 0.5) / len(measured) - 0.5)
-        _intervals(axes, rows, np.arange(len(names)) + offset, index, method)
+    figure, axes = _side_by_side(measured, list(next(iter(measured.values())).index), title)
     axes.set_xlabel(x_label)
-    _rows(axes, names)
-    _frame(figure, axes, title)
-    _legend_below(figure, list(measured))
     return figure
 
 
@@ -522,6 +489,41 @@ def _figure(width: float, height: float) -> "Figure":
     figure = Figure(figsize=(width, height), dpi=120, layout=layout)
     FigureCanvasAgg(figure)
     return figure
+
+
+def _most_frequent_first(class_counts: Mapping[str, int]) -> dict[str, str]:
+    """What figures call each class: its code and its images."""
+    return {
+        name: f"{name}  n = {class_counts[name]}" for name in sorted(class_counts, key=lambda name: -class_counts[name])
+    }
+
+
+def _side_by_side(
+    measured: Mapping[str, pd.DataFrame], labels: Sequence[str], title: str, first_color: int = 0
+) -> "tuple[Figure, Axes]":
+    """Intervals of several methods, whose tables have one row for each label, side by side."""
+    figure = _figure(8, 1.6 + len(labels) * (0.22 + 0.15 * len(measured)))
+    axes = figure.add_subplot()
+    for index, (method, rows) in enumerate(measured.items()):
+        offset = 0.7 * ((index + 0.5) / len(measured) - 0.5)
+        _intervals(axes, rows, np.arange(len(labels)) + offset, first_color + index, method)
+    _rows(axes, labels)
+    _frame(figure, axes, title)
+    _legend_below(figure, list(measured))
+    return figure, axes
+
+
+def _panels(
+    number: int, width: tuple[float, float], height: tuple[float, float], *, shared: bool = False
+) -> "tuple[Figure, list[Axes]]":
+    """Panels in rows of three; ``width`` and ``height`` in inches are that of the frame and of each panel."""
+    columns = min(_PANEL_COLUMNS, number)
+    rows = -(-number // columns)
+    figure = _figure(width[0] + width[1] * columns, height[0] + height[1] * rows)
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=shared, sharey=shared)
+    for axes in grid.flat[number:]:
+        axes.set_visible(False)
+    return figure, list(grid.flat[:number])
 
 
 def _intervals(axes: "Axes", rows: pd.DataFrame, positions: np.ndarray, index: int, label: str) -> None:
