@@ -133,7 +133,7 @@ def inner(trained: Mapping[str, Experiment]) -> pd.DataFrame:
     for name in PRIOR_LEFT_OUT:
         for strength in STRENGTHS:
             summary = trained[name].with_prior(strength=strength).inner.summary
-            found.append(rows(f"inner validation, strength {strength:g}", name, summary, GAINS))
+            found.append(rows("every strength, inner validation", f"{name}, s = {strength:g}", summary, GAINS))
     return pd.concat(found)
 
 
@@ -146,7 +146,7 @@ def sizes(arms: Mapping[str, Experiment]) -> pd.DataFrame:
         for number in range(1, len(arm.seeds) + 1):
             first = [arm.job(fold, seed) for seed in arm.seeds[:number] for fold in range(arm.record.folds)]
             of_some = Experiment(arm.path, jobs=first, averaged=True, strengths=arm.strengths).out_of_fold
-            found.append(rows(f"ensembles of the first {number}", name, of_some.summary, GAINS))
+            found.append(rows("first seeds averaged", f"{name}: {number}", of_some.summary, GAINS))
     return pd.concat(found)
 
 

@@ -63,8 +63,8 @@ def test_every_part_has_the_numbers_of_the_experiments(found, arms):
             for measure, title in (("balanced_accuracy", "Balanced accuracy"), ("ece.calibrated", "After calibration")):
                 expected = 100 * results.summary.loc[measure, "value"]
                 assert value(found, part, name, title) == pytest.approx(expected, abs=0.051)
-    assert value(found, "ensembles of the first 2", "cosen") == value(found, "ensembles of three", "cosen")
-    assert value(found, "ensembles of the first 1", "cosen") == pytest.approx(
+    assert value(found, "first seeds averaged", "cosen: 2") == value(found, "ensembles of three", "cosen")
+    assert value(found, "first seeds averaged", "cosen: 1") == pytest.approx(
         100 * arms["cosen"].out_of_fold.measured.by_seed["balanced_accuracy"][0], abs=0.051
     )
     strengths = arms["logit_adjusted"].chosen_strengths(reference=arms["softmax"])
@@ -87,7 +87,8 @@ def test_gains_have_the_sign_of_the_better_arm_and_metadata_that_tell_the_class_
 
 def test_strengths_are_swept_on_inner_validation_images_and_every_table_can_be_shown(found, arms):
     recalls = [
-        value(found, f"inner validation, strength {s:g}", "affinity_plus", "Majority recall") for s in (0, 0.5, 1)
+        value(found, "every strength, inner validation", f"affinity_plus, s = {s:g}", "Majority recall")
+        for s in (0, 0.5, 1)
     ]
     assert recalls == sorted(recalls)
     told = arms["affinity_plus"].with_prior(strength=0.5).inner
