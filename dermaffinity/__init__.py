@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from dermaffinity.experiments.evaluate import Evaluation, evaluate
     from dermaffinity.experiments.experiment import Experiment
     from dermaffinity.experiments.prepare import prepare
+    from dermaffinity.experiments.review import review
     from dermaffinity.experiments.run import crossval
     from dermaffinity.experiments.tune import tune
     from dermaffinity.inference.batch import predict
@@ -43,6 +44,7 @@ __all__ = [
     "predict",
     "prepare",
     "read_manifest",
+    "review",
     "tune",
     "ui",
     "verify",
@@ -58,6 +60,7 @@ _HOME = {
     "experiments.evaluate": ("Evaluation", "evaluate"),
     "experiments.experiment": ("Experiment",),
     "experiments.prepare": ("prepare",),
+    "experiments.review": ("review",),
     "experiments.run": ("crossval",),
     "experiments.tune": ("tune",),
     "inference.batch": ("predict",),

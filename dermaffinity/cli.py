@@ -156,6 +156,10 @@ def prepare(
             "zeros or a trailing .0.",
         ),
     ] = False,
+    decisions: Annotated[
+        Path | None,
+        typer.Option(help="Table of images to drop or relabel; `verify --run` writes one to fill in."),
+    ] = None,
     options: Annotated[
         list[str] | None,
         typer.Option(
@@ -184,6 +188,7 @@ def prepare(
             out=out,
             partial=partial,
             exact_ids=exact_ids,
+            decisions=decisions,
             vocabulary=classes,  # type: ignore[arg-type]
             split=split,
             on_note=print,
@@ -207,6 +212,13 @@ def prepare(
 def verify(
     manifest: Annotated[Path, typer.Argument(help="A manifest that prepare wrote.")],
     root: Annotated[Path | None, typer.Option(help="The library's folder, if it has moved.")] = None,
+    run: Annotated[
+        str | None,
+        typer.Option("--run", help="Rank suspected label errors by this experiment's out-of-fold probabilities."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the contact sheet; default: review in the run's.")] = None,
+    images: Annotated[bool, typer.Option("--images/--no-images", help="Show images of the library.")] = True,
+    runs: Runs = Path("runs"),
     quiet: Quiet = False,
 ) -> None:
     """Decode every image, look for damage, duplicates and leaks; exit code 1 if any would spoil a run.
@@ -217,9 +229,18 @@ def verify(
 
     with _counting("checking images", quiet) as on_progress:
         verification = verify.verify(manifest, root=root, on_progress=on_progress)
-    print("\n".join([*verification.lines(), verification.statement()]))
+    print("\n".join([*verification.lines(), *verification.quality_lines(), verification.statement()]))
+    if run is not None:
+        from dermaffinity.experiments.review import review
+
+        found = review(verification, run, out=out, runs=runs, images=images)
+        print("\n".join(found.lines()))
+        print(f"{found.path}: review.html shows them; write relabel or drop into decisions.csv")
+        print(f"Next: dermaffinity prepare … --decisions {shlex.quote(str(found.path / 'decisions.csv'))}")
     if not verification.ok():
         raise typer.Exit(1)
+    if run is not None:
+        return
     settings = {"data.manifest": str(manifest)} | ({"data.root": str(root)} if root else {})
     words = [word for key, text in settings.items() for word in ("--set", f"{key}={_as_yaml(text)}")]
     configs = ("library_cosen", "library_softmax", "library_affinity_plus")

@@ -4,6 +4,7 @@ from .augmentation import FaceAugmentation as FaceAugmentation
 from .augmentation import LesionAugmentation as LesionAugmentation
 from .augmentation import NoAugmentation as NoAugmentation
 from .dataset import ManifestDataset as ManifestDataset
+from .decisions import apply_decisions as apply_decisions
 from .diagnoses import KnownClasses as KnownClasses
 from .diagnoses import class_in as class_in
 from .diagnoses import known_classes as known_classes
@@ -17,6 +18,9 @@ from .mixing import MixedBatch as MixedBatch
 from .mixing import Mixing as Mixing
 from .mixing import Mixup as Mixup
 from .mixing import Remix as Remix
+from .quality import Quality as Quality
+from .quality import image_quality as image_quality
+from .quality import quality_problems as quality_problems
 from .split_file import Split as Split
 from .split_file import read_split as read_split
 from .split_file import write_split as write_split

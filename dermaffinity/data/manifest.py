@@ -37,6 +37,8 @@ _HEADER = (
 )
 _EXACT_IDS = "exact_ids"
 """A line of the header that only a manifest with such ids has."""
+_DECISIONS = "decisions"
+"""Likewise of a manifest that `apply_decisions` changed."""
 
 # What a spreadsheet fills the header's lines up with. One mark other than a comma is the last class's own.
 _FILLED_WITH = ",;\t|"
@@ -67,6 +69,7 @@ class Manifest:
             for external test images. Under ``presplit`` it is 0 for the test set and −1 for all that is trained on.
         root: Folder or archive that ``image`` and ``mask`` are relative to, where known.
         exact_ids: Whether groups and classes are different ones even where their names are `look_alikes`.
+        decisions: What was dropped or relabeled by which table, see `apply_decisions`; empty without any.
         path: The CSV that it was read from.
 
     Examples:
@@ -94,6 +97,7 @@ class Manifest:
     rows: pd.DataFrame
     root: Path | None = None
     exact_ids: bool = False
+    decisions: str = ""
     path: Path | None = None
 
     @property
@@ -178,6 +182,8 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
     values |= {"classes": csv_line(manifest.classes), "malignant": csv_line(manifest.malignant)}
     if manifest.exact_ids:
         values[_EXACT_IDS] = "yes"
+    if manifest.decisions:
+        values[_DECISIONS] = manifest.decisions
     # A value of several lines would end the header.
     header = [f"# {key}: {' '.join(str(value).splitlines())}".rstrip() for key, value in values.items()]
     table = manifest.rows.map(_text).to_csv(index=False, lineterminator="\n")
@@ -303,6 +309,7 @@ def _build(header: dict[str, str], table: pd.DataFrame, root: Path | None, probl
         rows=rows,
         root=root,
         exact_ids=header.get(_EXACT_IDS) == "yes",
+        decisions=header.get(_DECISIONS, ""),
     )
 
 

@@ -14,8 +14,18 @@ import pandas as pd
 from dermaffinity.data.images import decode_image, decode_mask, image_size
 from dermaffinity.data.library import ImageLibrary
 from dermaffinity.data.manifest import Manifest, read_manifest
+from dermaffinity.data.quality import Quality, image_quality, quality_problems
 from dermaffinity.data.splits import TRAINING_ONLY, Leak, assign_folds, measure_leak
-from dermaffinity.errors import ConfigError, DataError, ManifestError
+from dermaffinity.errors import ConfigError, DataError, ManifestError, count_of, some_of
+
+# What is said of images with these `quality_problems`.
+_LOOK = {
+    "blurred": "blurred beside the others",
+    "dark": "dark",
+    "overexposed": "overexposed",
+    "ruler": "probably with a ruler",
+    "vignette": "with a vignette",
+}
 
 # Bits of the perceptual hash, and how many of them may differ between near duplicates. Measured on HAM10000: halving
 # or doubling an image and saving it as a poor JPEG changes up to 30 bits of 256; of 50 million pairs of images of
@@ -33,6 +43,7 @@ class Verification:
         manifest: The manifest that was verified.
         findings: One row per finding: ``severity`` (``error`` for what would spoil a run, else ``warning``), ``image``,
             ``problem``.
+        quality: ``image`` and ``problems`` of every image that was decoded: words of `quality_problems`, none for most.
         leak: By protocol: as frozen in the manifest, and as the other protocol would split the same images; that one is
             left out where it is impossible, and where the split is the dataset's own.
 
@@ -47,6 +58,7 @@ class Verification:
 
     manifest: Manifest
     findings: pd.DataFrame
+    quality: pd.DataFrame
     leak: dict[str, Leak]
 
     def ok(self) -> bool:
@@ -56,6 +68,14 @@ class Verification:
     def lines(self) -> list[str]:
         """Every finding as ``severity: image: problem``."""
         return [f"{severity}: {image}: {problem}" for severity, image, problem in self.findings.itertuples(index=False)]
+
+    def quality_lines(self) -> list[str]:
+        """How many images are hard to read, by problem, with the first few."""
+        found = self.quality.explode("problems").dropna().groupby("problems")["image"]
+        return [
+            f"note: {count_of(len(images), 'image')} {_LOOK[str(problem)]}: {some_of(images, 3)}"
+            for problem, images in sorted(found)
+        ]
 
     def statement(self) -> str:
         """The size of the library, and how much either way to split it leaks, in sentences for a clinician."""
@@ -119,7 +139,12 @@ def verify(
         *_exact_duplicates(rows, seen),
         *_near_duplicates(rows, seen),
     ]
-    return Verification(manifest, pd.DataFrame(findings, columns=_Finding._fields, dtype=str), _leaks(manifest))
+    decoded = [(image, one.quality) for image, one in zip(rows["image"], seen, strict=True) if one.quality is not None]
+    problems = quality_problems([measured for _, measured in decoded])
+    quality = pd.DataFrame({"image": [image for image, _ in decoded], "problems": problems}, dtype=object)
+    return Verification(
+        manifest, pd.DataFrame(findings, columns=_Finding._fields, dtype=str), quality, _leaks(manifest)
+    )
 
 
 _Dealt = Literal["group", "image"]
@@ -138,6 +163,7 @@ class _Seen:
     findings: list[_Finding] = field(default_factory=list)
     content: str | None = None
     bits: np.ndarray | None = None  # (256,) bool
+    quality: Quality | None = None
 
 
 def _look(library: ImageLibrary, row: Any) -> _Seen:
@@ -159,6 +185,7 @@ def _look(library: ImageLibrary, row: Any) -> _Seen:
         height, width = image.shape[:2]
         if (width, height) != (row.width, row.height):
             note("error", f"is {width} x {height} pixels, but {row.width} x {row.height} in the manifest")
+        seen.quality = image_quality(image)
         seen.bits = imagehash.phash(Image.fromarray(image), hash_size=_HASH_SIDE).hash.ravel()
     except DataError as error:
         note("error", str(error))

@@ -7,6 +7,7 @@ from typing import Any
 from dermaffinity.config import check_arguments, parse_arguments
 from dermaffinity.config.parts import hyper_parameters
 from dermaffinity.data.adapters.base import adapter_class
+from dermaffinity.data.decisions import apply_decisions
 from dermaffinity.data.diagnoses import Vocabulary
 from dermaffinity.data.manifest import Manifest, read_manifest, write_manifest
 from dermaffinity.data.split_file import Split, read_split
@@ -25,6 +26,7 @@ def prepare(
     out: str | Path | None = None,
     partial: bool = False,
     exact_ids: bool = False,
+    decisions: str | Path | None = None,
     vocabulary: Vocabulary | None = None,
     split: str | Path | None = None,
     on_note: Callable[[str], None] = lambda note: None,
@@ -45,6 +47,8 @@ def prepare(
         partial: Accept a library with missing images.
         exact_ids: Take group and class names for different ones even if they differ only in case, blanks, leading
             zeros or a trailing .0.
+        decisions: Table of images to drop or relabel, see `dermaffinity.data.apply_decisions`; `verify` with a run
+            writes one to fill in.
         vocabulary: Read the library in the classes of another: ``ham7``, ``isic8`` or ``dermofit10``; ``--classes`` on
             the command line.
         split: Adopt the folds of this file, which `write_split` wrote, instead of dealing new ones: whatever the
@@ -98,6 +102,8 @@ def prepare(
     finally:  # what a table was taken for explains the errors, too
         for note in reader.notes:
             on_note(note)
+    if decisions is not None:
+        manifest = apply_decisions(manifest, Path(decisions))
     path = Path(out) if out else Path("data_manifests") / f"{manifest.name}.csv"
     if split is not None and path.exists() and path.samefile(split):
         raise ConfigError(f"{path} is the split itself; name another file for the manifest with --out")

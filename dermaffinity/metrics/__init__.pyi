@@ -11,6 +11,7 @@ from .conformal import p_values as p_values
 from .conformal import promised_coverage as promised_coverage
 from .curves import coverage_curve as coverage_curve
 from .curves import roc_curve as roc_curve
+from .label_errors import label_errors as label_errors
 from .operating import decision_curve as decision_curve
 from .operating import net_benefit as net_benefit
 from .operating import operating_points as operating_points
