@@ -186,8 +186,8 @@ def track(
     scores: np.ndarray,
 ) -> None:
     """Adds what was found to the tracking run of the experiment whose networks were used."""
-    known, run_id = Experiment(experiment).record, Experiment(experiment).run_id
-    run = tracker.parent(known.dataset, known.name, run_id=run_id, tags={}, description=known.title)
+    known, key = Experiment(experiment).record, Experiment(experiment).identifier()
+    run = tracker.parent(known.dataset, known.name, key=key, tags={}, description=known.title)
     found = {**summary["value"], "accuracy": np.mean([one.mean for one in accuracies])}
     found["accuracy_standard_error"] = np.mean([one.standard_error for one in accuracies])
     run.log_metrics({f"verification.{protocol}/{name}": float(value) for name, value in found.items()})

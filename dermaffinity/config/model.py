@@ -130,6 +130,7 @@ class Config(Section):
     data: DataSettings
 
     not_of_the_experiment: ClassVar[set[str]] = {"dataset", "method", "grid"}
+    job: ClassVar[str]  # import path of the class that runs one fold and seed
 
     @classmethod
     def kinds(cls) -> dict[str, Kind]:
@@ -181,6 +182,8 @@ class NetworkConfig(Config):
         >>> isinstance(config, NetworkConfig), config.loss.class_path
         (True, 'dermaffinity.losses.CrossEntropyLoss')
     """
+
+    job = "dermaffinity.experiments.network_job.NetworkJob"
 
     augmentation: Annotated[Component, Kind("dermaffinity.data.augmentation.Augmentation")]
     backbone: Annotated[Component, Kind("dermaffinity.models.Backbone", tried=False)]
@@ -243,6 +246,8 @@ class EstimatorConfig(Config):
         >>> isinstance(config, EstimatorConfig), config.estimator.class_path
         (True, 'dermaffinity.classic.FlatKNN')
     """
+
+    job = "dermaffinity.experiments.estimator_job.EstimatorJob"
 
     features: Annotated[Component, Kind("dermaffinity.classic.Features")]
     estimator: Annotated[Component, Kind("dermaffinity.classic.Estimator", tried=False)]

@@ -261,7 +261,8 @@ def _track(tracker: Tracker, compared: ComparedExperiments) -> None:
     baseline, tags = compared.baseline, {"baseline": compared.baseline}
     for name, experiment in compared.experiments.items():
         record = experiment.record
-        run = tracker.parent(record.dataset, record.name, run_id=experiment.run_id, tags=tags, description=record.title)
+        key, about = experiment.identifier(), record.title
+        run = tracker.parent(record.dataset, record.name, key=key, tags=tags, description=about)
         if name == baseline:
             run.log_metrics(dict.fromkeys(next(iter(compared.gains.values())).index, 0.0))
         else:

@@ -1,10 +1,11 @@
 """The jobs of configs without a network: an estimator learns from features of masked lesions, and is scored.
 
-They leave the tables, metrics and tracking runs that a network's jobs leave, but no model: fitting takes a minute, and
-is done again where a finished job is asked for external images later.
+They leave the tables and metrics that a network's jobs leave, but no model: fitting takes a minute, and is done again
+where a finished job is asked for external images later.
 """
 
 import json
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -14,89 +15,69 @@ from dermaffinity.config import EstimatorConfig
 from dermaffinity.data.images import decode_image, decode_mask
 from dermaffinity.data.manifest import Manifest
 from dermaffinity.errors import ConfigError, DataError, TrainingError
-from dermaffinity.experiments.job import (
-    PATIENCE,
-    Images,
-    Job,
-    ended_when_stopped,
-    is_main_process,
-    keep,
-    open_child,
-    parts,
-)
+from dermaffinity.experiments.job import PATIENCE, Images, Job, is_main_process, keep, parts
 from dermaffinity.experiments.progress import JobProgress
 from dermaffinity.experiments.results import prediction_table, write_table
 from dermaffinity.files import hold, sweep_partial, write_json
 from dermaffinity.seeding import derive_seed
-from dermaffinity.tracking.base import Run
 
 _NAMED = 10  # images that an error lists
 
 
-def check_estimator_config(config: EstimatorConfig, manifest: Manifest, external: bool) -> None:
-    """Refuses, before anything is computed, what only the manifest shows.
+@dataclass(frozen=True)
+class EstimatorJob(Job):
+    """Fits an estimator to features and scores it; see `Job`."""
 
-    Args:
-        config: The experiment.
-        manifest: Its images.
-        external: Whether the external images are to be scored.
+    config: EstimatorConfig
 
-    Raises:
-        ConfigError: When the estimator does not fit the manifest's classes.
-        DataError: When images have no mask.
-    """
-    try:
-        config.estimator.build(classes=manifest.classes, seed=0)
-    except ValueError as error:
-        raise ConfigError(f"{config.name}: estimator: {error}") from error
-    rows = manifest.rows if external else manifest.development()
-    bare = rows.loc[~_masked(rows), "image"]
-    if len(bare):
-        raise DataError(
-            f"{config.data.manifest}: {len(bare):,} of {len(rows):,} images have no lesion mask, which {config.name} "
-            "takes its features from. Add the masks and run dermaffinity prepare again, or run a config that trains a "
-            "network",
-            [*bare.iloc[:_NAMED], *(["…"] if len(bare) > _NAMED else [])],
-        )
+    def check(self, manifest: Manifest) -> None:
+        """Refuses, before anything is computed, what only the manifest shows.
 
+        Raises:
+            ConfigError: When the estimator does not fit the manifest's classes.
+            DataError: When images have no mask.
+        """
+        try:
+            self.config.estimator.build(classes=manifest.classes, seed=0)
+        except ValueError as error:
+            raise ConfigError(f"{self.config.name}: estimator: {error}") from error
+        rows = manifest.rows if self.external else manifest.development()
+        bare = rows.loc[~_masked(rows), "image"]
+        if len(bare):
+            raise DataError(
+                f"{self.config.data.manifest}: {len(bare):,} of {len(rows):,} images have no lesion mask, which "
+                f"{self.config.name} takes its features from. Add the masks and run dermaffinity prepare again, or run "
+                "a config that trains a network",
+                [*bare.iloc[:_NAMED], *(["…"] if len(bare) > _NAMED else [])],
+            )
 
-def run_estimator_job(job: Job, images: Images, progress: JobProgress) -> None:
-    """Fits and scores one fold and seed; what is finished is not done again.
+    def prepare(self, images: Images, progress: JobProgress) -> None:
+        """Computes the features."""
+        for part in ("development", "external") if self.external else ("development",):
+            _features(self, images, part, progress)
 
-    Raises:
-        TrainingError: When the estimator cannot learn from the training rows.
-        DataError: When an image or mask cannot be used.
-        BusyError: When another process is at this job.
-    """
-    files = job.files
-    if not is_main_process():
-        return  # the processes of torchrun share the training of a network; here is none
-    if files.finished and (not job.external or files.external.exists()):
-        progress.finish(f"{job.label}: finished before")
-        return
-    with hold(files.path, PATIENCE):
-        sweep_partial(files.path)
-        if files.finished:
-            estimator = _fit(job, images, progress)
-        else:
-            run = open_child(job)
-            with ended_when_stopped(run):
-                estimator = _fit(job, images, progress)
-                metrics = _score(job, images, estimator, run, progress)
-            run.finish("FINISHED")
-            # The job is finished from here on, and not before its tracking run is.
-            write_json(files.path / "metrics.json", metrics)
-        if job.external:
-            _score_external(job, images, estimator, progress)
+    def run(self, images: Images, progress: JobProgress) -> None:
+        """See `Job.run`."""
+        files = self.files
+        if not is_main_process():
+            return  # the processes of torchrun share the training of a network; here is none
+        with hold(files.path, PATIENCE):
+            sweep_partial(files.path)
+            estimator = _fit(self, images, progress)
+            if not files.finished:
+                metrics = _score(self, images, estimator, progress)
+                write_json(files.path / "metrics.json", metrics)  # the job is finished from here on
+            if self.external:
+                _score_external(self, images, estimator, progress)
 
 
-def _fit(job: Job, images: Images, progress: JobProgress) -> Estimator:
+def _fit(job: EstimatorJob, images: Images, progress: JobProgress) -> Estimator:
     features = _features(job, images, "development", progress)
     fit_rows, _, _ = parts(job, images.rows)
     groups = images.rows["group"].to_numpy()[fit_rows]
     progress.start(f"{job.label}: fitting", len(fit_rows))
     seed = derive_seed("estimator", job.seed, job.fold)
-    estimator = _config(job).estimator.build(classes=images.manifest.classes, seed=seed)
+    estimator = job.config.estimator.build(classes=images.manifest.classes, seed=seed)
     try:
         estimator.fit(features[fit_rows], images.labels[fit_rows], groups)
     except ValueError as error:
@@ -104,7 +85,7 @@ def _fit(job: Job, images: Images, progress: JobProgress) -> Estimator:
     return estimator
 
 
-def _score(job: Job, images: Images, estimator: Estimator, run: Run, progress: JobProgress) -> dict[str, float]:
+def _score(job: EstimatorJob, images: Images, estimator: Estimator, progress: JobProgress) -> dict[str, float]:
     features = _features(job, images, "development", progress)
     _, inner_rows, test_rows = parts(job, images.rows)
 
@@ -116,14 +97,13 @@ def _score(job: Job, images: Images, estimator: Estimator, run: Run, progress: J
 
     validation = table(inner_rows)
     scored = validation if job.scored == "inner" else table(test_rows)
-    names = np.array(_config(job).features.build().names)
+    names = np.array(job.config.features.build().names)
     selected = {decision: names[chosen].tolist() for decision, chosen in estimator.selected.items()}
-    write_json(job.files.path / "selected_features.json", selected)
-    run.log_json(selected, "selected_features.json")
-    return keep(job, images.manifest, {"validation": validation, "predictions": scored}, run, progress)
+    write_json(job.files.selected, selected)
+    return keep(job, images.manifest, {"validation": validation, "predictions": scored})
 
 
-def _score_external(job: Job, images: Images, estimator: Estimator, progress: JobProgress) -> None:
+def _score_external(job: EstimatorJob, images: Images, estimator: Estimator, progress: JobProgress) -> None:
     if job.files.external.exists():
         return
     rows, _ = images.external()
@@ -132,14 +112,14 @@ def _score_external(job: Job, images: Images, estimator: Estimator, progress: Jo
     write_table(table, job.files.external)
 
 
-def _features(job: Job, images: Images, part: str, progress: JobProgress) -> np.ndarray:
+def _features(job: EstimatorJob, images: Images, part: str, progress: JobProgress) -> np.ndarray:
     """(N, F) of the development or external rows; computed once for all configs with this section and folds."""
     section = job.config.resolved()["features"]
     key = (part, json.dumps(section, sort_keys=True))
     if key not in images.features:
         rows = images.rows if part == "development" else images.external()[0]
         progress.start(f"{images.manifest.name}: features of {part} images", len(rows))
-        images.features[key] = _compute(_config(job).features.build(), images, rows, progress)
+        images.features[key] = _compute(job.config.features.build(), images, rows, progress)
     return images.features[key]
 
 
@@ -168,8 +148,3 @@ def _laid(images: Images, path: str, mask_path: str) -> tuple[np.ndarray, np.nda
 
 def _masked(rows: pd.DataFrame) -> pd.Series:
     return rows["mask"].map(lambda mask: isinstance(mask, str) and mask != "")
-
-
-def _config(job: Job) -> EstimatorConfig:
-    assert isinstance(job.config, EstimatorConfig)
-    return job.config

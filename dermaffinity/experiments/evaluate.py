@@ -20,6 +20,7 @@ from dermaffinity.data.manifest import Manifest, read_manifest
 from dermaffinity.data.splits import inner_validation
 from dermaffinity.data.transforms import EvaluationStage, FixedStage
 from dermaffinity.errors import ConfigError, DataError, count_of, nearest, some_of
+from dermaffinity.experiments.experiment import Experiment
 from dermaffinity.experiments.results import (
     Results,
     at_temperatures,
@@ -480,12 +481,11 @@ def _part_to_adapt(table: pd.DataFrame, adapt: float, per: Per) -> np.ndarray:
 
 def track(tracker: Tracker, evaluation: Evaluation, html: str, *, private: bool) -> None:
     """Keeps an evaluation as a run beside those of its manifest, linked to the registered version of the model."""
-    model, manifest, path = evaluation.model, evaluation.manifest, evaluation.path
-    note = path / "run_id.txt"
+    model, manifest, key = evaluation.model, evaluation.manifest, Experiment(evaluation.path).identifier()
     run = tracker.parent(
         manifest.name,
         f"{model.name} on {manifest.name}",
-        run_id=note.read_text(encoding="utf-8").strip() if note.exists() else None,
+        key=key,
         tags={
             "role": "evaluation",
             "model": model.name,
@@ -494,8 +494,6 @@ def track(tracker: Tracker, evaluation: Evaluation, html: str, *, private: bool)
         },
         description=f"{model.name} on {len(evaluation.results.table):,} {evaluation.per}s of {manifest.name}",
     )
-    if run.id:
-        note.write_text(run.id, encoding="utf-8")
     run.link_model(model.digest)
     run.log_dataset(
         manifest.name, manifest.split_hash, manifest.source, "external validation", evaluation.results.counts
@@ -505,5 +503,5 @@ def track(tracker: Tracker, evaluation: Evaluation, html: str, *, private: bool)
     run.log_table(evaluation.best.best, "predictions.csv")
     run.log_table(evaluation.measures().reset_index(), "measures.csv")
     run.log_table(evaluation.operating_points.reset_index(), "operating_points.csv")
-    tracker.add_report(run.id, f"{model.name} on {manifest.name}", html, private=private)
+    tracker.add_report(manifest.name, key, f"{model.name} on {manifest.name}", html, private=private)
     run.finish("FINISHED")

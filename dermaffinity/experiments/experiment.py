@@ -13,7 +13,7 @@ import yaml
 from dermaffinity.config import Component
 from dermaffinity.data.manifest import COLUMNS, Manifest, read_manifest
 from dermaffinity.errors import ComparisonError, DataError, ManifestError
-from dermaffinity.experiments.record import FILE, ExperimentRecord, JobFolder, TrackedFolder, training_numbers
+from dermaffinity.experiments.record import FILE, ExperimentRecord, JobFolder, training_numbers
 from dermaffinity.experiments.results import (
     Model,
     Results,
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
-class Experiment(TrackedFolder):
+class Experiment:
     """One config trained on all its folds and seeds, with its results.
 
     ``RUNS/<name>/`` holds ``experiment.json``, ``config.yaml``, one folder per job, and, once all jobs are finished,
@@ -78,7 +78,7 @@ class Experiment(TrackedFolder):
         strengths: Mapping[int, float] | None = None,
         metadata: Sequence[str] = (),
     ) -> None:
-        super().__init__(Path(path))
+        self.path = Path(path)
         self.averaged = averaged
         self.frequencies = frequencies
         self._strengths = strengths
@@ -240,7 +240,7 @@ class Experiment(TrackedFolder):
         }
 
     def identifier(self) -> str:
-        """A word that no other folder has, made at the first call; the folder's tracking runs are told by it."""
+        """A word that no other folder has, made at the first call; the experiment's tracking run is found by it."""
         note = self.path / "folder_id.txt"
         if not note.exists():
             with atomic_write(note) as file:

@@ -1,11 +1,11 @@
 """One fold and seed of one config: what every kind of job shares.
 
-A job is resumable, finished once, and knows nothing of the others.
+A job is resumable, finished once, knows nothing of the others, and writes files and nothing else.
 """
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,36 +13,32 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dermaffinity.config import Config, DataSettings
+from dermaffinity.config import Config, DataSettings, import_class
 from dermaffinity.data.dataset import RowImages, read_all
 from dermaffinity.data.library import ImageLibrary
 from dermaffinity.data.manifest import Manifest, read_manifest
 from dermaffinity.data.splits import inner_validation
 from dermaffinity.data.transforms import FixedStage
-from dermaffinity.errors import BusyError, ConfigError, DermaffinityError, TrackingError
+from dermaffinity.errors import ConfigError
 from dermaffinity.experiments.progress import JobProgress
 from dermaffinity.experiments.record import JobFolder, Scored
 from dermaffinity.experiments.results import arrays, write_table
-from dermaffinity.metrics.classification import Classes, classification_metrics, confusion_matrix
-from dermaffinity.report.figures import confusion_figure
+from dermaffinity.metrics.classification import Classes, classification_metrics
 from dermaffinity.seeding import derive_seed
-from dermaffinity.tracking.base import Run, Tracker
 
 # A process killed a moment ago may have helpers that hold its folder until they notice, after five seconds.
 PATIENCE = 10.0
 
 
 @dataclass(frozen=True)
-class Job:
-    """One fold and seed of one config; picklable.
+class Job(ABC):
+    """One fold and seed of one config: a value that any process on any machine can run.
 
     Args:
         config: The experiment.
         fold: The test fold.
         seed: Of initialization, order, augmentation and the inner validation part.
         folder: The experiment's folder.
-        parent: The experiment's tracking run.
-        tracker: Where the job's own run goes.
         scored: ``"test"`` for the test fold; ``"inner"`` for the inner validation rows, the test fold unseen.
         external: Whether to score the manifest's external rows as well.
     """
@@ -51,10 +47,16 @@ class Job:
     fold: int
     seed: int
     folder: Path
-    parent: Run
-    tracker: Tracker
     scored: Scored = "test"
     external: bool = False
+
+    @staticmethod
+    def of(
+        config: Config, fold: int, seed: int, folder: Path, scored: Scored = "test", external: bool = False
+    ) -> "Job":
+        """The job of the kind that a config asks for."""
+        kind: type[Job] = import_class(config.job)
+        return kind(config, fold, seed, folder, scored, external)
 
     @property
     def label(self) -> str:
@@ -65,6 +67,40 @@ class Job:
     def files(self) -> JobFolder:
         """The job's own folder."""
         return JobFolder.of(self.folder, self.fold, self.seed)
+
+    @property
+    def done(self) -> bool:
+        """Whether all that was asked for is there."""
+        return self.files.finished and (not self.external or self.files.external.exists())
+
+    @property
+    def result(self) -> str:
+        """What a finished job found, in a few words."""
+        with self.files.predictions.open(encoding="utf-8") as lines:
+            images = sum(1 for _ in lines) - 1
+        found = 100 * self.files.metrics()["balanced_accuracy"]
+        return (
+            f"balanced accuracy {found:.1f} % on {images} {'test' if self.scored == 'test' else 'inner validation'} "
+            "images"
+        )
+
+    @abstractmethod
+    def check(self, manifest: Manifest) -> None:
+        """Refuses, before anything is computed, what only the manifest shows."""
+
+    @abstractmethod
+    def prepare(self, images: "Images", progress: JobProgress) -> None:
+        """Reads or computes what all jobs with these images share, once."""
+
+    @abstractmethod
+    def run(self, images: "Images", progress: JobProgress) -> None:
+        """Trains and scores; goes on where an earlier call stopped, and does not do again what is finished.
+
+        Raises:
+            TrainingError: When training cannot go on.
+            DataError: When an image cannot be used.
+            BusyError: When another process is at this job.
+        """
 
 
 class Images:
@@ -121,20 +157,6 @@ def is_main_process() -> bool:
     return "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["RANK"] == "0"
 
 
-@contextmanager
-def ended_when_stopped(*runs: Run) -> Iterator[None]:
-    """Marks tracking runs as ended when an error or Ctrl-C stops what they record."""
-    try:
-        yield
-    except (TrackingError, BusyError):
-        raise  # a store that refused would be waited for again; a run of another process goes on
-    except BaseException as error:
-        with suppress(DermaffinityError):  # the first error is the one to fix
-            for run in runs:
-                run.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
-        raise
-
-
 def parts(job: Job, rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Positions of the rows to fit, to make choices on, and to test; equal for every config with this fold and seed."""
     test = (rows["fold"] == job.fold).to_numpy(dtype=bool)
@@ -148,51 +170,18 @@ def parts(job: Job, rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndar
     return training[~held_out], training[held_out], np.flatnonzero(test)
 
 
-def keep(
-    job: Job,
-    manifest: Manifest,
-    tables: dict[str, pd.DataFrame],
-    run: Run,
-    progress: JobProgress,
-) -> dict[str, float]:
-    """Writes and tracks what a job found.
+def keep(job: Job, manifest: Manifest, tables: dict[str, pd.DataFrame]) -> dict[str, float]:
+    """Writes what a job predicted.
 
     Args:
         job: The job.
         manifest: Its images.
         tables: The prediction tables ``validation`` and ``predictions``.
-        run: The job's tracking run.
-        progress: Told that the job is done.
 
     Returns:
         The metrics, which the caller writes when the job is finished.
     """
-    classes = Classes.of(manifest.class_counts(), manifest.malignant)
     for name, table in tables.items():
         write_table(table, job.files.path / f"{name}.csv")
-
-    scored = tables["predictions"]
-    labels, probabilities = arrays(scored, classes)
-    metrics = classification_metrics(labels, probabilities, classes)
-    matrix = confusion_matrix(labels, probabilities.argmax(axis=1), len(classes.names))
-    run.log_metrics(metrics)
-    run.log_table(scored, "predictions.csv")
-    run.log_json({"classes": list(classes.names), "matrix": matrix.tolist()}, "confusion.json")
-    run.log_figure(confusion_figure(matrix, classes.names, job.label), "confusion.png")
-    progress.finish(
-        f"{job.label}: balanced accuracy {100 * metrics['balanced_accuracy']:.1f} % "
-        f"on {len(scored)} {'test' if job.scored == 'test' else 'inner validation'} images"
-    )
-    return metrics
-
-
-def open_child(job: Job) -> Run:
-    """The job's tracking run, the same one after an interruption."""
-    known = job.files.run_id
-    tags = {"role": "child", "fold": str(job.fold), "seed": str(job.seed)}
-    run = job.tracker.child(job.parent, f"{job.config.name} fold-{job.fold} seed-{job.seed}", run_id=known, tags=tags)
-    # At once: a run whose id is lost would be marked as running for ever.
-    if run.id and run.id != known:
-        job.files.note_run(run.id)
-    run.log_params(identity(job.config))
-    return run
+    classes = Classes.of(manifest.class_counts(), manifest.malignant)
+    return classification_metrics(*arrays(tables["predictions"], classes), classes)

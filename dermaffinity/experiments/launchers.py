@@ -7,19 +7,18 @@ from collections.abc import Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any, Literal, cast, get_args
 
-from dermaffinity.config import DataSettings, EstimatorConfig
+from dermaffinity.config import DataSettings
 from dermaffinity.errors import DermaffinityError, TrainingError
-from dermaffinity.experiments.estimator_job import run_estimator_job
 from dermaffinity.experiments.job import Images, Job
-from dermaffinity.experiments.network_job import run_job
-from dermaffinity.experiments.progress import JobProgress, SilentProgress
+from dermaffinity.experiments.logbook import Logbook
+from dermaffinity.experiments.progress import RunProgress, SilentProgress
 
 Launcher = Literal["inline", "local"]
 LAUNCHERS: tuple[Launcher, ...] = get_args(Launcher)
 
 
-def launch(jobs: Sequence[Job], launcher: Launcher, progress: JobProgress) -> None:
-    """Runs every job; those that share images share them in memory where they share a process.
+def launch(jobs: Sequence[Job], launcher: Launcher, progress: RunProgress, logbook: Logbook) -> None:
+    """Runs every job that is not done; those that share images share them in memory where they share a process.
 
     On a CPU the last digits depend on the number of threads, so both launchers give the same numbers where ``"local"``
     leaves each job all the cores, and nearly the same elsewhere.
@@ -29,36 +28,42 @@ def launch(jobs: Sequence[Job], launcher: Launcher, progress: JobProgress) -> No
         launcher: ``"inline"`` for one after the other; ``"local"`` for one process per GPU, or per two CPU cores
             without a GPU.
         progress: Told what happens; with ``"local"`` only of finished jobs.
+        logbook: Looks into the jobs' files while they run.
 
     Raises:
         TrainingError: When jobs failed, after all others have run; the message has a line for each.
     """
-    failures = _launch_local(jobs, progress) if launcher == "local" else _launch_inline(jobs, progress)
+    waiting = [job for job in jobs if not job.done]
+    for job in jobs:
+        if job not in waiting:
+            progress.finish(f"{job.label}: finished before")
+    run = _launch_local if launcher == "local" else _launch_inline
+    failures = run(waiting, progress, logbook)
+    logbook.look()
     if failures:
         kept = "; the others are finished and kept" if len(failures) < len(jobs) else ""
         raise TrainingError(f"{len(failures)} of {len(jobs)} jobs failed{kept}", failures)
 
 
-def _run(job: Job, images: Images, progress: JobProgress) -> None:
-    run = run_estimator_job if isinstance(job.config, EstimatorConfig) else run_job
-    run(job, images, progress)
-
-
-def _launch_inline(jobs: Sequence[Job], progress: JobProgress) -> list[str]:
+def _launch_inline(jobs: Sequence[Job], progress: RunProgress, logbook: Logbook) -> list[str]:
     images: dict[DataSettings, Images] = {}
     failures = []
     for job in jobs:
         if job.config.data not in images:
             images = {job.config.data: Images(job.config.data)}  # only one library's images in memory at a time
         try:
-            _run(job, images[job.config.data], progress)
+            job.run(images[job.config.data], progress)
         except TrainingError as error:  # this job's own; a full disk or a missing image would stop the others as well
             failures.append(f"{job.label}: {error}")
             progress.finish(failures[-1])
+            logbook.end(job, "FAILED")
+        else:
+            progress.finish(f"{job.label}: {job.result}")
+            logbook.look()
     return failures
 
 
-def _launch_local(jobs: Sequence[Job], progress: JobProgress) -> list[str]:
+def _launch_local(jobs: Sequence[Job], progress: RunProgress, logbook: Logbook) -> list[str]:
     import torch
 
     # A process for each job: its memory is free again afterwards, and its death is its own.
@@ -79,7 +84,8 @@ def _launch_local(jobs: Sequence[Job], progress: JobProgress) -> list[str]:
                 process.start()
                 sender.close()
                 running[receiver] = job, device, process
-            for answered in wait(list(running)):
+            logbook.look()
+            for answered in wait(list(running), timeout=1):
                 job, device, process = running.pop(answered)
                 try:
                     failure = cast(Connection, answered).recv()
@@ -88,8 +94,10 @@ def _launch_local(jobs: Sequence[Job], progress: JobProgress) -> list[str]:
                     process.join()
                     failure = f"its process ended with exit code {process.exitcode}; -9 often means too little memory"
                 free.append(device)
-                failures += [f"{job.label}: {failure}"] if failure else []
-                progress.finish(f"{job.label}: {failure or 'finished'}")
+                progress.finish(f"{job.label}: {failure or job.result}")
+                if failure:
+                    failures.append(f"{job.label}: {failure}")
+                    logbook.end(job, "FAILED")
     finally:
         for _, _, process in running.values():
             process.terminate()
@@ -118,7 +126,7 @@ def _run_alone(job: Job, device: str | None, threads: int, sender: Connection) -
 
     torch.set_num_threads(threads)
     try:
-        _run(job, Images(job.config.data), SilentProgress())
+        job.run(Images(job.config.data), SilentProgress())
     except DermaffinityError as error:
         sender.send(str(error))
     except KeyboardInterrupt:

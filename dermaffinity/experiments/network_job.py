@@ -3,7 +3,9 @@
 import logging
 import os
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -15,7 +17,7 @@ from dermaffinity.data.dataset import ManifestDataset
 from dermaffinity.data.manifest import Manifest
 from dermaffinity.data.transforms import EvaluationStage, TrainingStage
 from dermaffinity.errors import ConfigError
-from dermaffinity.experiments.job import PATIENCE, Images, Job, ended_when_stopped, keep, open_child, parts
+from dermaffinity.experiments.job import PATIENCE, Images, Job, keep, parts
 from dermaffinity.experiments.progress import JobProgress
 from dermaffinity.experiments.results import prediction_table, write_table
 from dermaffinity.files import hold, sweep_partial, write_json
@@ -31,43 +33,39 @@ from dermaffinity.inference.model_folder import (
     save_model,
 )
 from dermaffinity.inference.predict import predict
-from dermaffinity.report.figures import history_figure
 from dermaffinity.seeding import derive_seed, seed_everything
-from dermaffinity.tracking.base import Run
 from dermaffinity.training.calibration import calibrate, learned_prior
 from dermaffinity.training.trainer import Trainer
 
 
-def run_job(job: Job, images: Images, progress: JobProgress) -> None:
-    """Trains and scores one fold and seed, going on where an earlier call stopped; what is finished is not done again.
+@dataclass(frozen=True)
+class NetworkJob(Job):
+    """Trains, scores and saves a network; see `Job`."""
 
-    Raises:
-        TrainingError: When training cannot go on.
-        BusyError: When another process is at this job.
-    """
-    files = job.files
-    if files.finished and (not job.external or files.external.exists()):
-        progress.finish(f"{job.label}: finished before")
-        return
-    fabric = _fabric(_config(job))
-    # Under torchrun one process holds the folder for all.
-    with hold(files.path, PATIENCE) if fabric.is_global_zero else nullcontext():
-        if fabric.is_global_zero:
-            sweep_partial(files.path)
-        if not files.finished:
-            run = open_child(job)
-            with ended_when_stopped(run):
-                _train_and_score(job, images, fabric, run, progress)
-            run.finish("FINISHED")
-            # The job is finished from here on, and not before its tracking run is.
+    config: NetworkConfig
+
+    def check(self, manifest: Manifest) -> None:
+        """Nothing: any classes will do."""
+
+    def prepare(self, images: Images, progress: JobProgress) -> None:
+        """Decodes the images."""
+        images.decoded()
+
+    def run(self, images: Images, progress: JobProgress) -> None:
+        """See `Job.run`."""
+        files, fabric = self.files, _fabric(self.config)
+        # Under torchrun one process holds the folder for all.
+        with hold(files.path, PATIENCE) if fabric.is_global_zero else nullcontext():
             if fabric.is_global_zero:
-                files.checkpoint.unlink(missing_ok=True)
-        if job.external:
-            _score_external(job, images, fabric, progress)
+                sweep_partial(files.path)
+            if not files.finished:
+                _train_and_score(self, images, fabric, progress)
+            if self.external:
+                _score_external(self, images, fabric, progress)
 
 
-def _train_and_score(job: Job, images: Images, fabric: Fabric, run: Run, progress: JobProgress) -> None:
-    config, classes = _config(job), images.manifest.classes
+def _train_and_score(job: NetworkJob, images: Images, fabric: Fabric, progress: JobProgress) -> None:
+    config, classes = job.config, images.manifest.classes
     settings = config.training
     rows, labels, decoded = images.rows, images.labels, images.decoded()
     fit_rows, inner_rows, test_rows = parts(job, rows)
@@ -92,9 +90,10 @@ def _train_and_score(job: Job, images: Images, fabric: Fabric, run: Run, progres
     progress.start(job.label, settings.epochs * images_per_epoch)
 
     def on_epoch(history: list[dict[str, float]]) -> None:
-        run.log_history(history)
         progress.skip(len(history) * images_per_epoch)
         if history:
+            if fabric.is_global_zero:
+                write_table(pd.DataFrame(history), job.files.history)
             last = history[-1]
             progress.epoch(len(history), settings.epochs, last["loss"], last.get("validation_balanced_accuracy"))
 
@@ -106,11 +105,11 @@ def _train_and_score(job: Job, images: Images, fabric: Fabric, run: Run, progres
         return prediction_table(rows.iloc[which], probabilities, classes, fold=job.fold, seed=job.seed)
 
     learned, seen = trainer.predict(dataset(fit_rows, fixed)), trainer.predict(inner)
+    chosen: Mapping[str, float] = {}
     if config.refit is not None:
         # Predictions are on the CPU. While the head is there as well, a network on a GPU cannot predict.
         chosen = config.refit.build()(network.head.cpu(), learned, seen, seed=derive_seed("refit", seed))
         network.head.to(fabric.device)
-        run.log_metrics({f"refit.{name}": value for name, value in chosen.items()})
         seen = trainer.predict(inner)
     validation = table(inner_rows, seen)
     scored = validation if job.scored == "inner" else table(test_rows, trainer.predict(dataset(test_rows, fixed)))
@@ -131,21 +130,19 @@ def _train_and_score(job: Job, images: Images, fabric: Fabric, run: Run, progres
             strength=None if strength == "chosen" else strength,
             examples=TrainingExamples(examples["image"].tolist(), examples["label"].tolist(), learned.embedding),
         )
-        history = pd.DataFrame(trainer.history)
-        write_table(history, job.files.path / "history.csv")
-        run.log_figure(history_figure(history, job.label), "history.png")
-        tables = {"validation": validation, "predictions": scored}
         reported = {f"training.{name}": trainer.history[-1][name] for name in loss.acts_from}
-        metrics = keep(job, images.manifest, tables, run, progress)
+        reported |= {f"refit.{name}": value for name, value in chosen.items()}
+        metrics = keep(job, images.manifest, {"validation": validation, "predictions": scored})
         write_json(job.files.path / "metrics.json", metrics | reported)
+        job.files.checkpoint.unlink(missing_ok=True)  # the job is finished from here on
     fabric.barrier()
 
 
-def _score_external(job: Job, images: Images, fabric: Fabric, progress: JobProgress) -> None:
+def _score_external(job: NetworkJob, images: Images, fabric: Fabric, progress: JobProgress) -> None:
     """Scores the external images with the finished model, once."""
     if job.files.external.exists():
         return
-    config = _config(job)
+    config = job.config
     description = read_description(job.files.path)
     (network,) = load_networks(job.files.path, description, job.config.plugins)
     rows, content = images.external()
@@ -189,11 +186,6 @@ def _facts(config: NetworkConfig, manifest: Manifest) -> Facts:
             },
         }
     )
-
-
-def _config(job: Job) -> NetworkConfig:
-    assert isinstance(job.config, NetworkConfig)
-    return job.config
 
 
 def _fabric(config: NetworkConfig) -> Fabric:

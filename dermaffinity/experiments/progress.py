@@ -1,5 +1,6 @@
 """What a person sees while jobs run: folds, epochs, images per second, time left; on stderr."""
 
+from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol
 
@@ -23,9 +24,6 @@ class JobProgress(Protocol):
     def epoch(self, done: int, total: int, loss: float, score: float | None) -> None:
         """An epoch ended, with its mean objective and, where it was measured, inner-validation balanced accuracy."""
 
-    def finish(self, text: str) -> None:
-        """The job ended; ``text`` is its result in a few words."""
-
 
 class SilentProgress:
     """Shows nothing."""
@@ -33,7 +31,7 @@ class SilentProgress:
     def start(self, *_: object, **__: object) -> None:
         """Nothing."""
 
-    images = skip = epoch = finish = start
+    images = skip = epoch = start
 
 
 class RunProgress:
@@ -42,10 +40,12 @@ class RunProgress:
     Args:
         jobs: Number of jobs to come.
         console: Where to; a console on stderr.
+        on_epoch: Called after each epoch.
     """
 
-    def __init__(self, jobs: int, console: Console) -> None:
+    def __init__(self, jobs: int, console: Console, on_epoch: Callable[[], None] = lambda: None) -> None:
         self.console = console
+        self.on_epoch = on_epoch
         self.bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -90,9 +90,10 @@ class RunProgress:
         self.bars.update(self.current, note=note)
         if not self.console.is_terminal:
             self.console.print(f"{self.label}: {note}", highlight=False, soft_wrap=True)
+        self.on_epoch()
 
     def finish(self, text: str) -> None:
-        """The job ended; ``text`` is its result in a few words."""
+        """A job ended; ``text`` is its result in a few words."""
         self.bars.update(self.current, visible=False)
         self.bars.advance(self.all_jobs)
         self.console.print(text, highlight=False, soft_wrap=True)

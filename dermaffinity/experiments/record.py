@@ -11,7 +11,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dermaffinity.config import explain, flatten
 from dermaffinity.errors import DataError
-from dermaffinity.files import atomic_write
 from dermaffinity.metrics.classification import Classes
 
 FILE = "experiment.json"
@@ -108,25 +107,10 @@ class ExperimentRecord(BaseModel):
 
 
 @dataclass(frozen=True)
-class TrackedFolder:
-    """A folder with a tracking run."""
+class JobFolder:
+    """The files of one fold and seed; finished when ``metrics.json`` exists and ``checkpoint.pt`` is gone."""
 
     path: Path
-
-    @property
-    def run_id(self) -> str | None:
-        """The tracking run, once it is noted."""
-        note = self.path / "run_id.txt"
-        return note.read_text(encoding="utf-8").strip() if note.exists() else None
-
-    def note_run(self, run_id: str) -> None:
-        """Notes the tracking run."""
-        with atomic_write(self.path / "run_id.txt") as file:
-            file.write(run_id)
-
-
-class JobFolder(TrackedFolder):
-    """The files of one fold and seed; finished when ``metrics.json`` exists and ``checkpoint.pt`` is gone."""
 
     @classmethod
     def of(cls, experiment: Path, fold: int, seed: int) -> "JobFolder":
@@ -135,7 +119,7 @@ class JobFolder(TrackedFolder):
 
     @property
     def finished(self) -> bool:
-        """Whether everything of this job is there, and tracked."""
+        """Whether everything of this job is there."""
         return (self.path / "metrics.json").exists() and not self.checkpoint.exists()
 
     @property
@@ -147,6 +131,21 @@ class JobFolder(TrackedFolder):
     def checkpoint(self) -> Path:
         """The training in progress; removed when the job is finished."""
         return self.path / "checkpoint.pt"
+
+    @property
+    def history(self) -> Path:
+        """The curves of the training, a row for each epoch; grows while it trains."""
+        return self.path / "history.csv"
+
+    @property
+    def predictions(self) -> Path:
+        """The predictions for the scored images."""
+        return self.path / "predictions.csv"
+
+    @property
+    def selected(self) -> Path:
+        """The features that an estimator selected."""
+        return self.path / "selected_features.json"
 
     @property
     def external(self) -> Path:

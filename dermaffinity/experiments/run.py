@@ -14,13 +14,13 @@ import yaml
 from rich.console import Console
 
 import dermaffinity
-from dermaffinity.config import Config, EstimatorConfig, import_class, read_config, shipped
+from dermaffinity.config import Config, import_class, read_config, shipped
 from dermaffinity.data.manifest import Manifest
 from dermaffinity.errors import ConfigError, TrainingError
-from dermaffinity.experiments.estimator_job import check_estimator_config
 from dermaffinity.experiments.experiment import Experiment
-from dermaffinity.experiments.job import Images, Job, ended_when_stopped, identity, is_main_process
+from dermaffinity.experiments.job import Images, Job, identity, is_main_process
 from dermaffinity.experiments.launchers import LAUNCHERS, Launcher, launch
+from dermaffinity.experiments.logbook import Logbook
 from dermaffinity.experiments.progress import RunProgress
 from dermaffinity.experiments.record import FILE, ExperimentRecord, JobFolder, Scored, training_numbers
 from dermaffinity.experiments.results import Results, write_table
@@ -143,28 +143,22 @@ def run_experiments(configs: Sequence[Config], plan: Plan) -> list[Experiment]:
     manifests = [Images(config.data).manifest for config in configs]
     asked = list(zip(configs, manifests, experiments, strict=True))
     tracker, console = plan.tracker, plan.console
+    runs: dict[Path, Run] = {}
     if is_main_process():
         for warning in sorted({slow for config in configs if (slow := slow_precision(config))}):
             console.print(f"Warning: {warning}", highlight=False, soft_wrap=True)
-        for config, manifest, experiment in asked:
-            _check_request(config, manifest, experiment, plan)
-        opened = [
-            _open(config, manifest, experiment, plan, color)
-            for (config, manifest, experiment), color in zip(asked, cycle(METHOD_COLORS), strict=False)
-        ]
+        for one in asked:
+            _check_request(*one, plan)
+        for one, color in zip(asked, cycle(METHOD_COLORS), strict=False):
+            runs[one[2].path] = _open(*one, plan, color)
     else:
         tracker, console = NullTracker(), Console(quiet=True)
-        opened = [tracker.parent("", name, run_id=None, tags={}, description="") for name in names]
-    jobs = [
-        Job(config, fold, seed, experiment.path, run, tracker, plan.scored, plan.external)
-        for (config, manifest, experiment), run in zip(asked, opened, strict=True)
-        for fold, seed in plan.jobs(manifest.folds)
-    ]
-    with ended_when_stopped(*opened):
+    jobs = [job for one in asked for job in _jobs(*one, plan)]
+    with Logbook(jobs if runs else (), runs, tracker, console) as logbook:
         failures: tuple[str, ...] = ()
-        with RunProgress(len(jobs), console) as progress:
+        with RunProgress(len(jobs), console, on_epoch=logbook.look) as progress:
             try:
-                launch(jobs, plan.launcher, progress)
+                launch(jobs, plan.launcher, progress, logbook)
             except TrainingError as error:
                 if not plan.keep_going:
                     raise
@@ -174,7 +168,7 @@ def run_experiments(configs: Sequence[Config], plan: Plan) -> list[Experiment]:
         for config, experiment in zip(configs, experiments, strict=True):
             for remark in shortfalls(config, experiment.jobs):
                 console.print(f"Warning: {config.name}: {remark}", highlight=False, soft_wrap=True)
-        return [_finished(one.path, run, failures) for one, run in zip(experiments, opened, strict=True)]
+        return [_finished(path, run, failures, logbook) for path, run in runs.items()]
 
 
 def check_identity(config: Config, manifest: Manifest, experiment: Experiment, scored: Scored) -> None:
@@ -241,16 +235,24 @@ def _check_request(config: Config, manifest: Manifest, experiment: Experiment, p
         raise ConfigError(f"--folds {wrong[0]}: {manifest.name} has the folds 0 to {manifest.folds - 1}")
     if plan.external and manifest.external().empty:
         raise ConfigError(f"--external: {config.data.manifest} has no external images")
-    if isinstance(config, EstimatorConfig):
-        check_estimator_config(config, manifest, plan.external)
+    jobs = _jobs(config, manifest, experiment, plan)
+    jobs[0].check(manifest)
     check_identity(config, manifest, experiment, plan.scored)
-    asked = [experiment.job(fold, seed) for fold, seed in plan.jobs(manifest.folds)]
-    finished, started = (sum(state) for state in zip(*((job.finished, job.started) for job in asked), strict=True))
+    finished, started = (
+        sum(state) for state in zip(*((job.files.finished, job.files.started) for job in jobs), strict=True)
+    )
     if (finished or started) and not plan.resume:
         raise ConfigError(
-            f"{experiment.path} already holds {finished} finished and {started} interrupted of these {len(asked)} "
+            f"{experiment.path} already holds {finished} finished and {started} interrupted of these {len(jobs)} "
             "jobs. Add --resume to keep them and continue, or --set name=NEW to start another experiment"
         )
+
+
+def _jobs(config: Config, manifest: Manifest, experiment: Experiment, plan: Plan) -> list[Job]:
+    return [
+        Job.of(config, fold, seed, experiment.path, plan.scored, plan.external)
+        for fold, seed in plan.jobs(manifest.folds)
+    ]
 
 
 def _open(config: Config, manifest: Manifest, experiment: Experiment, plan: Plan, color: str) -> Run:
@@ -267,7 +269,7 @@ def _open_held(config: Config, manifest: Manifest, experiment: Experiment, plan:
     run = tracker.parent(
         record.dataset,
         record.name,
-        run_id=experiment.run_id,
+        key=experiment.identifier(),
         tags={
             "role": "parent",
             "method": record.name,
@@ -275,20 +277,16 @@ def _open_held(config: Config, manifest: Manifest, experiment: Experiment, plan:
             "split_hash": record.split_hash,
             "protocol": record.protocol,
             "scored": record.scored,
-            "folder_id": experiment.identifier(),
             "mlflow.runColor": color,
             "mlflow.source.git.commit": ran.get("git_commit", ""),
             **ran,
         },
         description=record.title,
     )
-    # At once: a run whose id is lost would be marked as running for ever.
-    experiment.note_run(run.id)
     if not experiment.exists:
         write_json(experiment.path / FILE, record.model_dump(mode="json"))
     with atomic_write(experiment.path / "config.yaml") as file:
         yaml.safe_dump(config.resolved(), file, sort_keys=False)
-    tracker.end_orphans(run, "folder_id", lambda: [run_id for job in experiment.all_jobs() if (run_id := job.run_id)])
     run.log_params(_in_short(record) | record.config)
     counts = record.class_counts
     tracker.show(
@@ -331,70 +329,78 @@ def _record(config: Config, manifest: Manifest, scored: Scored, ran: dict[str, s
     )
 
 
-def _finished(path: Path, run: Run, failures: Sequence[str]) -> Experiment:
+def _finished(path: Path, run: Run, failures: Sequence[str], logbook: Logbook) -> Experiment:
     """The experiment, measured once no fold of any seed is missing."""
     # A job's label starts with the config's name, which has no blanks.
-    own = [failure for failure in failures if failure.startswith(f"{path.name} ")]
-    experiment = Experiment(path, failures=own)
-    if own:
-        run.finish("FAILED")
-        return experiment
+    experiment = Experiment(path, failures=[one for one in failures if one.startswith(f"{path.name} ")])
     with hold(path, _PATIENCE):
         if experiment.complete:
-            _write(experiment, run)
-        run.finish("FINISHED")
+            _write(experiment)
+        logbook.attempt(lambda: _track(experiment, run))
     return experiment
 
 
-def _write(experiment: Experiment, run: Run) -> None:
-    """Writes and tracks the results, joins the fold models and registers them."""
+def _write(experiment: Experiment) -> None:
+    """Writes the results, and joins the fold models."""
     for results in (experiment.out_of_fold, experiment.external):
         if results is not None:
-            _write_results(experiment, run, results)
+            write_table(results.table, experiment.path / f"{results.part}.csv")
+            write_table(results.summary.reset_index(), experiment.path / f"{results.part}_summary.csv")
+            title = f"{experiment.record.name}, {results.part.replace('_', ' ')}"
+            confusion = confusion_figure(results.matrix, results.classes.names, title)
+            save_figure(confusion, experiment.path / "figures" / f"{results.part}_confusion.png")
+            reliability = reliability_figure(results.bins(), title)
+            save_figure(reliability, experiment.path / "figures" / f"{results.part}_reliability.png")
     if joint := experiment.joint_temperatures:
         record, (_, seed) = experiment.record, min(joint)
         folders = [experiment.job(fold, seed).path for fold in range(record.folds)]
-        told = experiment.told_outside(seed).tolist()
-        join_models(folders, experiment.path / "classifier", joint[0, seed], told)
-        classifier = read_description(experiment.path / "classifier")
-        run.log_model(
-            partial(write_mlflow_model, experiment.path / "classifier", plugins=record.config.get("plugins", ())),
-            record.dataset,
-            record.name,
-            digest=classifier.digest,
-            tags={
-                "config": record.name,
-                "protocol": record.protocol,
-                "split_hash": record.split_hash,
-                "seed": str(seed),
-                "balanced_accuracy": f"{experiment.measures()['value']['balanced_accuracy']:.4f}",
-                "git_commit": record.versions.get("git_commit", ""),
-            },
-            description=classifier.intended_use,
-        )
+        join_models(folders, experiment.path / "classifier", joint[0, seed], experiment.told_outside(seed).tolist())
 
 
-def _write_results(experiment: Experiment, run: Run, results: Results) -> None:
-    part, summary, names = results.part, results.summary, results.classes.names
-    write_table(results.table, experiment.path / f"{part}.csv")
-    write_table(summary.reset_index(), experiment.path / f"{part}_summary.csv")
+def _track(experiment: Experiment, run: Run) -> None:
+    """Tracks what was written, registers the classifier, and ends the run."""
+    if experiment.complete:
+        for results in (experiment.out_of_fold, experiment.external):
+            if results is not None:
+                _track_results(experiment, run, results)
+        if experiment.joint_temperatures:
+            _register(experiment, run)
+    run.finish("FAILED" if experiment.failures else "FINISHED")
+
+
+def _track_results(experiment: Experiment, run: Run, results: Results) -> None:
+    part, summary = results.part, results.summary
     prefix = "" if part == "out_of_fold" else f"{part}."
     # Each training's own numbers are tracked with its run.
     measures = summary["value"].drop(index=results.training.index).rename(_with_calibration_first)
     # The main ones first, as MLflow compares runs by the first; four digits, as it shows all it has.
     main = [name for name in _MAIN_MEASURES if name in measures.index]
     run.log_metrics({f"{prefix}{name}": round(measures[name], 4) for name in (*main, *measures.index)})
-    run.log_table(results.table, f"{part}.csv")
-    run.log_table(summary.reset_index(), f"{part}_summary.csv")
-    run.log_json({"classes": list(names), "matrix": results.matrix.tolist()}, f"{part}_confusion.json")
-    title = f"{experiment.record.name}, {part.replace('_', ' ')}"
-    figures = {
-        "confusion": confusion_figure(results.matrix, names, title),
-        "reliability": reliability_figure(results.bins(), title),
-    }
-    for name, figure in figures.items():
-        run.log_figure(figure, f"{part}_{name}.png")
-        save_figure(figure, experiment.path / "figures" / f"{part}_{name}.png")
+    confusion = {"classes": list(results.classes.names), "matrix": results.matrix.tolist()}
+    run.log_json(confusion, f"{part}_confusion.json")
+    tables = (f"{part}.csv", f"{part}_summary.csv")
+    for name in (*tables, f"figures/{part}_confusion.png", f"figures/{part}_reliability.png"):
+        run.log_file(experiment.path / name)
+
+
+def _register(experiment: Experiment, run: Run) -> None:
+    record, (_, seed) = experiment.record, min(experiment.joint_temperatures)
+    classifier = read_description(experiment.path / "classifier")
+    run.log_model(
+        partial(write_mlflow_model, experiment.path / "classifier", plugins=record.config.get("plugins", ())),
+        record.dataset,
+        record.name,
+        digest=classifier.digest,
+        tags={
+            "config": record.name,
+            "protocol": record.protocol,
+            "split_hash": record.split_hash,
+            "seed": str(seed),
+            "balanced_accuracy": f"{experiment.measures()['value']['balanced_accuracy']:.4f}",
+            "git_commit": record.versions.get("git_commit", ""),
+        },
+        description=classifier.intended_use,
+    )
 
 
 def _with_precision(config: Config, experiment: Experiment) -> Config:

@@ -1,6 +1,6 @@
 """What the rest of the package knows of experiment tracking: runs that take results, and a tracker that opens them."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -14,18 +14,19 @@ RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
 class Run(Protocol):
     """One row of the store: an experiment (parent), or one fold and seed of it (child).
 
-    Everything may be logged twice: a resumed job replays what it has, and the store keeps one copy. Artifact paths are
-    POSIX and relative to the run. An absolute path in a parameter, tag or dataset source is cut down to its last part.
+    Everything may be logged twice: a resumed experiment replays what it has, and the store keeps one copy. Artifact
+    paths are POSIX and relative to the run. An absolute path in a parameter, tag or dataset source is cut down to its
+    last part.
 
     Examples:
         >>> from dermaffinity.tracking import NullTracker, Run
-        >>> run: Run = NullTracker().parent("hamfit-7", "cosen", run_id=None, tags={}, description="")
+        >>> run: Run = NullTracker().parent("hamfit-7", "cosen", key="c0ffee", tags={}, description="")
         >>> run.log_metrics({"balanced_accuracy": 0.62})
     """
 
     @property
     def id(self) -> str:
-        """What reopens the run later; empty when nothing is recorded."""
+        """What the store calls the run; empty when nothing is recorded."""
 
     def log_params(self, params: Mapping[str, object]) -> None:
         """Record a resolved config; nested sections become dotted names.
@@ -72,6 +73,9 @@ class Run(Protocol):
     def log_text(self, text: str, path: str) -> None:
         """Save a text file in UTF-8."""
 
+    def log_file(self, file: Path) -> None:
+        """Save a copy of a file, under its own name."""
+
     def log_model(
         self,
         write: Callable[[Path], None],
@@ -106,40 +110,32 @@ class Run(Protocol):
 
 
 class Tracker(Protocol):
-    """Opens runs. Can be pickled and used in several processes at once; so can the runs it opens.
+    """Opens runs. One process writes what an experiment's jobs found; the jobs themselves write files.
 
     Examples:
         >>> from dermaffinity.tracking import NullTracker, Tracker
         >>> tracker: Tracker = NullTracker()
     """
 
-    def parent(
-        self, experiment: str, name: str, *, run_id: str | None, tags: Mapping[str, str], description: str
-    ) -> Run:
-        """Open the run of one experiment config.
+    def parent(self, experiment: str, name: str, *, key: str, tags: Mapping[str, str], description: str) -> Run:
+        """Open the run of one experiment config: the one that was opened with this key before, if it is still there.
 
         Args:
             experiment: Runs that belong side by side, for example the manifest's name.
             name: What the runs table shows.
-            run_id: A run to reopen; one that this store does not hold (any more) is replaced by a new run.
+            key: A word that no other run's parent has; it becomes the tag ``folder_id``.
             tags: Labels to filter by; ``mlflow.runColor`` (``#rrggbb``) gives a method the same color everywhere.
             description: Markdown shown on the run's page.
         """
 
-    def child(self, parent: Run, name: str, *, run_id: str | None, tags: Mapping[str, str]) -> Run:
-        """Open the run of one fold and seed. It inherits the parent's tags, because filters do not look at parents."""
+    def child(self, parent: Run, name: str, *, tags: Mapping[str, str]) -> Run:
+        """Open the run of one fold and seed: the parent's child of this name, if there is one.
 
-    def end_orphans(self, parent: Run, tag: str, known: Callable[[], Collection[str]]) -> None:
-        """End the runs that nobody knows: created, but a process or the store failed before their ids were noted.
-
-        Runs of the last minute are left alone: another process may be about to note them.
-
-        Args:
-            parent: The run of the experiment.
-            tag: A tag of that run which its children and former runs of the same experiment share, and nothing else.
-            known: Gives the ids of the runs that are not orphans, besides the parent's. Asked after the store, so that
-                a run which another process creates and notes in between is no orphan.
+        It inherits the parent's tags, because filters do not look at parents.
         """
+
+    def finished(self, parent: Run) -> set[str]:
+        """Give the names of the children that were finished, after all they have was logged."""
 
     def show(self, experiment: str, *, columns: Sequence[str], charts: Sequence[str], rows: Mapping[str, str]) -> None:
         """Set what a browser shows first of runs that belong side by side.
@@ -159,11 +155,12 @@ class Tracker(Protocol):
             text: Its first line is what a browser shows before the rest is unfolded.
         """
 
-    def add_report(self, run_id: str, name: str, html: str, *, private: bool) -> bool:
+    def add_report(self, experiment: str, key: str, name: str, html: str, *, private: bool) -> bool:
         """Keep a report with a run, and link it in the text above the runs.
 
         Args:
-            run_id: The run of the experiment. Nothing happens when the store does not hold it.
+            experiment: As for ``parent``.
+            key: As for ``parent``. Nothing happens when the store does not hold the run.
             name: What the link says.
             html: The report.
             private: Whether it must not leave this machine, and is therefore not sent to a server.
@@ -178,22 +175,21 @@ class NullTracker:
 
     Examples:
         >>> from dermaffinity.tracking import NullTracker
-        >>> NullTracker().parent("hamfit-7", "cosen", run_id=None, tags={}, description="").id
+        >>> NullTracker().parent("hamfit-7", "cosen", key="c0ffee", tags={}, description="").id
         ''
     """
 
-    def parent(
-        self, experiment: str, name: str, *, run_id: str | None, tags: Mapping[str, str], description: str
-    ) -> Run:
+    def parent(self, experiment: str, name: str, *, key: str, tags: Mapping[str, str], description: str) -> Run:
         """Give a run that forgets everything."""
         return _NullRun()
 
-    def child(self, parent: Run, name: str, *, run_id: str | None, tags: Mapping[str, str]) -> Run:
+    def child(self, parent: Run, name: str, *, tags: Mapping[str, str]) -> Run:
         """Give a run that forgets everything."""
         return _NullRun()
 
-    def end_orphans(self, parent: Run, tag: str, known: Callable[[], Collection[str]]) -> None:
-        """Do nothing: there are none."""
+    def finished(self, parent: Run) -> set[str]:
+        """Give nothing: nothing was logged."""
+        return set()
 
     def show(self, experiment: str, *, columns: Sequence[str], charts: Sequence[str], rows: Mapping[str, str]) -> None:
         """Do nothing."""
@@ -201,7 +197,7 @@ class NullTracker:
     def describe(self, experiment: str, text: str) -> None:
         """Do nothing."""
 
-    def add_report(self, run_id: str, name: str, html: str, *, private: bool) -> bool:
+    def add_report(self, experiment: str, key: str, name: str, html: str, *, private: bool) -> bool:
         """Keep nothing."""
         return False
 
@@ -218,6 +214,7 @@ class _NullRun:
     def log_json(self, value: object, path: str) -> None: ...
     def log_table(self, table: "pd.DataFrame", path: str) -> None: ...
     def log_text(self, text: str, path: str) -> None: ...
+    def log_file(self, file: Path) -> None: ...
 
     def log_model(
         self,

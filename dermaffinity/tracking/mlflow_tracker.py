@@ -1,4 +1,4 @@
-"""Runs in an MLflow store: a local SQLite file that several processes may share, or an MLflow server."""
+"""Runs in an MLflow store: a local SQLite file, or an MLflow server."""
 
 import json
 import logging
@@ -10,13 +10,13 @@ import sqlite3
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain, count
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from types import ModuleType
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from dermaffinity.errors import TrackingError
 from dermaffinity.tracking.base import Run, RunStatus
@@ -34,8 +34,8 @@ _ENVIRONMENT = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     # A SQLite connection must not be carried across a fork, and data loaders fork.
     "MLFLOW_SQLALCHEMYSTORE_POOLCLASS": "NullPool",
-    # A server that is away is waited for as long as a locked file, about a minute; the default is over four.
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "5",
+    # A server that is away is waited for as long as a locked file, a quarter of a minute; the default is over four.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     # The lock file of whatever project the command runs in is no part of a model, and may name private package hosts.
     "MLFLOW_UV_AUTO_DETECT": "false",
@@ -52,14 +52,19 @@ _NAME_LENGTH = 250
 _PARAM_LENGTH = 6000
 _DIGEST_LENGTH = 36
 _NOTE_LENGTH = 20_000
+_MANY = 50_000
 
-# The tag that holds a description, where a run keeps its report, and how a description links it.
+# How long MLflow waits for another process that writes to the file, in seconds.
+_PATIENCE = 20.0
+
+# The tags that hold a description and a child's parent, where a run keeps its report, and how a description links it.
 _NOTE = "mlflow.note.content"
+_PARENT = "mlflow.parentRunId"
 _REPORT = "report.html"
 _LINK = re.compile(rf"^\[Report of .*/{_REPORT}\?.*\)$", re.MULTILINE)
 
-# Seconds after which a run that a process created is noted, if ever.
-_NOTED_WITHIN = 60
+# The tag that a parent is found by.
+_KEY = "folder_id"
 
 _Result = TypeVar("_Result")
 
@@ -67,13 +72,12 @@ _Result = TypeVar("_Result")
 class MlflowTracker:
     """Opens runs in an MLflow store.
 
-    Holds nothing but the address, so it can be pickled; each process opens its own connection at the first run.
+    Connects at the first run. One process should write to a file at a time; a second one's short writes are waited for.
 
     Args:
         uri: ``sqlite:///FILE`` or the http(s) address of an MLflow server; by default what ``MLFLOW_TRACKING_URI``
             says, as everywhere in MLflow, and without it ``mlflow.db`` in this folder. A relative file is resolved here
             and now. Artifacts of a file lie in ``mlartifacts`` beside it.
-        lock_timeout: How long to wait for another process that is writing to the file, in seconds.
 
     Raises:
         TrackingError: An address of another kind.
@@ -84,13 +88,9 @@ class MlflowTracker:
         'mlflow.db'
     """
 
-    def __init__(self, uri: str | None = None, *, lock_timeout: float = 60.0) -> None:
+    def __init__(self, uri: str | None = None) -> None:
         self.uri = _resolved(uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db")
-        self.lock_timeout = lock_timeout
         self._client: MlflowClient | None = None
-
-    def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_client": None}
 
     @property
     def database(self) -> Path | None:
@@ -102,35 +102,29 @@ class MlflowTracker:
         """The folder of all artifacts; a server has its own."""
         return self.database.parent / "mlartifacts" if self.database else None
 
-    def parent(
-        self, experiment: str, name: str, *, run_id: str | None, tags: Mapping[str, str], description: str
-    ) -> "MlflowRun":
+    def parent(self, experiment: str, name: str, *, key: str, tags: Mapping[str, str], description: str) -> "MlflowRun":
         """Open the run of one experiment config; see :class:`dermaffinity.tracking.base.Tracker`."""
-        return self._open_run(self._experiment_id(experiment), name, run_id, {**tags, _NOTE: description})
+        experiment_id = self._experiment_id(experiment)
+        known = self._found(experiment_id, f"tags.{_KEY} = '{key}'")
+        return self._open_run(experiment_id, name, known, {**tags, _KEY: key, _NOTE: description})
 
-    def child(self, parent: Run, name: str, *, run_id: str | None, tags: Mapping[str, str]) -> "MlflowRun":
+    def child(self, parent: Run, name: str, *, tags: Mapping[str, str]) -> "MlflowRun":
         """Open the run of one fold and seed, in its parent's color; see :class:`dermaffinity.tracking.base.Tracker`."""
         opened = self.call(lambda client: client.get_run(parent.id))
         inherited = {
-            key: value
-            for key, value in opened.data.tags.items()
-            if not key.startswith("mlflow.") or key == "mlflow.runColor"
+            tag: value
+            for tag, value in opened.data.tags.items()
+            if tag == "mlflow.runColor" or not (tag == _KEY or tag.startswith("mlflow."))
         }
-        return self._open_run(
-            opened.info.experiment_id, name, run_id, {**inherited, **tags, "mlflow.parentRunId": parent.id}
-        )
+        known = self._found(opened.info.experiment_id, f"{_children(parent)} and attributes.run_name = '{name}'")
+        return self._open_run(opened.info.experiment_id, name, known, {**inherited, **tags, _PARENT: parent.id})
 
-    def end_orphans(self, parent: Run, tag: str, known: Callable[[], Collection[str]]) -> None:
-        """End the runs that nobody knows; see :class:`dermaffinity.tracking.base.Tracker`."""
-        opened = self.call(lambda client: client.get_run(parent.id))
-        settled = int(1000 * (time.time() - _NOTED_WITHIN))
-        query = (
-            f"tags.`{tag}` = '{opened.data.tags[tag]}' and attributes.status = 'RUNNING' "
-            f"and attributes.start_time < {settled}"
-        )
-        running = self.call(lambda client: client.search_runs([opened.info.experiment_id], query))
-        for orphan in {run.info.run_id for run in running} - {parent.id, *known()}:
-            MlflowRun(self, orphan, reopened=True).finish("KILLED")
+    def finished(self, parent: Run) -> set[str]:
+        """Give the names of finished children; see :class:`dermaffinity.tracking.base.Tracker`."""
+        experiment_id = self.call(lambda client: client.get_run(parent.id)).info.experiment_id
+        query = f"{_children(parent)} and attributes.status = 'FINISHED'"
+        found = self.call(lambda client: client.search_runs([experiment_id], query, max_results=_MANY))
+        return {str(run.info.run_name) for run in found}
 
     def show(self, experiment: str, *, columns: Sequence[str], charts: Sequence[str], rows: Mapping[str, str]) -> None:
         """Save the view that `view_addresses` leads to; see :class:`dermaffinity.tracking.base.Tracker`."""
@@ -143,17 +137,18 @@ class MlflowTracker:
         experiment_id = self._experiment_id(experiment)
         self._set_note(experiment_id, text, _LINK.findall(self._note(experiment_id)))
 
-    def add_report(self, run_id: str, name: str, html: str, *, private: bool) -> bool:
+    def add_report(self, experiment: str, key: str, name: str, html: str, *, private: bool) -> bool:
         """Keep a report with a run and link it; see :class:`dermaffinity.tracking.base.Tracker`."""
         if private if self.database is None else _is_empty(self.database):
             return False
-        if not run_id or not self.call(lambda client: _holds_run(client, run_id)):
+        known = self.call(lambda client: client.get_experiment_by_name(experiment))
+        run_id = known and self._found(known.experiment_id, f"tags.{_KEY} = '{key}'")
+        if not (known and run_id):
             return False
         MlflowRun(self, run_id, reopened=True).log_text(html, _REPORT)
-        experiment_id = self.call(lambda client: client.get_run(run_id)).info.experiment_id
-        link = f"[Report of {name}](#{artifact_address(experiment_id, run_id, _REPORT)})"
-        note = self._note(experiment_id)
-        self._set_note(experiment_id, _LINK.sub("", note), [*_LINK.findall(note), link])
+        link = f"[Report of {name}](#{artifact_address(known.experiment_id, run_id, _REPORT)})"
+        note = self._note(known.experiment_id)
+        self._set_note(known.experiment_id, _LINK.sub("", note), [*_LINK.findall(note), link])
         return True
 
     def _note(self, experiment_id: str) -> str:
@@ -171,24 +166,23 @@ class MlflowTracker:
         self.call(lambda client: client.set_experiment_tag(experiment_id, key, value))
 
     def call(self, action: "Callable[[MlflowClient], _Result]") -> _Result:
-        """Run an action on the store, which may happen twice: wait for a busy store, and give its errors clear words.
+        """Run an action on the store, and give its errors clear words.
 
         Raises:
             TrackingError: The store stayed locked, cannot be written, or refused the action.
         """
         mlflow = _mlflow()
-        deadline = time.monotonic() + self.lock_timeout
-        while True:
-            try:
-                self._wait_until_writable(max(0.0, deadline - time.monotonic()))
-                if self._client is None:
-                    self._client = mlflow.MlflowClient(self.uri)
-                return action(self._client)
-            except (mlflow.MlflowException, sqlite3.Error, OSError) as error:
-                # Another writer may still come between the wait and the action.
-                locked = isinstance(error, Timeout) or "database is locked" in str(error)
-                if not locked or time.monotonic() >= deadline:
-                    raise self._explained(error, locked) from error
+        try:
+            if self._client is None:
+                self._check_writable()
+                self._client = mlflow.MlflowClient(self.uri)
+            return action(self._client)
+        except (mlflow.MlflowException, sqlite3.Error, OSError) as error:
+            raise self._explained(error) from error
+
+    def _found(self, experiment_id: str, query: str) -> str | None:
+        found = self.call(lambda client: client.search_runs([experiment_id], query, max_results=1))
+        return found[0].info.run_id if found else None
 
     def _experiment_id(self, name: str) -> str:
         # MLflow's own choice would be a folder of whatever directory the process was started in.
@@ -217,7 +211,7 @@ class MlflowTracker:
         # What the table's column "Source" shows.
         tags = {"mlflow.source.name": "dermaffinity", "mlflow.source.type": "LOCAL", **tags}
         tags = {key: _portable(value) for key, value in tags.items()}
-        if run_id and self.call(lambda client: _holds_run(client, run_id)):
+        if run_id:
             self.call(lambda client: client.update_run(run_id, status="RUNNING", name=name))
             run = MlflowRun(self, run_id, reopened=True)
             run.set_tags(tags)
@@ -225,38 +219,38 @@ class MlflowTracker:
         created = self.call(lambda client: client.create_run(experiment_id, tags=tags, run_name=name))
         return MlflowRun(self, created.info.run_id, reopened=False)
 
-    def _wait_until_writable(self, timeout: float) -> None:
-        """Look for ourselves: MLflow waits 20 s on a lock and minutes on a missing file, and logs tracebacks."""
+    def _check_writable(self) -> None:
+        """Look for ourselves: MLflow waits minutes for a file that cannot be, and logs tracebacks."""
         if self.database is None:
             return
         if _is_empty(self.database):
             self._create_store(self.database)
-        connection = sqlite3.connect(f"{self.database.as_uri()}?mode=rw", uri=True, timeout=timeout)
+        connection = sqlite3.connect(f"{self.database.as_uri()}?mode=rw", uri=True, timeout=_PATIENCE)
         try:
             connection.execute("BEGIN IMMEDIATE")
         finally:
             connection.close()
 
     def _create_store(self, database: Path) -> None:
-        """Create the tables once, in a draft that takes the file's name when whole.
+        """Create the tables in a draft that takes the file's name when whole.
 
-        Processes that migrate one new file at the same time, or one killed while it does, leave it broken for good.
+        A process killed while it makes the tables, or two that make them at once, would leave a file broken for good.
         """
         from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
         draft = database.with_name(f"{database.name}.draft")
         database.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{database}.lock", timeout=self.lock_timeout):
+        with FileLock(f"{database}.lock", timeout=3 * _PATIENCE):
             if not _is_empty(database):
                 return
             draft.write_bytes(b"")
             SqlAlchemyStore(f"sqlite:///{draft}", f"{self.artifact_root}")
             os.replace(draft, database)
 
-    def _explained(self, error: Exception, locked: bool) -> TrackingError:
-        if locked:
+    def _explained(self, error: Exception) -> TrackingError:
+        if isinstance(error, TimeoutError) or "database is locked" in str(error):
             return TrackingError(
-                f"The tracking store {self.database} is locked by another process (waited {self.lock_timeout:g} s). "
+                f"The tracking store {self.database} is locked by another process (waited {_PATIENCE:g} s). "
                 "Close whatever holds it, for example a database browser, a backup or a stopped run, "
                 "then start the same command again with --resume."
             )
@@ -349,6 +343,10 @@ class MlflowRun:
     def log_text(self, text: str, path: str) -> None:
         """Save a text file in UTF-8."""
         self._tracker.call(lambda client: client.log_text(self.id, text, path))
+
+    def log_file(self, file: Path) -> None:
+        """Save a copy of a file, under its own name."""
+        self._tracker.call(lambda client: client.log_artifact(self.id, str(file)))
 
     def log_model(
         self,
@@ -521,13 +519,8 @@ def _is_empty(file: Path) -> bool:
     return not file.exists() or file.stat().st_size == 0
 
 
-def _holds_run(client: "MlflowClient", run_id: str) -> bool:
-    try:
-        return bool(client.get_run(run_id).info.lifecycle_stage == "active")
-    except _mlflow().MlflowException as error:
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            return False
-        raise
+def _children(parent: Run) -> str:
+    return f"tags.`{_PARENT}` = '{parent.id}'"
 
 
 def _create_registered_model(client: "MlflowClient", name: str, description: str) -> None:

@@ -18,8 +18,8 @@ class Recorder:
     def __init__(self):
         self.metrics, self.tables, self.opened, self.finished, self.described = {}, [], [], [], []
 
-    def parent(self, experiment, name, *, run_id, tags, description):
-        self.opened.append((experiment, name, run_id, tags))
+    def parent(self, experiment, name, *, key, tags, description):
+        self.opened.append((experiment, name, key, tags))
         return self
 
     def log_metrics(self, metrics):
@@ -54,7 +54,7 @@ def write_experiment(
     )
     (runs / name).mkdir(parents=True)
     (runs / name / "experiment.json").write_text(record.model_dump_json())
-    Experiment(runs / name).note_run(f"run-{name}")
+    (runs / name / "folder_id.txt").write_text(f"key-{name}")
     names = [f"{copy}/{i * 7 % 30}/{i:02}.jpg" if copy else f"{i:02}.png" for i in range(30)]
     rows = pd.DataFrame({"image": names, "group": [f"g{i}" for i in range(29)] + names[29:]})
     rows["label"] = LABELS
@@ -95,7 +95,7 @@ def test_gains_of_a_worked_example_are_recorded_and_tracked(runs):
     # Only the affinity gets right: 1, 2, 11; only the baseline: 12 to 15.
     assert (compared.comparisons["trial_affinity"].gained, compared.comparisons["trial_affinity"].lost) == (3, 4)
     assert recorder.opened == [
-        ("trial", name, f"run-{name}", {"baseline": "trial_cosen"}) for name in ("trial_cosen", "trial_affinity")
+        ("trial", name, f"key-{name}", {"baseline": "trial_cosen"}) for name in ("trial_cosen", "trial_affinity")
     ]
     assert recorder.metrics["trial_affinity"] == pytest.approx(value.to_dict(), abs=5e-5)
     assert recorder.metrics["trial_affinity"]["gain.AK"] == 0.3333  # as many digits as a table has room for

@@ -214,8 +214,9 @@ def test_the_report_and_the_store_have_the_numbers(place, monkeypatch):
     assert "another clinic" in page
     assert "adapted temperature" in page
     call = MlflowTracker().call
-    run_id = (place / "reported" / "run_id.txt").read_text()
-    run = call(lambda client: client.get_run(run_id))
+    query = f"tags.folder_id = '{(place / 'reported' / 'folder_id.txt').read_text()}'"
+    everywhere = [found.experiment_id for found in call(lambda client: client.search_experiments())]
+    (run,) = call(lambda client: client.search_runs(everywhere, query))
     assert run.data.metrics["balanced_accuracy"] == pytest.approx(value / 100, abs=1e-4)
     name, version = run.data.tags["model_version"].removeprefix("models:/").split("/")
     assert call(lambda client: client.get_model_version(name, version)).tags["digest"] == evaluation.model.digest

@@ -6,7 +6,7 @@ import signal
 
 from dermaffinity.config import read_config
 from dermaffinity.experiments.job import Job
-from dermaffinity.tracking.base import NullTracker
+from dermaffinity.experiments.network_job import NetworkJob
 from dermaffinity.tracking.mlflow_tracker import MlflowTracker
 
 FOLDS = 3
@@ -68,9 +68,6 @@ def test_ctrl_c_ends_the_jobs_processes_and_their_tracking_runs(commands, fresh_
 
 
 def test_a_job_survives_the_way_to_another_process(tiny_config, tmp_path):
-    tracker = NullTracker()
-    parent = tracker.parent("", "", run_id=None, tags={}, description="")
-    job = Job(read_config(tiny_config), 0, 1, tmp_path, parent, tracker)
+    job = Job.of(read_config(tiny_config), 0, 1, tmp_path)
     copy = pickle.loads(pickle.dumps(job))
-    assert copy.config == job.config
-    assert copy.files == job.files
+    assert (type(copy), copy.config, copy.files) == (NetworkJob, job.config, job.files)

@@ -3,12 +3,11 @@
 import base64
 import json
 import math
-import multiprocessing
 import os
-import pickle
 import socket
 import sqlite3
 import time
+import uuid
 import zlib
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from dermaffinity.errors import TrackingError
 from dermaffinity.tracking import mlflow_tracker
@@ -30,12 +30,20 @@ def tracker(tmp_path_factory):
 
 @pytest.fixture
 def parent(tracker, request):
-    return open_parent(tracker, request.node.name)
+    return open_parent(tracker, request.node.name, key=request.node.name)
 
 
-def open_parent(tracker: Tracker, experiment: str = "hamfit-7", run_id: str | None = None) -> Run:
+@pytest.fixture
+def again(tracker, parent, request):
+    """Opens the parent once more, as after a kill."""
+    return lambda: open_parent(tracker, request.node.name, key=request.node.name)
+
+
+def open_parent(tracker: Tracker, experiment: str = "hamfit-7", key: str | None = None) -> Run:
+    """The run of an experiment: of one's own, or the one that was opened with this key."""
     tags = {"method": "affinity", "role": "parent", "split_hash": "c0ffee", "mlflow.runColor": "#1f77b4"}
-    return tracker.parent(experiment, "affinity", run_id=run_id, tags=tags, description="Do centers help?")
+    key = key or uuid.uuid4().hex
+    return tracker.parent(experiment, "affinity", key=key, tags=tags, description="Do centers help?")
 
 
 def stored(tracker: MlflowTracker, run: Run):
@@ -51,37 +59,6 @@ def artifact(tracker: MlflowTracker, run: Run, path: str) -> Path:
     return tracker.artifact_root / stored(tracker, run).info.artifact_uri.split("/mlartifacts/")[1] / path
 
 
-def log_fold(tracker: MlflowTracker, fold: int, start) -> None:
-    start.wait()
-    child = tracker.child(open_parent(tracker), f"fold {fold}", run_id=None, tags={"fold": f"{fold}", "role": "child"})
-    child.log_history([{"loss": 1 / (epoch + 1)} for epoch in range(5)])
-    child.log_metrics({"balanced_accuracy": fold / 10})
-    child.finish("FINISHED")
-
-
-def test_six_processes_starting_at_once_on_a_fresh_store_all_succeed(tmp_path):
-    tracker = MlflowTracker(f"sqlite:///{tmp_path / 'mlflow.db'}")
-    # Spawned processes would spend their first seconds importing, one after the other; these start as one.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mlflow", "mlflow.store.tracking.sqlalchemy_store", "pandas"])
-    start = context.Event()
-    jobs = [context.Process(target=log_fold, args=(tracker, fold, start)) for fold in range(6)]
-    for job in jobs:
-        job.start()
-    start.set()
-    for job in jobs:
-        job.join(timeout=100)
-    assert [job.exitcode for job in jobs] == [0] * 6
-
-    (experiment,) = tracker.call(lambda client: client.search_experiments(filter_string="name = 'hamfit-7'"))
-    runs = tracker.call(lambda client: client.search_runs([experiment.experiment_id]))
-    children = [run for run in runs if run.data.tags["role"] == "child"]
-    assert len(runs) == 12  # each had a parent of its own, to make the start harder
-    assert sorted(run.data.metrics["balanced_accuracy"] for run in children) == [0.0, 0.1, 0.2, 0.3, 0.4, 0.5]
-    assert {run.info.status for run in children} == {"FINISHED"}
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["mlflow.db", "mlflow.db.lock"]
-
-
 def test_a_store_whose_creation_was_killed_is_created_anew(tmp_path):
     (tmp_path / "mlflow.db").touch()
     (tmp_path / "mlflow.db.draft").write_bytes(b"half a database")
@@ -91,7 +68,7 @@ def test_a_store_whose_creation_was_killed_is_created_anew(tmp_path):
 
 def test_children_carry_their_parent_and_its_tags(tracker, parent):
     for fold in range(3):
-        tracker.child(parent, f"fold {fold}", run_id=None, tags={"role": "child", "fold": f"{fold}"})
+        tracker.child(parent, f"fold {fold}", tags={"role": "child", "fold": f"{fold}"})
     experiment_id = stored(tracker, parent).info.experiment_id
     query = "tags.method = 'affinity' and tags.split_hash = 'c0ffee' and tags.fold = '1'"
     (found,) = tracker.call(lambda client: client.search_runs([experiment_id], query))
@@ -103,50 +80,31 @@ def test_children_carry_their_parent_and_its_tags(tracker, parent):
     assert stored(tracker, parent).data.tags["mlflow.note.content"] == "Do centers help?"
 
 
-def test_a_known_run_is_reopened(tracker, parent):
+def test_a_known_run_and_its_children_are_found_again(tracker, parent, again):
+    child = tracker.child(parent, "fold 0", tags={"role": "child"})
     parent.finish("KILLED")
-    again = open_parent(tracker, "test_a_known_run_is_reopened", run_id=parent.id)
-    assert again.id == parent.id
-    assert stored(tracker, again).info.status == "RUNNING"
-
-
-def test_a_run_that_its_process_has_not_noted_yet_is_no_orphan_for_a_minute(tracker, parent, monkeypatch):
-    child = tracker.child(parent, "fold 0", run_id=None, tags={"role": "child"})
-    tracker.end_orphans(parent, "split_hash", list)
-    assert stored(tracker, child).info.status == "RUNNING"
-    monkeypatch.setattr(mlflow_tracker, "_NOTED_WITHIN", -1)  # a minute later
-    tracker.end_orphans(parent, "split_hash", list)
-    assert stored(tracker, child).info.status == "KILLED"
+    child.finish("KILLED")
+    assert again().id == parent.id
     assert stored(tracker, parent).info.status == "RUNNING"
-
-
-def test_a_run_that_is_noted_while_the_store_is_asked_is_no_orphan(tracker, parent, monkeypatch):
-    child = tracker.child(parent, "fold 0", run_id=None, tags={"role": "child"})
-    noted: list[str] = []
-    search = MlflowClient.search_runs
-
-    def noting(client, *arguments):
-        found = search(client, *arguments)
-        noted.append(child.id)
-        return found
-
-    monkeypatch.setattr(MlflowClient, "search_runs", noting)
-    monkeypatch.setattr(mlflow_tracker, "_NOTED_WITHIN", -1)  # and the run is old
-    tracker.end_orphans(parent, "split_hash", lambda: noted)
-    assert noted == [child.id]
+    assert tracker.child(again(), "fold 0", tags={}).id == child.id
     assert stored(tracker, child).info.status == "RUNNING"
+    # Another experiment's child of the same name is another run.
+    assert tracker.child(open_parent(tracker), "fold 0", tags={}).id != child.id
 
 
-@pytest.mark.parametrize("run_id", ["0123456789abcdef0123456789abcdef", "not a run id", ""])
-def test_an_unknown_run_is_replaced_by_a_new_one(tracker, run_id):
-    run = open_parent(tracker, run_id=run_id)
-    assert run.id != run_id
-    assert stored(tracker, run).info.run_name == "affinity"
+def test_only_finished_children_are_named(tracker, parent):
+    for name, status in (("fold 0", "FINISHED"), ("fold 1", "KILLED"), ("fold 2", None)):
+        child = tracker.child(parent, name, tags={})
+        if status:
+            child.finish(status)
+    other = tracker.child(open_parent(tracker), "fold 3", tags={})
+    other.finish("FINISHED")
+    assert tracker.finished(parent) == {"fold 0"}
 
 
-def test_a_deleted_run_is_replaced_by_a_new_one(tracker, parent):
+def test_a_deleted_run_is_replaced_by_a_new_one(tracker, parent, again):
     tracker.call(lambda client: client.delete_run(parent.id))
-    assert open_parent(tracker, run_id=parent.id).id != parent.id
+    assert again().id != parent.id
 
 
 def test_a_deleted_experiment_is_named_with_the_command_that_restores_it(tracker):
@@ -156,20 +114,20 @@ def test_a_deleted_experiment_is_named_with_the_command_that_restores_it(tracker
         open_parent(tracker, "old")
 
 
-def test_replayed_history_adds_nothing_twice_and_loses_nothing(tracker, parent):
+def test_replayed_history_adds_nothing_twice_and_loses_nothing(tracker, parent, again):
     rows = [{"loss": 1 / (epoch + 1), "accuracy": epoch / 10} for epoch in range(4)]
     parent.log_history(rows[:2])
-    reopened = open_parent(tracker, run_id=parent.id)  # as after a kill
+    reopened = again()
     reopened.log_history(rows)
     reopened.log_history(rows)
     assert history(tracker, parent, "training/loss") == [(0, 1.0), (1, 0.5), (2, 1 / 3), (3, 0.25)]
     assert history(tracker, parent, "training/accuracy") == [(0, 0.0), (1, 0.1), (2, 0.2), (3, 0.3)]
 
 
-def test_history_that_was_cut_in_the_middle_of_a_step_is_completed(tracker, parent):
+def test_history_that_was_cut_in_the_middle_of_a_step_is_completed(tracker, parent, again):
     parent.log_history([{"a": 1.0, "b": 1.0}])
     parent.log_history([{"a": 1.0}, {"a": 2.0}])
-    open_parent(tracker, run_id=parent.id).log_history([{"a": 1.0, "b": 1.0}, {"a": 2.0, "b": 2.0}])
+    again().log_history([{"a": 1.0, "b": 1.0}, {"a": 2.0, "b": 2.0}])
     assert history(tracker, parent, "training/a") == history(tracker, parent, "training/b") == [(0, 1.0), (1, 2.0)]
 
 
@@ -178,9 +136,9 @@ def test_more_points_than_one_request_may_hold_are_all_stored(tracker, parent):
     assert history(tracker, parent, "training/m29") == [(epoch, float(epoch)) for epoch in range(50)]
 
 
-def test_metrics_logged_again_are_kept_once_and_changed_ones_count(tracker, parent):
+def test_metrics_logged_again_are_kept_once_and_changed_ones_count(tracker, parent, again):
     parent.log_metrics({"accuracy": 0.7, "gain.AK": 0.1})
-    open_parent(tracker, run_id=parent.id).log_metrics({"accuracy": 0.7, "gain.AK": 0.2})
+    again().log_metrics({"accuracy": 0.7, "gain.AK": 0.2})
     assert history(tracker, parent, "accuracy") == [(0, 0.7)]
     assert stored(tracker, parent).data.metrics == {"accuracy": 0.7, "gain/AK": 0.2}
 
@@ -242,9 +200,9 @@ def test_a_config_is_recorded_flat(tracker, parent):
     }
 
 
-def test_changed_parameters_are_refused_all_at_once(tracker, parent):
+def test_changed_parameters_are_refused_all_at_once(tracker, parent, again):
     parent.log_params({"epochs": 20, "loss": {"margin": 0.75}, "long": "x" * 7000})
-    reopened = open_parent(tracker, run_id=parent.id)
+    reopened = again()
     reopened.log_params({"epochs": 20, "long": "x" * 7000, "new": True})
     with pytest.raises(TrackingError, match=r"other parameters\. Resume it with the config") as caught:
         reopened.log_params({"epochs": 30, "loss": {"margin": 0.5}, "long": "x" * 7000})
@@ -322,7 +280,7 @@ def test_a_report_is_kept_with_its_run_and_linked_whatever_is_described_later(tr
     tracker.describe(name, "Of 6, a found 5.\n\n| | a |\n|---|---|\n| AK | 5 |\n")
     assert note().splitlines()[0] == "Of 6, a found 5."
     for html in ("<p>1</p>", "<p>2</p>"):
-        assert tracker.add_report(parent.id, "affinity", html, private=True)
+        assert tracker.add_report(name, name, "affinity", html, private=True)
     assert artifact(tracker, parent, "report.html").read_text() == "<p>2</p>"
     link = (
         f"[Report of affinity](#/experiments/{experiment_id}/runs/{parent.id}/artifacts/report.html"
@@ -338,15 +296,16 @@ def test_a_report_is_kept_with_its_run_and_linked_whatever_is_described_later(tr
 
 def test_a_report_of_a_run_that_the_store_does_not_hold_is_not_kept(tracker, tmp_path):
     elsewhere = MlflowTracker(f"sqlite:///{tmp_path / 'mlflow.db'}")
-    assert not elsewhere.add_report("0123456789abcdef0123456789abcdef", "affinity", "", private=False)
+    assert not elsewhere.add_report("hamfit-7", "c0ffee", "affinity", "", private=False)
     assert not list(tmp_path.iterdir())
-    for run_id in ("0123456789abcdef0123456789abcdef", ""):
-        assert not tracker.add_report(run_id, "affinity", "", private=False)
+    open_parent(tracker)
+    for experiment in ("hamfit-7", "unknown"):
+        assert not tracker.add_report(experiment, "c0ffee", "affinity", "", private=False)
 
 
 def test_a_report_with_images_of_the_library_is_not_sent_to_a_server():
     # Port 9 of this machine answers nobody: a try to send would be an error.
-    assert not MlflowTracker("http://127.0.0.1:9").add_report("0" * 32, "affinity", "", private=True)
+    assert not MlflowTracker("http://127.0.0.1:9").add_report("hamfit-7", "c0ffee", "affinity", "", private=True)
 
 
 def test_the_dataset_is_an_input_and_counted_once(tracker, parent):
@@ -364,17 +323,20 @@ def test_figures_tables_and_texts_lie_beside_the_database_whatever_the_folder(tm
     monkeypatch.chdir(tmp_path)
     tracker = MlflowTracker("sqlite:///lab results/mlflow.db")
     monkeypatch.chdir(tmp_path / "elsewhere")
-    run = open_parent(pickle.loads(pickle.dumps(tracker)), "hamfit-7 (lesions)")
+    run = open_parent(tracker, "hamfit-7 (lesions)")
 
     from matplotlib.figure import Figure
 
     run.log_figure(Figure(), "figures/confusion.png")
     run.log_table(pd.DataFrame({"image": ["a.jpg"], "p.AK": [0.25]}), "tables/predictions.csv")
     run.log_text("Größe: 3 µm", "config.yaml")
+    (tmp_path / "elsewhere.csv").write_text("image\n")
+    run.log_file(tmp_path / "elsewhere.csv")
     folder = tmp_path / "lab results" / "mlartifacts" / "hamfit-7 _lesions" / run.id / "artifacts"
     assert (folder / "figures/confusion.png").read_bytes().startswith(b"\x89PNG")
     assert (folder / "tables/predictions.csv").read_text() == "image,p.AK\na.jpg,0.25\n"
     assert (folder / "config.yaml").read_text(encoding="utf-8") == "Größe: 3 µm"
+    assert (folder / "elsewhere.csv").read_text() == "image\n"
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
@@ -409,7 +371,7 @@ def test_a_model_is_registered_once_for_each_digest_and_its_alias_moves_alone(tr
     assert len(written) == 1
     assert not written[0].exists()  # only the store keeps it
     tracker.call(lambda client: client.set_registered_model_alias("once", "champion", "1"))
-    assert register(pickle.loads(pickle.dumps(parent)), "d1", "once", "affinity") == (address, [])
+    assert register(parent, "d1", "once", "affinity") == (address, [])
     assert versions(tracker, "once") == {"1": "d1"}
     register(parent, "d2", "once", "affinity")
     assert versions(tracker, "once") == {"1": "d1", "2": "d2"}
@@ -462,32 +424,27 @@ def test_a_model_that_finds_no_space_is_one_clear_error(tracker, parent):
     assert tracker.call(lambda client: client.search_model_versions("name = 'full'")) == []
 
 
-def test_a_run_goes_on_in_another_process(tracker, parent):
-    parent.log_metrics({"loss": 1.0})
-    copy = pickle.loads(pickle.dumps(parent))
-    copy.log_history([{"loss": 1.0}, {"loss": 0.5}])
-    copy.finish("FINISHED")
-    assert history(tracker, parent, "loss") == [(0, 1.0)]
-    assert history(tracker, parent, "training/loss") == [(0, 1.0), (1, 0.5)]
-    assert stored(tracker, parent).info.status == "FINISHED"
-
-
-def test_a_store_locked_by_another_program_is_named_in_time(tracker, parent):
-    impatient = MlflowTracker(tracker.uri, lock_timeout=0.3)
-    run = open_parent(impatient)
+def test_a_store_locked_by_another_program_is_named_in_time(tracker, monkeypatch):
+    monkeypatch.setattr(mlflow_tracker, "_PATIENCE", 0.3)
     other = sqlite3.connect(tracker.database)
     other.execute("BEGIN EXCLUSIVE")
     try:
         started = time.monotonic()
         with pytest.raises(TrackingError, match=r"locked by another process \(waited 0.3 s\)\. Close"):
-            run.log_metrics({"accuracy": 0.5})
-        with pytest.raises(TrackingError, match="locked"):
-            open_parent(MlflowTracker(tracker.uri, lock_timeout=0.3))
+            open_parent(MlflowTracker(tracker.uri))
         assert time.monotonic() - started < 5
     finally:
         other.close()
-    run.log_metrics({"accuracy": 0.5})
-    assert history(tracker, run, "accuracy") == [(0, 0.5)]
+    assert open_parent(MlflowTracker(tracker.uri)).id
+
+
+def test_a_store_that_is_locked_later_is_named_as_well(tracker, parent, monkeypatch):
+    def locked(client, run_id, **content):  # what MLflow says after 20 seconds
+        raise MlflowException("(sqlite3.OperationalError) database is locked")
+
+    monkeypatch.setattr(MlflowClient, "log_batch", locked)
+    with pytest.raises(TrackingError, match="locked by another process"):
+        parent.log_metrics({"accuracy": 0.5})
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="the administrator may write everywhere")
@@ -562,7 +519,7 @@ def test_a_port_in_use_is_named(tracker, parent):
 
 def test_the_null_tracker_takes_everything_and_records_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    run = NullTracker().child(open_parent(NullTracker()), "fold 0", run_id=None, tags={})
+    run = NullTracker().child(open_parent(NullTracker()), "fold 0", tags={})
     run.log_params({"a": 1})
     run.set_tags({"a": "b"})
     run.log_metrics({"a": 1.0})
@@ -570,11 +527,13 @@ def test_the_null_tracker_takes_everything_and_records_nothing(tmp_path, monkeyp
     run.log_dataset("a", "b", "c", "d", {})
     run.log_json({}, "a.json")
     run.log_text("a", "a.txt")
+    run.log_file(tmp_path / "none.csv")
     assert register(run, "d1") == ("", [])
     run.finish("FINISHED")
     NullTracker().show("a", columns=["a"], charts=["a"], rows={})
     NullTracker().describe("a", "b")
-    assert not NullTracker().add_report("a", "b", "c", private=False)
+    assert not NullTracker().add_report("a", "b", "c", "d", private=False)
+    assert NullTracker().finished(run) == set()
     assert run.id == ""
     assert not list(tmp_path.iterdir())
 

@@ -78,7 +78,9 @@ def test_an_experiment_keeps_and_tracks_the_precision_that_it_began_with(tiny_co
     begun, said = run()
     assert begun.record.config["training"]["precision"] == "32-true"
     assert "bf16" not in said
-    tracked = MlflowClient(uri).get_run(begun.run_id)
+    client = MlflowClient(uri)
+    everywhere = [found.experiment_id for found in client.search_experiments()]
+    (tracked,) = client.search_runs(everywhere, "tags.role = 'parent'")
     assert tracked.data.params["training.precision"] == "32-true"
     on(monkeypatch, True)
     resumed, _ = run(resume=True)
@@ -87,8 +89,8 @@ def test_an_experiment_keeps_and_tracks_the_precision_that_it_began_with(tiny_co
 
 def test_imitated_bfloat16_is_announced_once_with_its_cost(tiny_config, tmp_path, monkeypatch):
     on(monkeypatch, False)
-    monkeypatch.setattr("dermaffinity.experiments.run.launch", lambda jobs, launcher, progress: None)
-    monkeypatch.setattr("dermaffinity.experiments.run._finished", lambda path, run, failures: None)
+    monkeypatch.setattr("dermaffinity.experiments.run.launch", lambda *arguments: None)
+    monkeypatch.setattr("dermaffinity.experiments.run._finished", lambda *arguments: None)
     configs = [read_config(tiny_config, ["training.precision=bf16-mixed", f"name=tiny{n}"]) for n in range(2)]
     console = Console(file=StringIO())
     run_experiments(configs, Plan(runs=tmp_path, console=console))

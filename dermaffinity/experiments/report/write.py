@@ -103,7 +103,8 @@ def report(
         file.write(html)
     shown = sum(case.thumbnail is not None for group in content["case_groups"] for case in group.cases)
     tracker = MlflowTracker(tracking_uri)
-    tracked = tracker.add_report(subject.run_id or "", subject.name, html, private=shown > 0)
+    dataset, key = subject.record.dataset, subject.identifier()
+    tracked = tracker.add_report(dataset, key, subject.name, html, private=shown > 0)
     return Written(path, shown, words.license_of(subject), tuple(notes), tracked)
 
 

@@ -151,7 +151,7 @@ def test_registering_leaves_no_path_of_this_machine_and_no_file_of_the_project(
         (tmp_path / name).write_text('index = "https://private.example"')
     monkeypatch.chdir(tmp_path)
     tracker = MlflowTracker(f"sqlite:///{shutil.copy(empty_store, tmp_path / 'mlflow.db')}")
-    run = tracker.parent("toy", "config", run_id=None, tags={}, description="")
+    run = tracker.parent("toy", "config", key="c0ffee", tags={}, description="")
     write = partial(write_mlflow_model, toy_model / "classifier")
     assert run.log_model(write, "toy", "config", digest="d", tags={}, description="x") == "models:/toy@config"
     assert capfd.readouterr() == ("", "")
