@@ -44,6 +44,7 @@ class Study:
             scored="test",
             dataset="trial",
             split_hash="a" * 64,
+            images_digest="b" * 64,
             protocol="group",
             folds=3,
             class_counts=COUNTS,
