@@ -62,7 +62,21 @@ Configs = Annotated[
         autocompletion=_config_names,
     ),
 ]
-LauncherName = Annotated[str, typer.Option("--launcher", help="inline: one job after the other; local: side by side.")]
+Launcher = Annotated[
+    str, typer.Option("--launcher", help="inline: one job after the other; ray: side by side, here or on a cluster.")
+]
+Address = Annotated[
+    str | None,
+    typer.Option("--address", metavar="HOST:PORT", help="Ray cluster for --launcher ray; default: this machine alone."),
+]
+JobsPerDevice = Annotated[
+    str,
+    typer.Option(
+        "--jobs-per-device",
+        metavar="N|auto",
+        help="Jobs at once on each GPU, or on each machine without one; auto: what its memory and cores hold.",
+    ),
+]
 Views = Annotated[
     Literal["1", "2", "4", "8"],
     typer.Option(help="Average over N flips and rotations (test-time augmentation); N times slower."),
@@ -265,7 +279,9 @@ def crossval(
         ),
     ] = False,
     baseline: Annotated[str, typer.Option(help="The config that the others are compared with.")] = "cosen",
-    launcher: LauncherName = "inline",
+    launcher: Launcher = "inline",
+    address: Address = None,
+    jobs_per_device: JobsPerDevice = "auto",
     runs: Runs = Path("runs"),
     tracking_uri: Uri = None,
     quiet: Quiet = False,
@@ -283,7 +299,7 @@ def crossval(
         resume=resume,
         external=external,
         inner=inner,
-        **_how(folds, seeds, launcher, runs, tracking_uri, quiet),
+        **_how(folds, seeds, launcher, address, jobs_per_device, runs, tracking_uri, quiet),
     )
     if not experiments:  # torchrun has started this process to help another
         return
@@ -339,7 +355,9 @@ def tune(
     seeds: Annotated[str, typer.Option(help="Such as 0,1,2.")] = "0",
     overrides: Overrides = None,
     plugins: Plugins = None,
-    launcher: LauncherName = "inline",
+    launcher: Launcher = "inline",
+    address: Address = None,
+    jobs_per_device: JobsPerDevice = "auto",
     runs: Runs = Path("runs"),
     tracking_uri: Uri = None,
     quiet: Quiet = False,
@@ -356,7 +374,7 @@ def tune(
         config,
         grid=dict(_grid(text) for text in grid or ()),
         overrides=settings,
-        **_how(folds, seeds, launcher, runs, tracking_uri, quiet),
+        **_how(folds, seeds, launcher, address, jobs_per_device, runs, tracking_uri, quiet),
     )
     if tuning is None:  # torchrun has started this process to help another
         return
@@ -387,7 +405,9 @@ def benchmark(
     ensemble: Annotated[
         bool, typer.Option("--ensemble", help="Score the mean of the seeds' models in each fold, for every method.")
     ] = False,
-    launcher: LauncherName = "inline",
+    launcher: Launcher = "inline",
+    address: Address = None,
+    jobs_per_device: JobsPerDevice = "auto",
     runs: Runs = Path("runs"),
     out: Annotated[Path | None, typer.Option(help="Folder of the tables; default: RUNS/benchmark.")] = None,
     tracking_uri: Uri = None,
@@ -410,7 +430,7 @@ def benchmark(
         train=train,
         quick=quick,
         ensemble=ensemble,
-        **_how(folds, seeds, launcher, runs, tracking_uri, quiet),
+        **_how(folds, seeds, launcher, address, jobs_per_device, runs, tracking_uri, quiet),
     )
     if found is None:  # torchrun has started this process to help another
         return
@@ -848,11 +868,24 @@ def _print_tables(tables: "dict[str, DataFrame]") -> None:
         console.print(console_table(table, title, console.width))
 
 
-def _how(folds: str | None, seeds: str, launcher: str, runs: Path, tracking_uri: str | None, quiet: bool) -> "How":
+def _how(
+    folds: str | None,
+    seeds: str,
+    launcher: str,
+    address: str | None,
+    jobs_per_device: str,
+    runs: Path,
+    tracking_uri: str | None,
+    quiet: bool,
+) -> "How":
+    if jobs_per_device != "auto" and not (jobs_per_device.isdecimal() and int(jobs_per_device)):
+        raise ConfigError(f"--jobs-per-device {jobs_per_device}: write a number from 1, or auto")
     return {
         "folds": None if folds is None else _numbers("--folds", folds),
         "seeds": _numbers("--seeds", seeds),
         "launcher": launcher,  # type: ignore[typeddict-item]
+        "address": address,
+        "jobs_per_device": "auto" if jobs_per_device == "auto" else int(jobs_per_device),
         "runs": runs,
         "tracking_uri": tracking_uri,
         "quiet": quiet,

@@ -9,7 +9,6 @@ import os
 import signal
 import sys
 import time
-import types
 
 
 def main() -> None:
@@ -57,10 +56,6 @@ def run(argv: list[str], folder: str, environment: dict[str, str], signals: list
         send_at(target, call, when, number)
     # Every epoch is saved, so that one that is interrupted is found.
     importlib.import_module("dermaffinity.training.trainer").CHECKPOINT_SECONDS = 0.0
-    # Spawned jobs would import everything anew.
-    launchers = importlib.import_module("dermaffinity.experiments.launchers")
-    context = launchers.multiprocessing.get_context("fork")
-    launchers.multiprocessing = types.SimpleNamespace(get_context=lambda method: context)
     sys.argv = ["dermaffinity", *argv]
     from dermaffinity.cli import main as dermaffinity
 

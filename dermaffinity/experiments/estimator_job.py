@@ -51,6 +51,11 @@ class EstimatorJob(Job):
                 [*bare.iloc[:_NAMED], *(["…"] if len(bare) > _NAMED else [])],
             )
 
+    @property
+    def shared(self) -> str:
+        """The features that are computed, and of which images."""
+        return json.dumps([self.config.resolved()["features"], self.external], sort_keys=True)
+
     def prepare(self, images: Images, progress: JobProgress) -> None:
         """Computes the features."""
         for part in ("development", "external") if self.external else ("development",):
@@ -114,8 +119,7 @@ def _score_external(job: EstimatorJob, images: Images, estimator: Estimator, pro
 
 def _features(job: EstimatorJob, images: Images, part: str, progress: JobProgress) -> np.ndarray:
     """(N, F) of the development or external rows; computed once for all configs with this section and folds."""
-    section = job.config.resolved()["features"]
-    key = (part, json.dumps(section, sort_keys=True))
+    key = (part, json.dumps(job.config.resolved()["features"], sort_keys=True))
     if key not in images.features:
         rows = images.rows if part == "development" else images.external()[0]
         progress.start(f"{images.manifest.name}: features of {part} images", len(rows))

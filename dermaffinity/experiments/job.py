@@ -7,6 +7,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,15 @@ class Job(ABC):
             "images"
         )
 
+    @property
+    def shared(self) -> str:
+        """What `prepare` adds to the images, in a word that jobs which share it have in common."""
+        return ""
+
+    def memory(self) -> float:
+        """Roughly the bytes that it takes besides the images, on a GPU where there is one."""
+        return 0.0
+
     @abstractmethod
     def check(self, manifest: Manifest) -> None:
         """Refuses, before anything is computed, what only the manifest shows."""
@@ -117,11 +127,19 @@ class Images:
                 f"{settings.manifest}: the folder of its images is not known here. Say where it is with "
                 "--set data.root=FOLDER, or run dermaffinity prepare again"
             )
-        self.library = ImageLibrary(self.manifest.root)
         self.stage = FixedStage(settings.image_size, settings.lesion_crop)
         self.rows = self.manifest.development().reset_index(drop=True)
         self.features: dict[tuple[str, str], np.ndarray] = {}  # what `estimator_job` computed, by rows and settings
         self._decoded: Sequence[np.ndarray] | None = None
+
+    @cached_property
+    def library(self) -> ImageLibrary:
+        """Where they are read; opened late, since a process with decoded images needs none."""
+        assert self.manifest.root is not None
+        return ImageLibrary(self.manifest.root)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "library"}
 
     @property
     def labels(self) -> np.ndarray:

@@ -5,9 +5,10 @@ driver has not logged is logged when the command is run again with ``--resume``.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -54,19 +55,24 @@ class Logbook:
         self.tracker = tracker
         self.console = console
         logged = {folder: tracker.finished(run) for folder, run in parents.items()}
-        self.pages = [_Page(job) for job in jobs if not (job.files.finished and _run_name(job) in logged[job.folder])]
+        self.pages = {
+            job.files.path: _Page(job)
+            for job in jobs
+            if not (job.files.finished and _run_name(job) in logged[job.folder])
+        }
         self.failed: str | None = None
         self.pause_until = 0.0
 
-    def look(self) -> None:
-        """Logs what is new in the jobs' files."""
-        self.attempt(self._log_news)
+    def look(self, jobs: Iterable[Job] | None = None) -> None:
+        """Logs what is new in the files of some jobs, or of all."""
+        paths = self.pages if jobs is None else [job.files.path for job in jobs]
+        for page in [self.pages[path] for path in paths if path in self.pages]:
+            self.attempt(partial(self._log, page))
 
     def end(self, job: Job, status: RunStatus) -> None:
         """Marks what is not finished of a job as ended."""
-        for page in [page for page in self.pages if page.job is job and not job.files.finished]:
-            self.attempt(lambda: self._opened(page).finish(status))  # noqa: B023
-            self.pages.remove(page)
+        if not job.files.finished and (page := self.pages.pop(job.files.path, None)):
+            self.attempt(lambda: self._opened(page).finish(status))
 
     def attempt(self, action: Callable[[], object]) -> None:
         """Logs something. A store that fails is told once, and left alone for a while."""
@@ -94,24 +100,23 @@ class Logbook:
             return  # a run of another process goes on
         status: RunStatus = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
         with suppress(TrackingError):  # the first error is the one to fix
-            for run in [*(page.run for page in self.pages if page.run), *self.parents.values()]:
+            for run in [*(page.run for page in self.pages.values() if page.run), *self.parents.values()]:
                 run.finish(status)
 
     def _say(self, text: str) -> None:
         self.console.print(f"Warning: {text}", highlight=False, soft_wrap=True)
 
-    def _log_news(self) -> None:
-        for page in list(self.pages):
-            files = page.job.files
-            finished = files.finished  # asked first, so that nothing comes between the last epoch and the end
-            stamp = files.history.stat().st_mtime_ns if files.history.exists() else 0
-            if stamp != page.stamp:
-                rows: Any = pd.read_csv(files.history).to_dict("records")
-                self._opened(page).log_history(rows)
-                page.stamp = stamp
-            if finished:
-                _log_results(page.job, self._opened(page))
-                self.pages.remove(page)
+    def _log(self, page: _Page) -> None:
+        files = page.job.files
+        finished = files.finished  # asked first, so that nothing comes between the last epoch and the end
+        stamp = files.history.stat().st_mtime_ns if files.history.exists() else 0
+        if stamp != page.stamp:
+            rows: Any = pd.read_csv(files.history).to_dict("records")
+            self._opened(page).log_history(rows)
+            page.stamp = stamp
+        if finished:
+            _log_results(page.job, self._opened(page))
+            del self.pages[files.path]
 
     def _opened(self, page: _Page) -> Run:
         job = page.job

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 
 from dermaffinity.config import NetworkConfig
 from dermaffinity.data.dataset import ManifestDataset
@@ -35,6 +36,7 @@ from dermaffinity.inference.model_folder import (
 from dermaffinity.inference.predict import predict
 from dermaffinity.seeding import derive_seed, seed_everything
 from dermaffinity.training.calibration import calibrate, learned_prior
+from dermaffinity.training.memory import training_memory
 from dermaffinity.training.trainer import Trainer
 
 
@@ -43,6 +45,10 @@ class NetworkJob(Job):
     """Trains, scores and saves a network; see `Job`."""
 
     config: NetworkConfig
+
+    def memory(self) -> float:
+        """See `Job.memory`."""
+        return training_memory(self.config)
 
     def check(self, manifest: Manifest) -> None:
         """Nothing: any classes will do."""
@@ -190,9 +196,16 @@ def _facts(config: NetworkConfig, manifest: Manifest) -> Facts:
 
 def _fabric(config: NetworkConfig) -> Fabric:
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces the precision for every fold
-    # One device, unless torchrun says otherwise.
+    # One device, unless torchrun says otherwise. Fabric must not guess: within a job of Slurm or Ray, that several
+    # processes were started does not mean that they train one network.
+    together = "TORCHELASTIC_RUN_ID" in os.environ
     devices, processes = (int(os.environ.get(name, 1)) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
-    fabric = Fabric(devices=devices, num_nodes=processes // devices, precision=config.training.precision)  # type: ignore[arg-type]
+    fabric = Fabric(
+        devices=devices,
+        num_nodes=processes // devices,
+        precision=config.training.precision,  # type: ignore[arg-type]
+        plugins=[TorchElasticEnvironment() if together else LightningEnvironment()],
+    )
     fabric.launch()
     _check_one_precision(fabric, config.training.precision)
     return fabric

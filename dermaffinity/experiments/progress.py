@@ -40,12 +40,11 @@ class RunProgress:
     Args:
         jobs: Number of jobs to come.
         console: Where to; a console on stderr.
-        on_epoch: Called after each epoch.
     """
 
-    def __init__(self, jobs: int, console: Console, on_epoch: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, jobs: int, console: Console) -> None:
         self.console = console
-        self.on_epoch = on_epoch
+        self.on_epoch: Callable[[], None] = lambda: None
         self.bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(),

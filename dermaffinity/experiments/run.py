@@ -1,13 +1,12 @@
 """From configs to measured experiments: what the command line and the pipelines share."""
 
-import os
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import cycle
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any, Literal, TypedDict, Unpack
 
 import torch
 import yaml
@@ -19,7 +18,8 @@ from dermaffinity.data.manifest import Manifest
 from dermaffinity.errors import ConfigError, TrainingError
 from dermaffinity.experiments.experiment import Experiment
 from dermaffinity.experiments.job import Images, Job, identity, is_main_process
-from dermaffinity.experiments.launchers import LAUNCHERS, Launcher, launch
+from dermaffinity.experiments.launchers import Launcher, LauncherName, launch, launcher_of
+from dermaffinity.experiments.launchers.inline import InlineLauncher
 from dermaffinity.experiments.logbook import Logbook
 from dermaffinity.experiments.progress import RunProgress
 from dermaffinity.experiments.record import FILE, ExperimentRecord, JobFolder, Scored, training_numbers
@@ -44,7 +44,9 @@ class How(TypedDict, total=False):
 
     folds: Sequence[int] | None  # which test folds; by default all
     seeds: Sequence[int]  # by default 0
-    launcher: Launcher  # "inline", the default: one job after the other; "local": side by side
+    launcher: LauncherName  # "inline", the default: one job after the other; "ray": side by side, here or on a cluster
+    address: str | None  # of a Ray cluster; by default this machine alone
+    jobs_per_device: int | Literal["auto"]  # jobs at once on each GPU, or on each machine without one
     runs: str | Path  # folder of all experiments, by default runs
     tracking_uri: str | None  # MLflow store; by default MLFLOW_TRACKING_URI, else mlflow.db in this folder
     quiet: bool  # no progress
@@ -61,25 +63,24 @@ class Plan:
     resume: bool = False
     external: bool = False
     scored: Scored = "test"  # "inner" scores the inner validation rows instead of the test folds
-    launcher: Launcher = "inline"
+    launcher: Launcher = field(default_factory=InlineLauncher)
     keep_going: bool = False  # a config with jobs that fail is an experiment with failures, rather than an error
     console: Console = field(default_factory=lambda: Console(stderr=True))
-
-    def __post_init__(self) -> None:
-        if self.launcher not in LAUNCHERS:
-            raise ConfigError(f"--launcher {self.launcher}: allowed are {' and '.join(LAUNCHERS)}")
-        if self.launcher == "local" and "TORCHELASTIC_RUN_ID" in os.environ:
-            raise ConfigError("--launcher local: torchrun has started the processes already; leave it out")
 
     @classmethod
     def of(cls, how: How, **own: Any) -> "Plan":
         """The plan that some words stand for, tracked in MLflow."""
         from dermaffinity.tracking.mlflow_tracker import MlflowTracker
 
-        words: dict[str, Any] = {"runs": "runs", "tracking_uri": None, "quiet": False, **how}
-        runs, uri, quiet = (words.pop(name) for name in ("runs", "tracking_uri", "quiet"))
-        console = Console(stderr=True, quiet=quiet)
-        return cls(runs=Path(runs), tracker=MlflowTracker(uri), console=console, **words, **own)
+        return cls(
+            runs=Path(how.get("runs", "runs")),
+            tracker=MlflowTracker(how.get("tracking_uri")),
+            folds=how.get("folds"),
+            seeds=how.get("seeds", (0,)),
+            launcher=launcher_of(how.get("launcher", "inline"), how.get("address"), how.get("jobs_per_device", "auto")),
+            console=Console(stderr=True, quiet=how.get("quiet", False)),
+            **own,
+        )
 
     def jobs(self, folds: int) -> list[tuple[int, int]]:
         """Fold and seed of every job, for a manifest with so many folds."""
@@ -156,7 +157,7 @@ def run_experiments(configs: Sequence[Config], plan: Plan) -> list[Experiment]:
     jobs = [job for one in asked for job in _jobs(*one, plan)]
     with Logbook(jobs if runs else (), runs, tracker, console) as logbook:
         failures: tuple[str, ...] = ()
-        with RunProgress(len(jobs), console, on_epoch=logbook.look) as progress:
+        with RunProgress(len(jobs), console) as progress:
             try:
                 launch(jobs, plan.launcher, progress, logbook)
             except TrainingError as error:

@@ -16,6 +16,7 @@ from dermaffinity.data.dataset import ManifestDataset
 from dermaffinity.data.library import ImageLibrary
 from dermaffinity.data.manifest import read_manifest, write_manifest
 from dermaffinity.data.transforms import EvaluationStage
+from dermaffinity.experiments import network_job
 from dermaffinity.experiments.job import Images
 from dermaffinity.experiments.results import read_table
 from dermaffinity.inference.model_folder import load_networks, read_description
@@ -23,6 +24,7 @@ from dermaffinity.inference.predict import predict
 from dermaffinity.metrics.classification import Classes
 from dermaffinity.metrics.reliability import brier_score
 from dermaffinity.tracking.mlflow_tracker import MlflowTracker
+from dermaffinity.training.precision import with_precision
 
 KILL, CTRL_C = int(signal.SIGKILL), int(signal.SIGINT)
 EPOCHS, FOLDS = 3, 3
@@ -202,6 +204,16 @@ def test_two_processes_that_train_together_give_one_set_of_results(commands, fre
         # What was scored by two is what the saved network says alone.
         assert table["p.ML"].to_numpy() == pytest.approx(alone(folder, tiny_config, fold)[:, 2], abs=1e-5)
     assert not list((folder / "runs").rglob("*.part"))
+
+
+def test_tasks_of_a_slurm_job_each_train_alone(tiny_config, monkeypatch):
+    # What `srun -n 2` sets. Fabric would take it for one training on two devices, and refuse it without
+    # SLURM_NTASKS_PER_NODE.
+    slurm = {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "x", "SLURM_NTASKS": "2", "SLURM_PROCID": "1", "SLURM_LOCALID": "1"}
+    for name, value in slurm.items():
+        monkeypatch.setenv(name, value)
+    fabric = network_job._fabric(with_precision(read_config(tiny_config)))
+    assert (fabric.world_size, fabric.global_rank) == (1, 0)
 
 
 def alone(folder, config, fold):
