@@ -63,7 +63,8 @@ Configs = Annotated[
     ),
 ]
 Launcher = Annotated[
-    str, typer.Option("--launcher", help="inline: one job after the other; ray: side by side, here or on a cluster.")
+    str,
+    typer.Option("--launcher", help="inline: one job after the other; ray: side by side, here or on a cluster; slurm."),
 ]
 Address = Annotated[
     str | None,
@@ -76,6 +77,10 @@ JobsPerDevice = Annotated[
         metavar="N|auto",
         help="Jobs at once on each GPU, or on each machine without one; auto: what its memory and cores hold.",
     ),
+]
+SlurmOptions = Annotated[
+    list[str] | None,
+    typer.Option("--slurm", metavar="KEY=VALUE", help="Option of sbatch for --launcher slurm, such as gres=gpu:1."),
 ]
 Views = Annotated[
     Literal["1", "2", "4", "8"],
@@ -282,6 +287,7 @@ def crossval(
     launcher: Launcher = "inline",
     address: Address = None,
     jobs_per_device: JobsPerDevice = "auto",
+    slurm: SlurmOptions = None,
     runs: Runs = Path("runs"),
     tracking_uri: Uri = None,
     quiet: Quiet = False,
@@ -299,7 +305,7 @@ def crossval(
         resume=resume,
         external=external,
         inner=inner,
-        **_how(folds, seeds, launcher, address, jobs_per_device, runs, tracking_uri, quiet),
+        **_how(folds, seeds, launcher, address, jobs_per_device, slurm, runs, tracking_uri, quiet),
     )
     if not experiments:  # torchrun has started this process to help another
         return
@@ -358,6 +364,7 @@ def tune(
     launcher: Launcher = "inline",
     address: Address = None,
     jobs_per_device: JobsPerDevice = "auto",
+    slurm: SlurmOptions = None,
     runs: Runs = Path("runs"),
     tracking_uri: Uri = None,
     quiet: Quiet = False,
@@ -374,7 +381,7 @@ def tune(
         config,
         grid=dict(_grid(text) for text in grid or ()),
         overrides=settings,
-        **_how(folds, seeds, launcher, address, jobs_per_device, runs, tracking_uri, quiet),
+        **_how(folds, seeds, launcher, address, jobs_per_device, slurm, runs, tracking_uri, quiet),
     )
     if tuning is None:  # torchrun has started this process to help another
         return
@@ -408,6 +415,7 @@ def benchmark(
     launcher: Launcher = "inline",
     address: Address = None,
     jobs_per_device: JobsPerDevice = "auto",
+    slurm: SlurmOptions = None,
     runs: Runs = Path("runs"),
     out: Annotated[Path | None, typer.Option(help="Folder of the tables; default: RUNS/benchmark.")] = None,
     tracking_uri: Uri = None,
@@ -430,7 +438,7 @@ def benchmark(
         train=train,
         quick=quick,
         ensemble=ensemble,
-        **_how(folds, seeds, launcher, address, jobs_per_device, runs, tracking_uri, quiet),
+        **_how(folds, seeds, launcher, address, jobs_per_device, slurm, runs, tracking_uri, quiet),
     )
     if found is None:  # torchrun has started this process to help another
         return
@@ -874,6 +882,7 @@ def _how(
     launcher: str,
     address: str | None,
     jobs_per_device: str,
+    slurm: list[str] | None,
     runs: Path,
     tracking_uri: str | None,
     quiet: bool,
@@ -885,6 +894,7 @@ def _how(
         "seeds": _numbers("--seeds", seeds),
         "launcher": launcher,  # type: ignore[typeddict-item]
         "address": address,
+        "slurm": dict(_setting("--slurm", text) for text in slurm or ()),
         "jobs_per_device": "auto" if jobs_per_device == "auto" else int(jobs_per_device),
         "runs": runs,
         "tracking_uri": tracking_uri,

@@ -1,7 +1,7 @@
 """From configs to measured experiments: what the command line and the pipelines share."""
 
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import cycle
@@ -44,9 +44,10 @@ class How(TypedDict, total=False):
 
     folds: Sequence[int] | None  # which test folds; by default all
     seeds: Sequence[int]  # by default 0
-    launcher: LauncherName  # "inline", the default: one job after the other; "ray": side by side, here or on a cluster
+    launcher: LauncherName  # "inline", the default: one by one; "ray": side by side; "slurm": as an array
     address: str | None  # of a Ray cluster; by default this machine alone
     jobs_per_device: int | Literal["auto"]  # jobs at once on each GPU, or on each machine without one
+    slurm: Mapping[str, str]  # options of sbatch, such as partition and gres
     runs: str | Path  # folder of all experiments, by default runs
     tracking_uri: str | None  # MLflow store; by default MLFLOW_TRACKING_URI, else mlflow.db in this folder
     quiet: bool  # no progress
@@ -77,7 +78,9 @@ class Plan:
             tracker=MlflowTracker(how.get("tracking_uri")),
             folds=how.get("folds"),
             seeds=how.get("seeds", (0,)),
-            launcher=launcher_of(how.get("launcher", "inline"), how.get("address"), how.get("jobs_per_device", "auto")),
+            launcher=launcher_of(
+                how.get("launcher", "inline"), how.get("address"), how.get("jobs_per_device", "auto"), how.get("slurm")
+            ),
             console=Console(stderr=True, quiet=how.get("quiet", False)),
             **own,
         )

@@ -20,8 +20,10 @@ def test_a_job_survives_the_way_to_another_process(tiny_config, tmp_path):
 
 def test_a_launcher_whose_library_is_missing_says_what_to_install(monkeypatch):
     monkeypatch.setattr(launchers.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"Ray is not installed here; pip install 'dermaffinity\[cluster\]'"):
+    with pytest.raises(ConfigError, match=r"ray is not installed here; pip install 'dermaffinity\[cluster\]'"):
         launcher_of("ray")
+    with pytest.raises(ConfigError, match=r"submitit is not installed here; pip install 'dermaffinity\[slurm\]'"):
+        launcher_of("slurm")
 
 
 def test_torchrun_starts_its_own_processes(monkeypatch):

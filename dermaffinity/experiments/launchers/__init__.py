@@ -2,7 +2,8 @@
 
 import importlib.util
 import os
-from collections.abc import Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol, get_args
 
 from dermaffinity.errors import ConfigError, TrainingError, did_you_mean
@@ -11,7 +12,7 @@ from dermaffinity.experiments.launchers.inline import InlineLauncher
 from dermaffinity.experiments.logbook import Logbook
 from dermaffinity.experiments.progress import RunProgress
 
-LauncherName = Literal["inline", "ray"]
+LauncherName = Literal["inline", "ray", "slurm"]
 LAUNCHERS: tuple[LauncherName, ...] = get_args(LauncherName)
 
 
@@ -27,7 +28,10 @@ class Launcher(Protocol):
 
 
 def launcher_of(
-    name: LauncherName, address: str | None = None, jobs_per_device: int | Literal["auto"] = "auto"
+    name: LauncherName,
+    address: str | None = None,
+    jobs_per_device: int | Literal["auto"] = "auto",
+    slurm: Mapping[str, str] | None = None,
 ) -> Launcher:
     """The launcher that some words of the command line stand for.
 
@@ -39,12 +43,21 @@ def launcher_of(
         raise ConfigError(f"--launcher {name}: allowed are {allowed}{did_you_mean(name, LAUNCHERS)}")
     if name != "ray" and address is not None:
         raise ConfigError(f"--address {address}: this is for --launcher ray")
+    if name != "slurm" and slurm:
+        raise ConfigError(f"--slurm {next(iter(slurm))}: this is for --launcher slurm")
     if name == "inline":
         return InlineLauncher()
     if "TORCHELASTIC_RUN_ID" in os.environ:
         raise ConfigError(f"--launcher {name}: torchrun has started the processes already; leave it out")
-    if importlib.util.find_spec("ray") is None:
-        raise ConfigError("--launcher ray: Ray is not installed here; pip install 'dermaffinity[cluster]'")
+    library, extra = {"ray": ("ray", "cluster"), "slurm": ("submitit", "slurm")}[name]
+    if importlib.util.find_spec(library) is None:
+        raise ConfigError(f"--launcher {name}: {library} is not installed here; pip install 'dermaffinity[{extra}]'")
+    if name == "slurm":
+        from dermaffinity.experiments.launchers.on_slurm import SlurmLauncher
+
+        if shutil.which("sbatch") is None:
+            raise ConfigError("--launcher slurm: there is no sbatch here; run this where jobs are submitted to Slurm")
+        return SlurmLauncher(jobs_per_device, slurm or {})
     from dermaffinity.experiments.launchers.on_ray import RayLauncher, check_answers
 
     if address is not None:
