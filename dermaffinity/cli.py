@@ -64,7 +64,9 @@ Configs = Annotated[
 ]
 Launcher = Annotated[
     str,
-    typer.Option("--launcher", help="inline: one job after the other; ray: side by side, here or on a cluster; slurm."),
+    typer.Option(
+        "--launcher", help="inline: one job after the other; ray: side by side, here or on a cluster; slurm: an array."
+    ),
 ]
 Address = Annotated[
     str | None,
