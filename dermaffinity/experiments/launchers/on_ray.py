@@ -218,7 +218,7 @@ class _Pool:
             actor: Any = ray.remote(Worker).options(**options, scheduling_strategy=where).remote()
             worker = _Worker(actor, name)
             share = self.memory if node.gpus else None
-            self.busy[actor.settle.remote(os.getcwd(), node.threads, share)] = worker
+            self.busy[actor.settle.remote(dermaffinity.__version__, os.getcwd(), node.threads, share)] = worker
 
     def _look_around(self) -> None:
         """Notes which machines there are, how many workers each takes, and tells where that is fewer than asked."""
@@ -347,16 +347,19 @@ def _card_memory(node: str) -> float:
 class Worker:
     """Runs one job after the other, in a process of its own on some machine."""
 
-    def settle(self, folder: str, threads: int, memory: float | None) -> None:
+    def settle(self, version: str, folder: str, threads: int, memory: float | None) -> None:
         """Prepares the process.
 
         Args:
+            version: Of this package, where the command runs.
             folder: Where the command runs.
             threads: Of each job.
             memory: The most that a job may take of a GPU, in bytes; without a GPU None.
         """
         import torch
 
+        if dermaffinity.__version__ != version:
+            raise RuntimeError(f"dermaffinity {dermaffinity.__version__} is installed there")
         os.chdir(folder)
         torch.set_num_threads(threads)
         if memory and torch.cuda.is_available():
