@@ -9,7 +9,7 @@ from typing import ClassVar, NamedTuple
 import cv2
 import numpy as np
 import torch
-from monai.transforms import Compose, RandomizableTransform, Transform
+from monai.transforms import RandomizableTransform, Transform
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -322,11 +322,6 @@ class NoAugmentation(Augmentation):
         center = (sizes[:, ::-1] - self.image_size) // 2 + self.image_size / 2
         identity = np.tile(np.eye(2), (len(sizes), 1, 1))
         return Versions(self._warp(center, identity), np.tile(np.eye(3, 6), (len(sizes), 1, 1)))
-
-
-def training_transform(augmentation: Augmentation) -> Compose:
-    """A random version, normalized, of one image after the fixed stage, for a pipeline of MONAI's."""
-    return Compose([augmentation, Normalize()])
 
 
 def _between(low: float, high: float, share: np.ndarray) -> np.ndarray:

@@ -12,18 +12,11 @@ import pandas as pd
 from dermaffinity.metrics.ranks import Ranks
 from dermaffinity.metrics.standings import Contest
 from dermaffinity.metrics.summary import Measured
-from dermaffinity.report.tables import cell, p_value, percent_interval, training_rows, training_title
+from dermaffinity.report.tables import OVERALL, cell, p_value, percent_interval, training_rows, training_title
 
-MEASURES = {
-    "balanced_accuracy": "Balanced accuracy",
-    "minority_recall": "Minority recall",
-    "majority_recall": "Majority recall",
-    "worst_class_recall": "Worst class recall",
-    "macro_auc": "Macro AUC",
-    "ece": "Calibration error",
-    "ece.calibrated": "After calibration",
-}
 _GAINS = ("balanced_accuracy", "minority_recall", "majority_recall")
+_MAIN = (*_GAINS, "worst_class_recall", "macro_auc", "ece")
+MEASURES = {name: OVERALL[name] for name in _MAIN} | {"ece.calibrated": "After calibration"}
 _P_VALUES = {
     ("sign_flip", "balanced_accuracy"): "p images",
     ("corrected_t", "balanced_accuracy"): "p training",

@@ -14,7 +14,7 @@ from dermaffinity.metrics.verification import FoldAccuracy
 if TYPE_CHECKING:
     from rich.table import Table
 
-_OVERALL = {
+OVERALL = {
     "minority_recall": "Minority recall",
     "majority_recall": "Majority recall",
     "worst_class_recall": "Worst class recall",
@@ -105,7 +105,7 @@ def p_value_table(tests: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     columns = {}
     for method, table in tests.items():
         names = [_TESTS[test] for test in table["test"]]
-        rows = [f"{name}, {_OVERALL[metric].lower()}" for name, metric in zip(names, table["metric"], strict=True)]
+        rows = [f"{name}, {OVERALL[metric].lower()}" for name, metric in zip(names, table["metric"], strict=True)]
         index = pd.MultiIndex.from_arrays([names, rows], names=["part", "row"])
         columns[method] = pd.Series([p_value(p) for p in table["p_holm"]], index=index)
     return pd.DataFrame(columns)
@@ -242,7 +242,7 @@ def _interval_table(
     rows = {("classes", f"{name} (n={count})"): f"{prefix}{name}" for name, count in class_counts.items()}
     rows |= {
         ("overall", title): f"{overall_prefix}{name}"
-        for name, title in _OVERALL.items()
+        for name, title in OVERALL.items()
         if f"{overall_prefix}{name}" in present
     }
     rows |= {("training", training_title(name)): name for name in training_rows(tables)}
