@@ -482,6 +482,10 @@ def predict(
             help="Answer for other class frequencies: 0 equal ones, 1 the library's, or your own, mel=0.1,nv=0.9.",
         ),
     ] = None,
+    metadata: Annotated[
+        Path | None,
+        typer.Option(help="A CSV with the column image and those the classifier was trained with, such as age."),
+    ] = None,
     plugins: Plugins = None,
     views: Views = "1",
     device: Device = "cpu",
@@ -491,7 +495,7 @@ def predict(
 
     Example: dermaffinity predict runs/hamfit7_affinity photographs/ more.zip --out predictions.csv
     """
-    from dermaffinity.inference.batch import find_images, predict_to
+    from dermaffinity.inference.batch import find_images, predict_to, read_metadata
     from dermaffinity.inference.classifier import LesionClassifier
 
     console = Console(stderr=True, highlight=False)
@@ -507,8 +511,9 @@ def predict(
     if not files:
         raise DataError("there are no images to predict", summed(faults))
     with _counting("predicting", quiet) as on_progress:
-        told = {"on_problem": report, "on_progress": on_progress}
-        rows = predict_to(out, classifier, files, part=part, coverage=coverage, **told)
+        told: dict[str, Any] = {"on_problem": report, "on_progress": on_progress}
+        known = None if metadata is None else read_metadata(metadata, classifier)
+        rows = predict_to(out, classifier, files, part=part, coverage=coverage, metadata=known, **told)
     for line in summed(faults):
         console.print(f"skipped: {line}", markup=False, soft_wrap=True)
     guarantees = classifier.set_guarantees(coverage)

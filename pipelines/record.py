@@ -60,7 +60,9 @@ def record(trained: Mapping[str, Experiment]) -> pd.DataFrame:
     found += [inner(trained), sizes(arms), measures(informed, ", with metadata")]
     for part in next(iter(scored.values())):
         comparisons = {name: compare(scored[name][part].measured, informed[name][part].measured) for name in trained}
-        found += [rows(f"{part}: gain by metadata", name, one.gains, GAINS) for name, one in comparisons.items()]
+        for name, one in comparisons.items():
+            found.append(rows(f"{part}: gain by metadata", name, one.gains, GAINS))
+            found.append(rows("gain by metadata", name, one.gains, {"balanced_accuracy": part}))
     return pd.concat(found, ignore_index=True)
 
 
@@ -97,6 +99,7 @@ def measures(scored: Mapping[str, Mapping[str, Results]], kind: str = "") -> pd.
             titles = {measure: title for measure, title in MEASURES.items() if measure in results.summary.index}
             titles |= {f"recall.{one}": f"{one} (n={count})" for one, count in results.counts.items()}
             found.append(rows(f"{part}{kind}", name, results.summary, titles))
+            found.append(rows(f"calibration error, calibrated{kind}", name, results.summary, {"ece.calibrated": part}))
     return pd.concat(found)
 
 
@@ -133,7 +136,7 @@ def inner(trained: Mapping[str, Experiment]) -> pd.DataFrame:
     for name in PRIOR_LEFT_OUT:
         for strength in STRENGTHS:
             summary = trained[name].with_prior(strength=strength).inner.summary
-            found.append(rows("every strength, inner validation", f"{name}, s = {strength:g}", summary, GAINS))
+            found.append(rows("every strength, inner validation", f"{name} at {strength:g}", summary, GAINS))
     return pd.concat(found)
 
 

@@ -201,6 +201,8 @@ class NetworkConfig(Config):
     # Of the library's class frequencies in the answers: 0 for equally frequent classes, 1 for those of the library, or
     # chosen, see `Experiment.chosen_strengths`; None for what the method learns.
     prior_strength: Annotated[float, Field(ge=0, le=2)] | Literal["chosen"] | None = None
+    # Columns of the manifest, such as age, sex and site, that count as evidence beside the image; None for none.
+    metadata: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
 
     def tricks(self) -> list[Component]:
         """The sections that change how the network is trained, in the order in which they act."""

@@ -53,7 +53,7 @@ class Experiment:
         averaged: See `ensemble`.
         frequencies: Of the classes by name, see `with_prior`.
         strengths: Of the class frequencies in training, by fold, see `with_prior`.
-        metadata: Columns of the manifest, see `with_metadata`.
+        metadata: Columns of the manifest, see `with_metadata`; None for those of the config.
 
     Examples:
         >>> import dermaffinity as da
@@ -76,13 +76,13 @@ class Experiment:
         averaged: bool = False,
         frequencies: Mapping[str, float] | None = None,
         strengths: Mapping[int, float] | None = None,
-        metadata: Sequence[str] = (),
+        metadata: Sequence[str] | None = None,
     ) -> None:
         self.path = Path(path)
         self.averaged = averaged
         self.frequencies = frequencies
         self._strengths = strengths
-        self.metadata = tuple(metadata)
+        self._metadata = metadata
         self._jobs = jobs
         self.failures = tuple(failures)
         self.moved_to = manifest
@@ -338,6 +338,12 @@ class Experiment:
             return self._strengths
         return self.chosen_strengths() if asked == "chosen" else dict.fromkeys(range(self.record.folds), asked)
 
+    @property
+    def metadata(self) -> tuple[str, ...]:
+        """Columns of the manifest that count as evidence: those asked for, or those of the config."""
+        asked = self.record.config.get("metadata") if self._metadata is None else self._metadata
+        return tuple(asked or ())
+
     def told_outside(self, seed: int) -> np.ndarray:
         """What class frequencies add to the mean of all fold models of a seed: (C,)."""
         return np.mean([self._prior_told(model) for model in self._priors if model[1] == seed], axis=0)
@@ -448,8 +454,8 @@ class Experiment:
         }
 
     def _with(self, **changed: Any) -> "Experiment":
-        kept = ("failures", "averaged", "frequencies", "metadata")
-        now = {name: getattr(self, name) for name in kept} | {"strengths": self._strengths} | changed
+        told = {"frequencies": self.frequencies, "strengths": self._strengths, "metadata": self._metadata}
+        now = {"failures": self.failures, "averaged": self.averaged, **told, **changed}
         return Experiment(self.path, jobs=self._jobs, manifest=self.moved_to, **now)
 
     @cached_property

@@ -24,6 +24,7 @@ from dermaffinity.experiments.results import prediction_table, write_table
 from dermaffinity.files import hold, sweep_partial, write_json
 from dermaffinity.heads import Predictions
 from dermaffinity.heads.base import log_shares
+from dermaffinity.inference.metadata import MetadataEvidence
 from dermaffinity.inference.model_folder import (
     HASH_DIGITS,
     Facts,
@@ -132,6 +133,7 @@ def _train_and_score(job: NetworkJob, images: Images, fabric: Fabric, progress: 
             calibration=calibrate(
                 seen, network.head, classes, log_shares=log_shares(counts).double().numpy(), assumed=assumed
             ),
+            metadata=MetadataEvidence.of(examples, config.metadata, classes) if config.metadata else None,
             # What is chosen is chosen for a fold with all its seeds, once they are there.
             strength=None if strength == "chosen" else strength,
             examples=TrainingExamples(examples["image"].tolist(), examples["label"].tolist(), learned.embedding),

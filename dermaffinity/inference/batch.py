@@ -99,6 +99,7 @@ def predict(
     out: str | Path = "predictions.csv",
     part: str = "1/1",
     coverage: float = 0.9,
+    metadata: "str | Path | None" = None,
     views: Literal[1, 2, 4, 8] = 1,
     device: Literal["cpu", "cuda", "auto"] = "cpu",
     plugins: Sequence[str] = (),
@@ -111,6 +112,7 @@ def predict(
         out: The table, as ``.csv`` or ``.parquet``; anything else is a folder of Parquet shards, see `predict_shards`.
         part: Of the shards, ``"I/N"`` for the I-th of N parts, each for a process of its own.
         coverage: Share of images whose set shall hold their class.
+        metadata: A CSV with the column ``image``, names of files, and those that the classifier was trained with.
         views: See `LesionClassifier`.
         device: See `LesionClassifier.load`.
         plugins: See `LesionClassifier.load`.
@@ -132,7 +134,9 @@ def predict(
     classifier = LesionClassifier.load(model, views=views, device=device, plugins=plugins)
     files = find_images([Path(source) for source in images], warn)
     out = Path(out)
-    predict_to(out, classifier, files, part=part, coverage=coverage, on_problem=warn, on_progress=lambda *counts: None)
+    known = None if metadata is None else read_metadata(Path(metadata), classifier)
+    words: dict[str, Any] = {"part": part, "coverage": coverage, "metadata": known}
+    predict_to(out, classifier, files, **words, on_problem=warn, on_progress=lambda *counts: None)
     if out.suffix == ".csv":
         return pd.read_csv(out, keep_default_na=False, na_values={}, converters={"set": json.loads})
     table = pd.read_parquet(out)
@@ -147,6 +151,7 @@ def predict_to(
     *,
     part: str = "1/1",
     coverage: float = 0.9,
+    metadata: "pd.DataFrame | None" = None,
     on_problem: Callable[[str, str], None],
     on_progress: Callable[[int, int], None],
 ) -> int:
@@ -154,12 +159,38 @@ def predict_to(
     from dermaffinity.inference.shards import predict_shards
 
     if out.suffix not in _FILES:
+        if metadata is not None:
+            raise ConfigError(f"--metadata goes into one table; give --out a name that ends in {' or '.join(_FILES)}")
         return predict_shards(
             classifier, files, out, part=part, coverage=coverage, on_problem=on_problem, on_progress=on_progress
         )
     if part != "1/1":
         raise ConfigError(f"--part {part}: parts share a folder; give one as --out instead of {out}")
-    return predict_files(classifier, files, out, coverage=coverage, on_problem=on_problem, on_progress=on_progress)
+    words: dict[str, Any] = {"coverage": coverage, "metadata": metadata}
+    return predict_files(classifier, files, out, **words, on_problem=on_problem, on_progress=on_progress)
+
+
+def read_metadata(path: Path, classifier: LesionClassifier) -> "pd.DataFrame":
+    """What a table says of images, by the names of their files.
+
+    Raises:
+        DataError: When it cannot be read, lacks columns, names an image twice, or the classifier takes no metadata.
+    """
+    import pandas as pd
+
+    columns = list(classifier.description.metadata)
+    if not columns:
+        raise DataError(f"{path}: this classifier was trained without metadata; leave --metadata out")
+    try:
+        table = pd.read_csv(path, dtype=str)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read as a CSV ({error})") from error
+    if missing := [name for name in ("image", *columns) if name not in table]:
+        raise DataError(f"{path}: lacks the columns {', '.join(missing)}; it has {', '.join(table.columns)}")
+    names = table["image"].map(lambda name: Path(name).name)
+    if (again := names[names.duplicated()]).any():
+        raise DataError(f"{path}: names images twice, {again.iloc[0]} for one; leave one row per file name")
+    return table[columns].set_axis(names)
 
 
 def predict_files(
@@ -168,6 +199,7 @@ def predict_files(
     out: Path,
     *,
     coverage: float = 0.9,
+    metadata: "pd.DataFrame | None" = None,
     on_problem: Callable[[str, str], None],
     on_progress: Callable[[int, int], None],
 ) -> int:
@@ -182,6 +214,7 @@ def predict_files(
         files: What `find_images` returns.
         out: The table, ``.csv`` or ``.parquet``; takes the place of an older one when it is complete.
         coverage: Of the sets.
+        metadata: By the name of the file, see `LesionClassifier.assess`.
         on_problem: Told the name and the fault of each image that cannot be used.
         on_progress: Told (images done, images in all).
 
@@ -203,7 +236,7 @@ def predict_files(
 
     def rows() -> Iterator[list[Row]]:
         nonlocal done, problems
-        for batch in _answers(classifier, files, coverage):
+        for batch in _answers(classifier, files, coverage, metadata):
             yield batch
             for row in batch:
                 if row.problem is not None:
@@ -218,7 +251,9 @@ def predict_files(
     return done - problems
 
 
-def _answers(classifier: LesionClassifier, files: Sequence[ImageFile], coverage: float) -> Iterator[list[Row]]:
+def _answers(
+    classifier: LesionClassifier, files: Sequence[ImageFile], coverage: float, metadata: "pd.DataFrame | None"
+) -> Iterator[list[Row]]:
     """Batches of rows in order; the images of the next batch are read meanwhile, and no more than that."""
 
     def read(file: ImageFile) -> np.ndarray | DataError:
@@ -234,6 +269,10 @@ def _answers(classifier: LesionClassifier, files: Sequence[ImageFile], coverage:
         answers: Iterator[tuple[Any, ...]] = iter(())
         if good:
             assessed = classifier.assess_pixels(good)
+            if metadata is not None:
+                several = zip(files[start : start + BATCH_SIZE], batch, strict=True)
+                names = [Path(file.name).name for file, image in several if not isinstance(image, DataError)]
+                assessed = classifier.with_evidence(assessed, metadata.reindex(names))
             predicted = classifier.classes_[assessed.probabilities.argmax(axis=1)].tolist()
             sets = classifier.sets(assessed, coverage)
             numbers = assessed.probabilities.tolist(), assessed.novelty.tolist()

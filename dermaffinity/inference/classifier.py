@@ -162,29 +162,33 @@ class LesionClassifier:
             )
         return classifier
 
-    def predict(self, images: Any, *, abstain: bool = False) -> "np.ndarray":
+    def predict(self, images: Any, *, metadata: "pd.DataFrame | None" = None, abstain: bool = False) -> "np.ndarray":
         """The likeliest class of each image: (N,) class codes.
 
         Args:
             images: See the class.
+            metadata: See `assess`.
             abstain: Answer None where the novelty is above `novelty_threshold`.
         """
-        assessed = self.assess(images)
+        assessed = self.assess(images, metadata)
         predicted = self.classes_[assessed.probabilities.argmax(axis=1)]
         if abstain:
             predicted = predicted.astype(object)
             predicted[assessed.novelty > self.novelty_threshold] = None
         return predicted
 
-    def predict_proba(self, images: Any, *, calibrated: bool = True) -> "np.ndarray":
+    def predict_proba(
+        self, images: Any, *, metadata: "pd.DataFrame | None" = None, calibrated: bool = True
+    ) -> "np.ndarray":
         """Probabilities (N, C), rows sum to 1.
 
         Args:
             images: See the class.
+            metadata: See `assess`; not with ``calibrated=False``.
             calibrated: Whether at the temperature and for the class frequencies of ``classifier.json``; without them
                 one fold gives the numbers of the out-of-fold table.
         """
-        return self._assess(images, calibrated).probabilities
+        return (self.assess(images, metadata) if calibrated else self._assess(images, calibrated)).probabilities
 
     def transform(self, images: Any) -> "np.ndarray":
         """Embeddings (N, K·D): those of the fold models side by side, because each has axes of its own.
@@ -300,9 +304,36 @@ class LesionClassifier:
         description = changed(self.description, told=tuple(told))
         return LesionClassifier(description, self.networks, self.folder, views=self.views, device=self.device)
 
-    def assess(self, images: Any) -> "Assessment[np.ndarray]":
-        """Everything at once, for the cost of one prediction."""
-        return self._assess(images, calibrated=True)
+    def assess(self, images: Any, metadata: "pd.DataFrame | None" = None) -> "Assessment[np.ndarray]":
+        """Everything at once, for the cost of one prediction.
+
+        Args:
+            images: See the class.
+            metadata: A row for each image, with the columns that the config named as ``metadata``: what they say is
+                added to the probabilities. A value that is missing says nothing, as do all without this table.
+
+        Raises:
+            ValueError: For another number of rows, or a classifier that was not trained with metadata.
+        """
+        return self.with_evidence(self._assess(images, calibrated=True), metadata)
+
+    def with_evidence(
+        self, assessment: "Assessment[np.ndarray]", metadata: "pd.DataFrame | None"
+    ) -> "Assessment[np.ndarray]":
+        """What `assess` makes of metadata for images that were assessed before."""
+        import numpy as np
+
+        from dermaffinity.metrics.reliability import with_temperature
+
+        if metadata is None:
+            return assessment
+        known = [own for fold_model in self.description.fold_models if (own := fold_model.metadata) is not None]
+        if not known:
+            raise ValueError("this classifier was trained without metadata; train one with metadata: [age, sex, site]")
+        if len(metadata) != len(assessment.probabilities):
+            raise ValueError(f"{len(assessment.probabilities)} images need as many rows, got {len(metadata)}")
+        evidence = np.mean([own(metadata) for own in known], axis=0)
+        return assessment._replace(probabilities=with_temperature(assessment.probabilities, 1, evidence))
 
     def prepare(self, image: Any, name: str = "the image") -> "Tensor":
         """The normalized tensor (3, S, S) that the networks see, by the very steps of training.

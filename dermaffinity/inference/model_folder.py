@@ -23,6 +23,7 @@ import dermaffinity
 from dermaffinity.config import Component, NetworkConfig, Section, build, explain, import_class, part_class
 from dermaffinity.errors import ConfigError, DataError
 from dermaffinity.files import atomic_write, sweep_partial
+from dermaffinity.inference.metadata import MetadataEvidence
 from dermaffinity.models import LesionNetwork
 
 FILE = "classifier.json"
@@ -78,6 +79,7 @@ class FoldModel(File):
     fold: int
     seed: int
     calibration: Calibration
+    metadata: MetadataEvidence | None = None  # of the images it was fitted to
     examples: File | None = None  # see `TrainingExamples`
 
 
@@ -106,6 +108,12 @@ class Description(Facts):
     digest: str  # SHA-256 over all other entries
 
     @property
+    def metadata(self) -> tuple[str, ...]:
+        """The columns that count as evidence beside the image; none for most models."""
+        known = self.fold_models[0].metadata
+        return () if known is None else tuple(known.columns)
+
+    @property
     def plugins(self) -> tuple[str, ...]:
         """The modules outside dermaffinity that parts of the network come from; whoever loads it must trust them."""
         modules = [part.class_path.rpartition(".")[0] for part in (self.backbone, self.neck, self.head)]
@@ -129,6 +137,7 @@ def save_model(
     seed: int,
     calibration: Calibration,
     strength: float | None = None,
+    metadata: MetadataEvidence | None = None,
     examples: TrainingExamples | None = None,
 ) -> None:
     """Writes the model folder of one trained network.
@@ -141,6 +150,7 @@ def save_model(
         seed: Of its training.
         calibration: From its inner validation images.
         strength: Of the class frequencies in training that it is told, see `told_prior`; None for none.
+        metadata: What is known of images beside their pixels, as evidence.
         examples: What explanations show of its training; their names become part of the model.
     """
     name = f"fold-{fold}_seed-{seed}"
@@ -153,7 +163,8 @@ def save_model(
         which = json.dumps({"images": list(examples.images), "labels": list(examples.labels)})
         kept = _write(folder / f"{name}_examples.safetensors", save(embedding, {"examples": which}))
     weights = _write(folder / f"{name}.safetensors", save(state))
-    fold_model = FoldModel(**weights.model_dump(), fold=fold, seed=seed, calibration=calibration, examples=kept)
+    facts_of_one = {"fold": fold, "seed": seed, "calibration": calibration, "metadata": metadata, "examples": kept}
+    fold_model = FoldModel.model_validate({**weights.model_dump(), **facts_of_one})
     told = [0.0] * len(facts.classes) if strength is None else told_prior([fold_model], strength=strength)
     _describe(folder, facts, [fold_model], calibration.temperature, told)
 

@@ -259,7 +259,8 @@ def test_a_config_may_say_how_much_of_the_frequencies_counts(tmp_path):
 
 
 def test_the_classifier_of_an_experiment_answers_for_the_frequencies_that_its_results_are_for(tiny_config, tmp_path):
-    config = read_config(tiny_config, ["training.epochs=1", "prior_strength=0.25"])
+    settings = ["training.epochs=1", "prior_strength=0.25", "metadata=[width]"]
+    config = read_config(tiny_config, settings)
     (experiment,) = run_experiments([config], Plan(runs=tmp_path, console=Console(quiet=True)))
     classifier, share = experiment.classifier(), [log_share(experiment, fold) for fold in range(3)]
     # CoSen's scores learn the frequencies.
@@ -267,6 +268,22 @@ def test_the_classifier_of_an_experiment_answers_for_the_frequencies_that_its_re
     job = da.LesionClassifier.load(experiment.job(1, 0).path)
     assert job.description.told == pytest.approx(-0.75 * share[1], abs=1e-6)
     tested = experiment.out_of_fold.table.query("fold == 1")[:4]
-    root = experiment.manifest.root
-    found = job.predict_proba([root / image for image in tested["image"]])
-    assert found == pytest.approx(tested[experiment.classes.columns].to_numpy(), abs=1e-4)
+    root, rows = experiment.manifest.root, experiment.manifest.rows
+    files, expected = [root / image for image in tested["image"]], tested[experiment.classes.columns].to_numpy()
+    known = tested[["image"]].merge(rows, on="image", how="left")[["image", "width"]]
+    assert job.predict_proba(files, metadata=known) == pytest.approx(expected, abs=1e-4)
+    assert job.predict_proba(files) != pytest.approx(expected, abs=1e-2), "or nothing is tested"
+    with pytest.raises(ValueError, match="4 images need as many rows, got 3"):
+        job.predict(files, metadata=known[:3])
+    # The same from a table, by the names of the files, whatever their order.
+    known.sample(frac=1, random_state=1).to_csv(tmp_path / "known.csv", index=False)
+    words = {"out": tmp_path / "predictions.csv", "metadata": tmp_path / "known.csv"}
+    table = da.predict(experiment.job(1, 0).path, files, **words)
+    assert table[experiment.classes.columns].to_numpy() == pytest.approx(expected, abs=1e-4)
+    known.rename(columns={"width": "height"}).to_csv(tmp_path / "known.csv", index=False)
+    with pytest.raises(DataError, match="lacks the columns width; it has image, height"):
+        da.predict(experiment.job(1, 0).path, files, **words)
+    other = read_config(tiny_config, ["metadata=[site]"])
+    plan = Plan(runs=tmp_path / "other", console=Console(quiet=True))
+    with pytest.raises(ConfigError, match="phantom-5 has no column site; of its own it has none"):
+        run_experiments([other], plan)

@@ -63,6 +63,8 @@ def test_every_part_has_the_numbers_of_the_experiments(found, arms):
             for measure, title in (("balanced_accuracy", "Balanced accuracy"), ("ece.calibrated", "After calibration")):
                 expected = 100 * results.summary.loc[measure, "value"]
                 assert value(found, part, name, title) == pytest.approx(expected, abs=0.051)
+            error = value(found, part, name, "After calibration")
+            assert value(found, "calibration error, calibrated", name, part) == error
     assert value(found, "first seeds averaged", "cosen: 2") == value(found, "ensembles of three", "cosen")
     assert value(found, "first seeds averaged", "cosen: 1") == pytest.approx(
         100 * arms["cosen"].out_of_fold.measured.by_seed["balanced_accuracy"][0], abs=0.051
@@ -81,13 +83,14 @@ def test_gains_have_the_sign_of_the_better_arm_and_metadata_that_tell_the_class_
     for part in ("single models", "external, ensembles"):
         gain = value(found, f"{part}: gain by metadata", "cosen")
         assert gain > 0
+        assert value(found, "gain by metadata", "cosen", part) == gain
         before, after = (value(found, f"{part}{kind}", "cosen") for kind in ("", ", with metadata"))
         assert gain == pytest.approx(after - before, abs=0.11)
 
 
 def test_strengths_are_swept_on_inner_validation_images_and_every_table_can_be_shown(found, arms):
     recalls = [
-        value(found, "every strength, inner validation", f"affinity_plus, s = {s:g}", "Majority recall")
+        value(found, "every strength, inner validation", f"affinity_plus at {s:g}", "Majority recall")
         for s in (0, 0.5, 1)
     ]
     assert recalls == sorted(recalls)
