@@ -55,7 +55,16 @@ def record(trained: Mapping[str, Experiment]) -> pd.DataFrame:
     arms |= {f"{arm}, prior as softmax": trained[arm].with_prior(strength=own) for arm, own in as_softmax.items()}
     scored = {name: parts(arm) for name, arm in arms.items()}
     informed = {name: parts(arm.with_metadata(*METADATA)) for name, arm in trained.items()}
-    found = [measures(scored), gains({name: own for name, own in scored.items() if not name.endswith("as softmax")})]
+    found = [
+        measures(scored),
+        gains(
+            {
+                name: own
+                for name, own in scored.items()
+                if name.startswith("affinity_plus") or not name.endswith("as softmax")
+            }
+        ),
+    ]
     found += [strengths("strength of the prior", chosen), strengths("strength of the prior, as softmax", as_softmax)]
     found += [inner(trained), sizes(arms), measures(informed, ", with metadata")]
     for part in next(iter(scored.values())):

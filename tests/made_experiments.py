@@ -40,6 +40,7 @@ def made(
         scored="test",
         dataset="made",
         split_hash="",
+        images_digest="",
         protocol="group",
         folds=2,
         class_counts=COUNTS,
