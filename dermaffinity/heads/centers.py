@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 # Above this many values C·M·D of all centers, the differences to a batch would fill gigabytes.
 _DIRECT_VALUES = 2**18
-_CENTERS_AT_A_TIME = 4096
+_CENTERS_AT_A_TIME = 1024  # in float64 they stay in the cache
 
 
 def distance_to_centers(embedding: Tensor, centers: Tensor, distance: Literal["l2", "l1"] = "l2") -> Tensor:
@@ -76,6 +76,10 @@ class _SquaredDistance(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
         embedding, centers = ctx.saved_tensors
         (gradient,) = gradients  # (N, n)
-        of_embedding = gradient.sum(dim=1, keepdim=True) * embedding - gradient @ centers
-        of_centers = gradient.sum(dim=0)[:, None] * centers - gradient.T @ embedding
-        return 2 * of_embedding, 2 * of_centers
+        # In place, because a new tensor as large as all centers costs as much as the multiplication.
+        of_embedding = embedding * (2 * gradient.sum(dim=1, keepdim=True))
+        of_centers = centers * (2 * gradient.sum(dim=0)[:, None])
+        return (
+            of_embedding.addmm_(gradient, centers, alpha=-2),
+            of_centers.addmm_(gradient.T, embedding, alpha=-2),
+        )
