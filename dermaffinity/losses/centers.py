@@ -95,8 +95,8 @@ class _ClosedSpread(torch.autograd.Function):
         of_mean, of_variance = (gradient.double() for gradient in gradients)
         n = len(centers)
         pairs = n * (n - 1)
-        # What each center's own vector is multiplied by, but for its squared length and what of G is uneven. Both nearly
-        # cancel the rest when the centers are spread evenly, so that the even part is added in float64.
+        # What each center's own vector is multiplied by, but for its squared length and what of G is uneven. The even
+        # part of G nearly cancels the rest when the centers are spread evenly, so that it is added in float64.
         even = gram.diagonal().mean()
         factor = 4 * of_mean / (n - 1) + of_variance * (s1 * (8 / pairs - 16 / (n - 1) ** 2) + even * (16 / pairs))
         uneven = (gram - even * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)) * (of_variance * 16 / pairs)
