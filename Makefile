@@ -15,7 +15,7 @@ test: $(INSTALLED)
 	$(BIN)/python -m pytest
 
 bench: $(INSTALLED)
-	set -e; for script in benchmarks/*.py; do $(BIN)/python $$script; done
+	$(BIN)/python benchmarks/results.py
 
 lint: $(INSTALLED) docs
 	$(BIN)/ruff format --check

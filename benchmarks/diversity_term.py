@@ -3,6 +3,7 @@
 The pairwise form holds n(n-1)/2 distances of D-dimensional differences; the closed form a D × D matrix.
 """
 
+import json
 import time
 from collections.abc import Callable
 
@@ -22,6 +23,8 @@ def main() -> None:
         slow, exact = fastest(lambda centers=centers: pairwise(centers))
         difference = abs(value - exact) / exact
         print(f"{count:8d} {1e3 * fast:9.2f} ms {1e3 * slow:7.1f} ms {slow / fast:7.1f} {difference:20.1e}")
+    figure = f"diversity term of {count:,} centers, time of all pairs over ours"
+    print("result:", json.dumps({"figure": figure, "ratio": slow / fast, "wanted": "at least 1"}))
 
 
 def pairwise(centers: Tensor) -> Tensor:
