@@ -90,7 +90,8 @@ def library() -> None:
         capture_output=True,
     )
     rows = pd.read_csv("library.csv", comment="#")
-    test, inner = rows["fold"] == 0, rows.sample(frac=0.1, random_state=0).index
+    test = rows["fold"] == 0
+    inner = rows[~test].sample(frac=0.15, random_state=0).index
     part = np.where(test, "test", np.where(rows.index.isin(inner), "validation", "training"))
     for image, label, name in zip(rows["image"], rows["label"], part, strict=True):
         Path(name, label).mkdir(parents=True, exist_ok=True)
