@@ -89,9 +89,11 @@ class TrainingSettings(Section):
         (50, 32)
     """
 
-    epochs: int = Field(30, ge=1)
+    epochs: int = Field(30, ge=0)  # 0 leaves all to the refit
     batch_size: int = Field(32, ge=2)
     learning_rate: float = Field(0.01, gt=0)
+    # Its features are computed once for each image, without augmentation, and kept for all jobs beside them.
+    freeze_backbone: bool = False
     head_rate_factor: float = Field(1.0, gt=0)  # learning rate of neck and head, as a multiple of learning_rate
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(5e-4, ge=0)  # never applied to normalization, biases and centers
@@ -230,6 +232,10 @@ class NetworkConfig(Config):
                 parts["refit"].check(parts["head"])
             except ValueError as error:
                 problems.append(f"refit: {error}")
+        if self.training.epochs == 0 and self.refit is None:
+            problems.append("training.epochs: 0 trains nothing; give more, or a refit that sets the head")
+        if self.training.freeze_backbone and self.growth is not None:
+            problems.append("growth: training.freeze_backbone leaves no images that could grow; leave one of them out")
         scales = {name: self.resolved()[name].get("scale") for name in ("head", "loss")}
         if None not in scales.values() and scales["head"] != scales["loss"]:
             problems.append(

@@ -107,7 +107,7 @@ class ManifestDataset(Dataset):
     Args:
         images: (H, W, 3) uint8 each; in memory, mapped, or ``RowImages``.
         labels: (N,) class indices.
-        stage: What remains to be done to an image.
+        stage: What remains to be done to an image; of a network's features, to make tensors of arrays (N, …) of them.
         seed: Of the augmentation.
 
     Examples:
@@ -122,7 +122,7 @@ class ManifestDataset(Dataset):
         self,
         images: Sequence[np.ndarray],
         labels: np.ndarray,
-        stage: EvaluationStage | TrainingStage,
+        stage: EvaluationStage | TrainingStage | Callable[[np.ndarray], Tensor],
         seed: int = 0,
     ) -> None:
         self.images = images

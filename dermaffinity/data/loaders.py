@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from dermaffinity.data.dataset import Draw, ManifestDataset, RowImages
-from dermaffinity.data.transforms import TrainingStage
+from dermaffinity.data.transforms import EvaluationStage, TrainingStage
 from dermaffinity.seeding import derive_seed
 
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -113,6 +113,8 @@ def fits(dataset: ManifestDataset, memory: int) -> bool:
     """Whether the images of a dataset can be resident on a device of ``memory`` bytes."""
     if isinstance(dataset.images, RowImages):  # read when asked for, because memory cannot hold them
         return False
+    if not isinstance(dataset.stage, EvaluationStage | TrainingStage):  # features, a few kilobytes a batch
+        return False
     if isinstance(dataset.stage, TrainingStage) and not dataset.stage.augmentation.on_device:
         return False
     height, width = (max((image.shape[axis] for image in dataset.images), default=0) for axis in (0, 1))
@@ -134,12 +136,14 @@ class ResidentBatches:
     def __init__(
         self, dataset: ManifestDataset, batches: Sequence[list[Draw]] | EpochBatches, device: torch.device
     ) -> None:
+        assert isinstance(dataset.stage, EvaluationStage | TrainingStage)
         self.dataset = dataset
+        self.stage = dataset.stage
         self.batches = batches
         self.labels = dataset.labels.to(device)
         images = [dataset.images[row] for row in range(len(dataset))]
-        if not isinstance(dataset.stage, TrainingStage):
-            images = [dataset.stage.square(image) for image in images]
+        if not isinstance(self.stage, TrainingStage):
+            images = [self.stage.square(image) for image in images]
         self.sizes = torch.tensor([image.shape[:2] for image in images])
         height, width = self.sizes.amax(dim=0).tolist()
         pixels = np.zeros((len(images), height, width, 3), np.uint8)
@@ -164,7 +168,7 @@ class ResidentBatches:
         draws = [draw for batch in batches for draw in batch]
         rows = torch.tensor([draw.row for draw in draws])
         on_device = rows.to(self.pixels.device)
-        pixels, stage = self.pixels[on_device], self.dataset.stage
+        pixels, stage = self.pixels[on_device], self.stage
         if isinstance(stage, TrainingStage):
             pixels = stage.augmentation.batch(pixels, self.sizes[rows], self.dataset.numbers(draws))
         sizes = [len(batch) for batch in batches]

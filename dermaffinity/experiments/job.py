@@ -129,7 +129,7 @@ class Images:
             )
         self.stage = FixedStage(settings.image_size, settings.lesion_crop)
         self.rows = self.manifest.development().reset_index(drop=True)
-        self.features: dict[tuple[str, str], np.ndarray] = {}  # what `estimator_job` computed, by rows and settings
+        self.features: dict[tuple[str, str], np.ndarray] = {}  # what jobs computed, by rows and settings
         self._decoded: Sequence[np.ndarray] | None = None
 
     @cached_property
@@ -153,8 +153,12 @@ class Images:
     def decoded(self) -> Sequence[np.ndarray]:
         """Every development image after the fixed stage, read once; in memory, or mapped where it would not fit."""
         if self._decoded is None:
-            self._decoded = read_all(RowImages(self.library, self.rows, self.stage))
+            self._decoded = read_all(self.development()[1])
         return self._decoded
+
+    def development(self) -> tuple[pd.DataFrame, RowImages]:
+        """The development rows and their images, which are not kept in memory."""
+        return self.rows, RowImages(self.library, self.rows, self.stage)
 
     def external(self) -> tuple[pd.DataFrame, RowImages]:
         """The external rows and their images, which are not kept in memory."""

@@ -3,7 +3,7 @@
 import logging
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -12,12 +12,14 @@ import pandas as pd
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
+from torch import Tensor
 
 from dermaffinity.config import NetworkConfig
 from dermaffinity.data.dataset import ManifestDataset
 from dermaffinity.data.manifest import Manifest
 from dermaffinity.data.transforms import EvaluationStage, TrainingStage
 from dermaffinity.errors import ConfigError
+from dermaffinity.experiments.frozen import FrozenFeatures
 from dermaffinity.experiments.job import PATIENCE, Images, Job, keep, parts
 from dermaffinity.experiments.progress import JobProgress
 from dermaffinity.experiments.results import prediction_table, write_table
@@ -35,10 +37,13 @@ from dermaffinity.inference.model_folder import (
     save_model,
 )
 from dermaffinity.inference.predict import predict
+from dermaffinity.models import LesionNetwork
 from dermaffinity.seeding import derive_seed, seed_everything
 from dermaffinity.training.calibration import calibrate, learned_prior
 from dermaffinity.training.memory import training_memory
 from dermaffinity.training.trainer import Trainer
+
+Stage = EvaluationStage | TrainingStage | Callable[[np.ndarray], Tensor]
 
 
 @dataclass(frozen=True)
@@ -55,8 +60,9 @@ class NetworkJob(Job):
         """Nothing: any classes will do."""
 
     def prepare(self, images: Images, progress: JobProgress) -> None:
-        """Decodes the images."""
-        images.decoded()
+        """Decodes the images, unless a network learns from features."""
+        if not self.config.training.freeze_backbone:
+            images.decoded()
 
     def run(self, images: Images, progress: JobProgress) -> None:
         """See `Job.run`."""
@@ -74,7 +80,7 @@ class NetworkJob(Job):
 def _train_and_score(job: NetworkJob, images: Images, fabric: Fabric, progress: JobProgress) -> None:
     config, classes = job.config, images.manifest.classes
     settings = config.training
-    rows, labels, decoded = images.rows, images.labels, images.decoded()
+    rows, labels = images.rows, images.labels
     fit_rows, inner_rows, test_rows = parts(job, rows)
 
     seed_everything(derive_seed("initialization", job.seed, job.fold))
@@ -83,15 +89,12 @@ def _train_and_score(job: NetworkJob, images: Images, fabric: Fabric, progress: 
     loss = config.loss.build(class_counts=counts, embedding_dim=network.head.embedding_dim)
     mixing = None if config.mixing is None else config.mixing.build()
     seed = derive_seed("training", job.seed, job.fold)
+    learner, seen_as, fixed, augmented = _inputs(job, images, network, fabric, progress)
     tricks = [trick.build() for trick in config.tricks()]
-    trainer = Trainer(network, loss, settings, seed=seed, fabric=fabric, mixing=mixing, tricks=tricks)
+    trainer = Trainer(learner, loss, settings, seed=seed, fabric=fabric, mixing=mixing, tricks=tricks)
 
-    fixed = EvaluationStage(config.data.image_size)
-    augmentation = config.augmentation.build(image_size=config.data.image_size)
-    augmented = TrainingStage(augmentation) if augmentation.random else fixed
-
-    def dataset(which: np.ndarray, stage: EvaluationStage | TrainingStage) -> ManifestDataset:
-        return ManifestDataset([decoded[i] for i in which], labels[which], stage, seed=trainer.seed)
+    def dataset(which: np.ndarray, stage: Stage) -> ManifestDataset:
+        return ManifestDataset([seen_as[i] for i in which], labels[which], stage, seed=trainer.seed)
 
     images_per_epoch = len(fit_rows) // settings.batch_size * settings.batch_size or len(fit_rows)
     progress.start(job.label, settings.epochs * images_per_epoch)
@@ -138,12 +141,38 @@ def _train_and_score(job: NetworkJob, images: Images, fabric: Fabric, progress: 
             strength=None if strength == "chosen" else strength,
             examples=TrainingExamples(examples["image"].tolist(), examples["label"].tolist(), learned.embedding),
         )
-        reported = {f"training.{name}": trainer.history[-1][name] for name in loss.acts_from}
+        reported = {f"training.{name}": last[name] for last in trainer.history[-1:] for name in loss.acts_from}
         reported |= {f"refit.{name}": value for name, value in chosen.items()}
         metrics = keep(job, images.manifest, {"validation": validation, "predictions": scored})
         write_json(job.files.path / "metrics.json", metrics | reported)
         job.files.checkpoint.unlink(missing_ok=True)  # the job is finished from here on
     fabric.barrier()
+
+
+def _inputs(
+    job: NetworkJob, images: Images, network: LesionNetwork, fabric: Fabric, progress: JobProgress
+) -> tuple[LesionNetwork, Sequence[np.ndarray], Stage, Stage]:
+    """What learns, what it is given of every development image, and the stages of evaluation and training."""
+    config = job.config
+    if config.training.freeze_backbone:
+        features = _features(job, images, "development", network, fabric, progress)
+        return network.on_features(), list(features), torch.from_numpy, torch.from_numpy
+    fixed = EvaluationStage(config.data.image_size)
+    augmentation = config.augmentation.build(image_size=config.data.image_size)
+    return network, images.decoded(), fixed, TrainingStage(augmentation) if augmentation.random else fixed
+
+
+def _features(
+    job: NetworkJob, images: Images, part: str, network: LesionNetwork, fabric: Fabric, progress: JobProgress
+) -> np.ndarray:
+    """(N, F, 1, 1) of the development or external rows, from a backbone that does not learn."""
+    backbone = network.backbone.to(fabric.device).to(memory_format=torch.channels_last).eval()
+    frozen = FrozenFeatures(job.folder.parent / "features", job.config, backbone)
+    key = (part, frozen.folder.name)
+    if key not in images.features:
+        rows, content = images.development() if part == "development" else images.external()
+        images.features[key] = frozen.of(rows, content, progress)
+    return images.features[key]
 
 
 def _score_external(job: NetworkJob, images: Images, fabric: Fabric, progress: JobProgress) -> None:
@@ -153,11 +182,16 @@ def _score_external(job: NetworkJob, images: Images, fabric: Fabric, progress: J
     config = job.config
     description = read_description(job.files.path)
     (network,) = load_networks(job.files.path, description, job.config.plugins)
+    network = network.to(fabric.device).to(memory_format=torch.channels_last)
     rows, content = images.external()
     dataset = ManifestDataset(content, images.indices(rows), EvaluationStage(config.data.image_size))
+    if config.training.freeze_backbone:
+        features = _features(job, images, "external", network, fabric, progress)
+        dataset = ManifestDataset(list(features), images.indices(rows), torch.from_numpy)
+        network = network.on_features()
     progress.start(f"{job.label}, external images", len(rows))
     predictions = predict(
-        network.to(fabric.device).to(memory_format=torch.channels_last),
+        network,
         dataset,
         device=fabric.device,
         workers=config.training.workers,

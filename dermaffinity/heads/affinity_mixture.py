@@ -30,6 +30,8 @@ class AffinityMixtureHead(Head):
         centers_per_class: Number of centers M of each class, at least 1.
         sigma: Width of the similarity, in squared embedding units; positive.
         unit_centers: Scale every center to unit length before use; for embeddings that a neck scales to unit length.
+        whitened: Measure distances after a linear map, which `dermaffinity.refit.GaussianAffinity` finds; until then it
+            is the identity.
 
     Examples:
         >>> import torch
@@ -44,6 +46,7 @@ class AffinityMixtureHead(Head):
 
     score_kind = ScoreKind.LOGIT
     starts_from_samples = True
+    whitening: Tensor | None  # (D, D)
 
     def __init__(
         self,
@@ -53,6 +56,7 @@ class AffinityMixtureHead(Head):
         centers_per_class: int = 2,
         sigma: float = 0.2,
         unit_centers: bool = False,
+        whitened: bool = False,
     ) -> None:
         super().__init__(embedding_dim, num_classes)
         if centers_per_class < 1:
@@ -63,11 +67,12 @@ class AffinityMixtureHead(Head):
         self.unit_centers = unit_centers
         # Of an expected length of about 1, until `start_from` is called.
         self.centers = nn.Parameter(torch.randn(num_classes, centers_per_class, embedding_dim) * embedding_dim**-0.5)
+        self.register_buffer("whitening", torch.eye(embedding_dim) if whitened else None)
 
     def forward(self, embedding: Tensor) -> HeadOutput:
         """Log-similarities (N, C) of a batch of embeddings (N, D), at most 0."""
         centers = F.normalize(self.centers, dim=2) if self.unit_centers else self.centers
-        exponent = distance_to_centers(embedding, centers) / -self.sigma  # (N, C, M)
+        exponent = distance_to_centers(self._mapped(embedding), self._mapped(centers)) / -self.sigma  # (N, C, M)
         return HeadOutput(exponent.logsumexp(dim=2) - math.log(centers.shape[1]), embedding, centers)
 
     @torch.no_grad()
@@ -81,4 +86,7 @@ class AffinityMixtureHead(Head):
 
     def distance_to(self, embedding: Tensor, points: Tensor) -> Tensor:
         """Squared Euclidean distance (N, P), the one behind the similarity."""
-        return distance_to_centers(embedding, points[:, None]).squeeze(2)
+        return distance_to_centers(self._mapped(embedding), self._mapped(points)[:, None]).squeeze(2)
+
+    def _mapped(self, points: Tensor) -> Tensor:
+        return points if self.whitening is None else F.linear(points, self.whitening)

@@ -3,7 +3,7 @@
 import hashlib
 import shlex
 from abc import ABC
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -32,6 +32,34 @@ class Backbone(nn.Module, ABC):
 
     num_features: int
 
+    def stages(self) -> list[list[str]]:
+        """Names of the parameters in order from the image on, in parts that can be frozen or learn more slowly.
+
+        One part unless a backbone says otherwise.
+        """
+        return [[name for name, _ in self.named_parameters()]]
+
+    def freeze(self, number: int) -> None:
+        """Keeps the parameters of the first stages, and their normalization statistics, as they are.
+
+        Raises:
+            ValueError: When there are not so many.
+        """
+        stages = self.stages()
+        if not 0 <= number <= len(stages):
+            raise ValueError(f"frozen_stages must be from 0 to {len(stages)}, got {number}")
+        for name in (name for stage in stages[:number] for name in stage):
+            self.get_parameter(name).requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "Backbone":
+        """As of every module, but for frozen ones, whose statistics no batch changes."""
+        super().train(mode)
+        for module in self.modules():
+            own = [parameter.requires_grad for parameter in module.parameters(recurse=False)]
+            if own and not any(own):
+                module.eval()
+        return self
+
 
 class ResNet18(Backbone):
     """torchvision's ResNet-18 up to its global average pooling; 512 features, none negative.
@@ -44,6 +72,8 @@ class ResNet18(Backbone):
             random weights.
         frozen_stages: How many of the first five stages (the stem and four groups of blocks) stay as they start, their
             normalization statistics as well; for weights that were learned elsewhere.
+        pooled_stages: How many of the last of the four groups of blocks give features, each averaged over the image: 1
+            for the last alone, 2, 3 or 4 for 768, 896 or 960 features. Earlier ones see color and texture.
         views: In evaluation the features are the mean over 1, 2, 4 or 8 symmetries of a square image, at that many
             times the work: the image, its mirror image, both turned by 180 degrees, all of them turned by 90 degrees.
 
@@ -55,14 +85,17 @@ class ResNet18(Backbone):
         torch.Size([1, 512])
     """
 
-    num_features = 512
-
     def __init__(
-        self, *, weights: str | None = "imagenet", frozen_stages: int = 0, views: Literal[1, 2, 4, 8] = 1
+        self,
+        *,
+        weights: str | None = "imagenet",
+        frozen_stages: int = 0,
+        pooled_stages: int = 1,
+        views: Literal[1, 2, 4, 8] = 1,
     ) -> None:
         super().__init__()
-        if not 0 <= frozen_stages <= 5:
-            raise ValueError(f"frozen_stages must be from 0 to 5, got {frozen_stages}")
+        if not 1 <= pooled_stages <= 4:
+            raise ValueError(f"pooled_stages must be from 1 to 4, got {pooled_stages}")
         if views not in VIEWS:
             raise ValueError(f"views must be 1, 2, 4 or 8, got {views}")
         try:
@@ -79,25 +112,30 @@ class ResNet18(Backbone):
             state = _download(ResNet18_Weights.IMAGENET1K_V1) if imagenet else _read(Path(weights), network)
             network.load_state_dict(_without_last_layer(state))
         self.network = network
+        self.num_features = sum((64, 128, 256, 512)[-pooled_stages:])
+        self.pooled_stages = pooled_stages
         self.views = views
-        stages = ([network.conv1, network.bn1], [network.layer1], [network.layer2], [network.layer3], [network.layer4])
-        self._frozen = [part for stage in stages[:frozen_stages] for part in stage]
-        for part in self._frozen:
-            part.requires_grad_(False)
+        self.freeze(frozen_stages)
 
-    def train(self, mode: bool = True) -> "ResNet18":
-        """As of every module, but for frozen stages, whose statistics no batch changes."""
-        super().train(mode)
-        for part in self._frozen:
-            part.eval()
-        return self
+    def stages(self) -> list[list[str]]:
+        """See `Backbone.stages`."""
+        starts = (("conv1.", "bn1."), "layer1.", "layer2.", "layer3.", "layer4.")
+        names = [name.removeprefix("network.") for name, _ in self.named_parameters()]
+        return [[f"network.{name}" for name in names if name.startswith(start)] for start in starts]
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features (N, 512) of images (N, 3, H, W); with several views in evaluation, H equals W."""
+        """Features (N, F) of images (N, 3, H, W); with several views in evaluation, H equals W."""
         if self.training or self.views == 1:
-            return self.network(images)
-        features = [self.network(view) for view in views_of(images, self.views)]
-        return torch.stack(features).mean(dim=0)
+            return self._features(images)
+        return mean_over_views(self._features, images, self.views)
+
+    def _features(self, images: Tensor) -> Tensor:
+        network = self.network
+        maps, pooled = network.maxpool(network.relu(network.bn1(network.conv1(images)))), []
+        for stage in (network.layer1, network.layer2, network.layer3, network.layer4):
+            maps = stage(maps)
+            pooled.append(network.avgpool(maps).flatten(1))
+        return torch.cat(pooled[-self.pooled_stages :], dim=1)
 
 
 class SmallConvNet(Backbone):
@@ -193,6 +231,11 @@ def views_of(images: Tensor, views: int) -> Iterator[Tensor]:
         # By no turn torch would copy the images.
         turned = images if view < 2 else images.rot90((2, 2, 1, 1, 3, 3)[view - 2], dims=(2, 3))
         yield turned.flip(3) if view % 2 else turned
+
+
+def mean_over_views(features: Callable[[Tensor], Tensor], images: Tensor, views: int) -> Tensor:
+    """The mean (N, F) of the features of each of the ``views`` of images (N, 3, S, S)."""
+    return torch.stack([features(view) for view in views_of(images, views)]).mean(dim=0)
 
 
 def _download(weights: Any) -> dict[str, Tensor]:

@@ -22,11 +22,15 @@ class LesionNetwork(nn.Module):
         torch.Size([2, 7])
     """
 
-    def __init__(self, backbone: Backbone, neck: Neck, head: Head) -> None:
+    def __init__(self, backbone: Backbone | nn.Flatten, neck: Neck, head: Head) -> None:
         super().__init__()
         self.backbone = backbone
         self.neck = neck
         self.head = head
+
+    def on_features(self) -> "LesionNetwork":
+        """The network behind its backbone: features (N, F, 1, 1) stand for images; neck and head are the same."""
+        return LesionNetwork(nn.Flatten(), self.neck, self.head)
 
     def forward(self, images: Tensor) -> HeadOutput:
         """Scores, embedding and centers; neck and head always run in float32."""

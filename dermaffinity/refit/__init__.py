@@ -2,8 +2,16 @@
 
 from dermaffinity.refit.base import Refit
 from dermaffinity.refit.classifier_retraining import ClassifierRetraining
+from dermaffinity.refit.gaussian_affinity import GaussianAffinity
 from dermaffinity.refit.learnable_scaling import LearnableScaling
 from dermaffinity.refit.posthoc_logit_adjustment import PosthocLogitAdjustment
 from dermaffinity.refit.tau_normalization import TauNormalization
 
-__all__ = ["ClassifierRetraining", "LearnableScaling", "PosthocLogitAdjustment", "Refit", "TauNormalization"]
+__all__ = [
+    "ClassifierRetraining",
+    "GaussianAffinity",
+    "LearnableScaling",
+    "PosthocLogitAdjustment",
+    "Refit",
+    "TauNormalization",
+]

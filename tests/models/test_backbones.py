@@ -209,3 +209,17 @@ def test_frozen_stages_neither_learn_nor_count_and_the_others_do():
 def test_what_a_resnet18_cannot_do_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         ResNet18(weights=None, **options)
+
+
+def test_several_stages_give_the_means_of_their_maps_side_by_side():
+    torch.manual_seed(0)
+    one, three = (ResNet18(weights=None, pooled_stages=stages).eval() for stages in (1, 3))
+    three.load_state_dict(one.state_dict())
+    images, maps = torch.randn(2, 3, 64, 64), {}
+    for name in ("layer2", "layer3"):
+        getattr(one.network, name).register_forward_hook(
+            lambda module, given, found, name=name: maps.__setitem__(name, found.mean(dim=(2, 3)))
+        )
+    last = one(images)
+    assert (one.num_features, three.num_features) == (512, 896)
+    torch.testing.assert_close(three(images), torch.cat([maps["layer2"], maps["layer3"], last], dim=1))

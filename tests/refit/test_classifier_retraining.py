@@ -103,3 +103,30 @@ def test_a_head_without_a_linear_layer_is_refused():
 def test_it_needs_a_weight_decay():
     with pytest.raises(ValueError, match=r"weight_decay must be positive, got 0"):
         ClassifierRetraining(weight_decay=0)
+
+
+def test_standardized_the_scale_of_a_dimension_makes_no_difference_and_without_it_does():
+    embedding, labels = images()
+    scale, shift = torch.logspace(-2, 2, 5), torch.tensor([3.0, -2.0, 0.0, 1.0, 50.0])
+    for standardized in (True, False):
+        options = {"weight_decay": 0.1, "standardized": standardized}
+        first, _ = retrained(embedding, labels, **options)
+        second, _ = retrained(embedding * scale + shift, labels, **options)
+        scores = first(embedding).scores, second(embedding * scale + shift).scores
+        assert torch.allclose(*scores, atol=1e-2) == standardized
+
+
+def test_the_weight_decay_that_is_chosen_is_the_best_on_validation_images():
+    (embedding, labels), wild = images(counts=(20, 8, 4), dim=12), torch.Generator().manual_seed(5)
+    validation = embedding + torch.randn(embedding.shape, generator=wild)
+    losses, chosen = {}, None
+    for decay in (None, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001):
+        head = LinearHead(12, 3)
+        seen = view(head, embedding, labels), view(head, validation, labels)
+        numbers = ClassifierRetraining(weight_decay=decay)(head, *seen, seed=0)
+        chosen = chosen or numbers["weight_decay"]
+        log_probability = head(validation).scores.log_softmax(dim=1)[range(len(labels)), labels].detach()
+        losses[decay] = sum(-log_probability[labels == label].mean().item() for label in range(3)) / 3
+    best_first = losses.pop(None)
+    assert chosen == min(losses, key=losses.__getitem__)
+    assert best_first == pytest.approx(losses[chosen], abs=1e-3)
