@@ -718,7 +718,7 @@ app.add_typer(configs_app, name="configs")
 
 @configs_app.callback(invoke_without_command=True)
 def configs(context: typer.Context) -> None:
-    """List the datasets and methods that experiments are composed of; show, copy and describe configs.
+    """List the datasets, methods and backbones that experiments are composed of; show, copy and describe configs.
 
     Example: dermaffinity configs
     """
@@ -726,20 +726,21 @@ def configs(context: typer.Context) -> None:
         return
     from rich.table import Table
 
-    from dermaffinity.config import HALVES, question, shipped
+    from dermaffinity.config import SHIPPED, question, shipped
 
     console = Console(highlight=False)
-    for half in HALVES:
+    for half in SHIPPED:
         table = Table("", "", title=f"{half}s".capitalize(), title_justify="left", box=None, show_header=False)
         for name, path in shipped(half).items():
             table.add_row(name, question(path))
         console.print(table)
     print("An experiment is a dataset and a method: dermaffinity configs show hamfit7_affinity_plus")
+    print("Another backbone, in an experiment of its own: --set backbone=dinov2_s --set name=NEW")
 
 
 @configs_app.command()
 def show(
-    name: Annotated[str, typer.Argument(help="DATASET_METHOD, a dataset, a method, or a YAML file.")],
+    name: Annotated[str, typer.Argument(help="DATASET_METHOD, a dataset, a method, a backbone, or a YAML file.")],
     overrides: Overrides = None,
 ) -> None:
     """Print an experiment with every setting and default, or a dataset or method as it is written.
@@ -750,7 +751,7 @@ def show(
 
     from dermaffinity.config import read_config, shipped
 
-    if half := (shipped("dataset") | shipped("method")).get(name):
+    if half := (shipped("dataset") | shipped("method") | shipped("backbone")).get(name):
         print(half.read_text(encoding="utf-8"), end="")
         return
     config = read_config(name, overrides or ())

@@ -155,3 +155,22 @@ def test_configs_hold_no_path_of_a_machine():
         manifest = values.get("data", {}).get("manifest", "")
         assert not Path(manifest).is_absolute()
         assert "root" not in values.get("data", {})
+
+
+@pytest.mark.parametrize("name", shipped("backbone"))
+def test_a_shipped_backbone_is_a_network_of_timm_whose_license_leaks_and_state_are_told(name):
+    timm = pytest.importorskip("timm")
+    text = shipped("backbone")[name].read_text(encoding="utf-8")
+    backbone = read_config("library_affinity_frozen", [f"backbone={name}"]).resolved()["backbone"]
+    known = timm.get_pretrained_cfg(backbone["name"])
+    assert question(shipped("backbone")[name]).endswith("?")
+    comment = "".join(line for line in text.splitlines() if line.startswith("#")).lower()
+    assert known.license.replace("-", " ") in comment.replace("-", " ")
+    assert "leaks: " in comment
+    assert "not measured here" in comment
+    torch.manual_seed(0)
+    config = read_config("library_affinity_frozen", [f"backbone={name}", "backbone.weights=null"])
+    built = config.backbone.build().eval()
+    millions = sum(parameter.numel() for parameter in built.parameters()) / 1e6
+    assert f"{millions:.0f} million" in comment
+    assert built(torch.zeros(1, 3, 64, 64)).shape == (1, built.num_features)

@@ -25,6 +25,7 @@ from dermaffinity.config.parts import (
 )
 from dermaffinity.config.reading import (
     HALVES,
+    SHIPPED,
     compose,
     matching,
     question,
@@ -36,6 +37,7 @@ from dermaffinity.config.schema import copy_of, json_schema
 
 __all__ = [
     "HALVES",
+    "SHIPPED",
     "Component",
     "Config",
     "DataSettings",

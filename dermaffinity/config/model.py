@@ -95,7 +95,10 @@ class TrainingSettings(Section):
     # Its features are computed once for each image, without augmentation, and kept for all jobs beside them.
     freeze_backbone: bool = False
     head_rate_factor: float = Field(1.0, gt=0)  # learning rate of neck and head, as a multiple of learning_rate
-    momentum: float = Field(0.9, ge=0, lt=1)
+    # Learning rate of each stage of the backbone, as a multiple of the next one's; below 1 for large pretrained ones.
+    stage_rate_decay: float = Field(1.0, gt=0, le=1)
+    optimizer: Literal["sgd", "adamw"] = "sgd"  # adamw for transformers, with a learning rate of 1e-4 or less
+    momentum: float = Field(0.9, ge=0, lt=1)  # of sgd
     weight_decay: float = Field(5e-4, ge=0)  # never applied to normalization, biases and centers
     warmup_epochs: float = Field(1.0, ge=0)  # linear, then one cosine to zero
     balanced_sampling: bool = False  # draw every class equally often

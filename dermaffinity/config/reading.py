@@ -2,7 +2,7 @@
 
 A config is composed of a dataset, a method, what the dataset changes for that method, and what the file itself states,
 in this order; then come ``--set`` and a grid's values. A section that names a class replaces the whole section before
-it; any other is merged key by key.
+it; any other is merged key by key. ``backbone: NAME`` stands for a shipped backbone with its training.
 """
 
 import copy
@@ -16,17 +16,19 @@ from pydantic import ValidationError
 
 from dermaffinity.config.model import Config, EstimatorConfig, NetworkConfig
 from dermaffinity.config.parts import FACTS, check_arguments, explain, facts_of, import_class, part_class
-from dermaffinity.errors import ConfigError, nearest
+from dermaffinity.errors import ConfigError, did_you_mean, nearest
 
 Half = Literal["dataset", "method"]
 HALVES: tuple[Half, ...] = ("dataset", "method")
+Shipped = Literal[Half, "backbone"]
+SHIPPED: tuple[Shipped, ...] = (*HALVES, "backbone")
 
 # What of the images' layout a grid may change; anything else would choose other images to be judged on.
 _GRID_DATA = ("data.image_size", "data.lesion_crop")
 
 
-def shipped(half: Half) -> dict[str, Path]:
-    """The datasets, or the methods, that come with the package, by name.
+def shipped(half: Shipped) -> dict[str, Path]:
+    """The datasets, the methods, or the backbones that come with the package, by name.
 
     Examples:
         >>> from dermaffinity.config import shipped
@@ -241,7 +243,8 @@ def _load(text: str) -> Any:
 def _merge(base: dict[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
     """The base with the config's values over it.
 
-    A section that names a class replaces the base's whole section; plugins add up.
+    A section that names a class replaces the base's whole section; plugins add up; a backbone may be the name of a
+    shipped one.
     """
     merged = dict(base)
     for key, value in config.items():
@@ -250,9 +253,22 @@ def _merge(base: dict[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
             merged[key] = _merge(known, value)
         elif key == "plugins" and isinstance(known, list) and isinstance(value, list):
             merged[key] = list(dict.fromkeys([*known, *value]))
+        elif key == "backbone" and isinstance(value, str):
+            merged = _on_backbone(merged, value)
         else:
             merged[key] = value
     return merged
+
+
+def _on_backbone(values: dict[str, Any], name: str) -> dict[str, Any]:
+    """The values with a shipped backbone and what it changes of the training; how many views are averaged stays."""
+    known = shipped("backbone")
+    if name not in known:
+        hint = did_you_mean(name, known) or f"; allowed are {', '.join(known)}"
+        raise ConfigError(f"backbone: there is no shipped backbone {name!r}{hint}, or a section with a class")
+    before, merged = values.get("backbone"), _merge(values, read_yaml(known[name]))
+    views = before.get("views", 1) if isinstance(before, dict) else 1
+    return merged | {"backbone": {**merged["backbone"], "views": views}}
 
 
 def _apply(values: dict[str, Any], override: str) -> None:
@@ -277,7 +293,10 @@ def _assign(values: dict[str, Any], key: str, value: Any, said: str) -> None:
         values = values[section]
         if not isinstance(values, dict):
             raise ConfigError(f"{said}: {section!r} is not a section")
-    values[last] = _merge(values, {last: value})[last] if key == "plugins" else value
+    if key in ("plugins", "backbone"):
+        values.update(_merge(values, {key: value}))
+    else:
+        values[last] = value
 
 
 def _check(values: dict[str, Any], kind: type[Config]) -> tuple[Config | None, list[str]]:

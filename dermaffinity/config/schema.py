@@ -57,6 +57,7 @@ def json_schema() -> dict[str, Any]:
     sections = {"data": _settings(DataSettings), "training": _settings(TrainingSettings)}
     for config in (NetworkConfig, EstimatorConfig):
         sections |= {name: _section(kind) for name, kind in config.kinds().items()}
+    sections["backbone"]["type"].append("string")  # a shipped one's name
     sections["grid"] = {"additionalProperties": {"type": "array"}, "description": "What tune tries."}
     names = {half: {"anyOf": [{"enum": list(shipped(half))}, {"pattern": r"\.ya?ml$"}]} for half in HALVES}
     return {

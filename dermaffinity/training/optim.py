@@ -7,27 +7,36 @@ from torch import nn
 
 from dermaffinity.config import TrainingSettings
 from dermaffinity.losses import Loss
-from dermaffinity.models import LesionNetwork
+from dermaffinity.models import Backbone, LesionNetwork
 
 
 def build_optimizer(
     network: LesionNetwork, loss: Loss, settings: TrainingSettings, device: torch.device
-) -> torch.optim.SGD:
-    """SGD with momentum; neck, head and loss learn at their own rate, and only matrices and kernels decay.
+) -> torch.optim.Optimizer:
+    """SGD with momentum, or AdamW; only matrices and kernels decay.
 
-    On a GPU the rates are tensors and a step is one kernel, so that steps can be captured.
+    Neck, head and loss learn at their own rate, and each stage of the backbone at its share of the next one's. On a GPU
+    the rates are tensors and a step is one kernel, so that steps can be captured.
     """
+    parts = [(list(part.named_parameters()), settings.head_rate_factor) for part in (network.neck, network.head, loss)]
+    if isinstance(network.backbone, Backbone):  # and no features in its place
+        named = dict(network.backbone.named_parameters())
+        for later, stage in enumerate(reversed(network.backbone.stages())):
+            parts.append(([(name, named[name]) for name in stage], settings.stage_rate_decay**later))
     groups = []
-    parts: list[tuple[nn.Module, float]] = [(network.backbone, 1.0)]
-    parts += [(part, settings.head_rate_factor) for part in (network.neck, network.head, loss)]
-    for part, factor in parts:
+    for own, factor in parts:
         for decays in (True, False):
-            parameters = [p for name, p in part.named_parameters() if p.requires_grad and _decays(name, p) == decays]
+            parameters = [p for name, p in own if p.requires_grad and _decays(name, p) == decays]
             if parameters:
                 rate = settings.learning_rate * factor
                 decay = settings.weight_decay if decays else 0.0
                 groups.append({"params": parameters, "lr": rate, "initial_lr": rate, "weight_decay": decay})
-    optimizer = torch.optim.SGD(groups, momentum=settings.momentum, fused=device.type == "cuda" or None)
+    optimizer: torch.optim.Optimizer
+    on_gpu = device.type == "cuda"
+    if settings.optimizer == "adamw":
+        optimizer = torch.optim.AdamW(groups, fused=on_gpu or None, capturable=on_gpu)
+    else:
+        optimizer = torch.optim.SGD(groups, momentum=settings.momentum, fused=on_gpu or None)
     rates_to(optimizer, device)
     return optimizer
 
@@ -65,5 +74,6 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, progress: float, setting
 
 
 def _decays(name: str, parameter: nn.Parameter) -> bool:
-    # Normalization and biases are vectors; decay would pull centers to the origin, onto one another.
-    return parameter.ndim > 1 and not name.endswith("centers")
+    # Normalization and biases are vectors; decay would pull centers to the origin, onto one another. The tokens and
+    # positions of a transformer are no map of anything.
+    return parameter.ndim > 1 and not name.endswith(("centers", "_token", "pos_embed"))

@@ -499,3 +499,27 @@ def test_every_wrong_value_of_a_grid_is_reported_together_with_the_config(tiny_c
 def test_settings_come_after_overrides_as_values(tiny_config):
     config = read_config(tiny_config, ["training.epochs=2"], {"training.epochs": 4, "name": "other"})
     assert (config.training.epochs, config.name) == (4, "other")
+
+
+def test_a_shipped_backbone_brings_its_training_and_keeps_how_many_views_are_averaged():
+    plain = read_config("hamfit7_affinity_plus")
+    config = read_config("hamfit7_affinity_plus", ["backbone=dinov2_s", "backbone.frozen_stages=5"])
+    assert config.resolved()["backbone"] == {
+        "class": "dermaffinity.models.TimmBackbone",
+        "name": "vit_small_patch14_dinov2.lvd142m",
+        "weights": "pretrained",
+        "frozen_stages": 5,
+        "views": 8,
+    }
+    assert (config.training.optimizer, config.training.stage_rate_decay) == ("adamw", 0.8)
+    assert (config.head, config.training.epochs) == (plain.head, plain.training.epochs)
+    assert config.training.learning_rate in config.grid["training.learning_rate"]
+
+
+def test_a_file_names_a_backbone_over_what_a_method_says_of_another(tmp_path):
+    path = tmp_path / "own.yaml"
+    path.write_text("{dataset: hamfit7, method: affinity_frozen, backbone: convnext_dinov3_t}")
+    backbone = read_config(path).resolved()["backbone"]
+    assert (backbone["name"], backbone["views"]) == ("convnext_tiny.dinov3_lvd1689m", 8)
+    with pytest.raises(ConfigError, match=r"no shipped backbone 'dinov2s' \(did you mean 'dinov2_s'\?\), or a section"):
+        read_config("hamfit7_affinity_plus", ["backbone=dinov2s"])

@@ -60,7 +60,9 @@ def test_a_failed_or_cut_download_says_how_to_go_on(failure, monkeypatch):
 
 
 def test_weights_that_do_not_fit_or_are_missing_are_one_sentence(tmp_path):
-    with pytest.raises(ConfigError, match=r"there is no file .*none\.pth; allowed are 'pretrained', null"):
+    with pytest.raises(
+        ConfigError, match=r"there is no file .*none\.pth; allowed are 'pretrained', 'hf-hub:OWNER/NAME', null"
+    ):
         TimmBackbone(name="resnet10t", weights=str(tmp_path / "none.pth"))
     torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
     with pytest.raises(ConfigError, match=r"other\.pth is not a state_dict of resnet10t; .*Missing key"):
@@ -90,3 +92,100 @@ def test_without_timm_the_error_names_the_extra(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", missing)
     with pytest.raises(ConfigError, match=r"pip install 'dermaffinity\[faces\]'"):
         TimmBackbone()
+
+
+@pytest.mark.parametrize(("name", "stages"), [("resnet10t", 5), ("test_vit", 7), ("test_convnext", 6)])
+def test_frozen_stages_neither_learn_nor_count_and_the_others_do(name, stages):
+    backbone = TimmBackbone(name=name, weights=None, frozen_stages=2).train()
+    names = [own for stage in backbone.stages() for own in stage]
+    assert len(backbone.stages()) == stages
+    assert sorted(names) == sorted(own for own, _ in backbone.named_parameters())
+    frozen = {own for own, parameter in backbone.named_parameters() if not parameter.requires_grad}
+    assert frozen == {own for stage in backbone.stages()[:2] for own in stage}
+    before = {own: tensor.clone() for own, tensor in backbone.state_dict().items()}
+    backbone(torch.randn(4, 3, 64, 64))
+    changed = {own for own, tensor in backbone.state_dict().items() if not torch.equal(tensor, before[own])}
+    statistics = {own for own in before if own.endswith("running_mean")}
+    first = {own for own in statistics if own.replace("running_mean", "weight") in frozen}
+    assert changed & statistics == statistics - first
+    everything = TimmBackbone(name=name, weights=None, frozen_stages=-1)
+    assert not any(parameter.requires_grad for parameter in everything.parameters())
+
+
+@pytest.mark.parametrize("size", [160, 64, 50])  # its own, another, and one that no patch of 16 divides
+def test_a_transformer_takes_images_of_any_size_from_the_weights_of_one(size, tmp_path):
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    whole = timm.create_model("test_vit", pretrained=False, num_classes=0).eval()
+    save_file(whole.state_dict(), tmp_path / "weights.safetensors")
+    backbone = TimmBackbone(name="test_vit", weights=str(tmp_path / "weights.safetensors")).eval()
+    images = torch.randn(2, 3, size, size)
+    assert backbone(images).shape == (2, backbone.num_features)
+    if size == 160:
+        torch.testing.assert_close(backbone.network(images), whole(images))
+
+
+def test_a_network_with_a_mean_and_deviation_of_its_own_sees_its_own(monkeypatch):
+    monkeypatch.setattr(timm, "create_model", with_normalization(timm.create_model, (0.5, 0.5, 0.5), (0.25, 0.5, 1.0)))
+    backbone = TimmBackbone(name="resnet10t", weights=None).eval()
+    pixels = torch.rand(2, 3, 32, 32)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    own = (pixels - 0.5) / torch.tensor([0.25, 0.5, 1.0]).view(3, 1, 1)
+    torch.testing.assert_close(backbone((pixels - mean) / std), backbone.network(own), atol=1e-4, rtol=1e-4)
+    # The numbers are the model's: built again for another, they come with the weights.
+    monkeypatch.undo()
+    loaded = TimmBackbone(name="resnet10t", weights=None).eval()
+    loaded.load_state_dict(backbone.state_dict())
+    torch.testing.assert_close(loaded((pixels - mean) / std), backbone.network(own), atol=1e-4, rtol=1e-4)
+
+
+def with_normalization(create, mean, std):
+    def made(*arguments, **options):
+        network = create(*arguments, **options)
+        network.pretrained_cfg = {**network.pretrained_cfg, "mean": mean, "std": std}
+        return network
+
+    return made
+
+
+def test_several_views_give_the_mean_features_of_the_symmetries():
+    torch.manual_seed(0)
+    one, four = (TimmBackbone(name="resnet10t", weights=None, views=views).eval() for views in (1, 4))
+    four.load_state_dict(one.state_dict())
+    images = torch.randn(2, 3, 32, 32)
+    expected = torch.stack([one(turned) for turned in (images, images.flip(3), images.flip(2), images.flip(2, 3))])
+    torch.testing.assert_close(four(images), expected.mean(dim=0))
+
+
+def test_weights_of_the_hub_are_its_safetensors_alone(monkeypatch, tmp_path):
+    import huggingface_hub
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    whole, asked = timm.create_model("resnet10t", pretrained=False), []
+    save_file(whole.state_dict(), tmp_path / "model.safetensors")
+    monkeypatch.setattr(
+        huggingface_hub, "hf_hub_download", lambda *what: asked.append(what) or str(tmp_path / "model.safetensors")
+    )
+    backbone = TimmBackbone(name="resnet10t", weights="hf-hub:somebody/something")
+    assert asked == [("somebody/something", "model.safetensors")]
+    assert torch.equal(backbone.network.layer1[0].conv1.weight, whole.layer1[0].conv1.weight)
+
+
+def test_a_hub_that_cannot_be_reached_says_how_to_go_on(monkeypatch):
+    import huggingface_hub
+
+    def fail(*what):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
+    with pytest.raises(ConfigError, match=r"cannot get hf-hub:a/b weights of resnet10t \(no route to host\).*=PATH"):
+        TimmBackbone(name="resnet10t", weights="hf-hub:a/b")
+
+
+def test_what_a_network_cannot_do_is_refused():
+    with pytest.raises(ValueError, match=r"frozen_stages must be from 0 to 5, got 9"):
+        TimmBackbone(name="resnet10t", weights=None, frozen_stages=9)
+    with pytest.raises(ValueError, match=r"views must be 1, 2, 4 or 8, got 3"):
+        TimmBackbone(name="resnet10t", weights=None, views=3)

@@ -7,7 +7,7 @@ from torch import nn
 from dermaffinity.config import TrainingSettings
 from dermaffinity.heads import AffinityHead, LinearHead
 from dermaffinity.losses import AffinityLoss, CrossEntropyLoss
-from dermaffinity.models import LesionNetwork, SmallConvNet, UnitNeck
+from dermaffinity.models import LesionNetwork, ResNet18, SmallConvNet, UnitNeck
 from dermaffinity.training.optim import build_optimizer, set_learning_rate
 
 CPU = torch.device("cpu")
@@ -67,6 +67,33 @@ def test_neck_head_and_loss_learn_at_a_multiple_of_the_backbones_rate():
     for name, group in groups.items():
         factor = 1 if name.startswith("backbone.") else 10
         assert group["lr"] == group["initial_lr"] == pytest.approx(0.02 * factor)
+
+
+def test_each_stage_of_a_backbone_learns_at_its_share_of_the_next_ones_rate():
+    network = LesionNetwork(ResNet18(weights=None, frozen_stages=1), UnitNeck(512, dim=8), LinearHead(8, 3))
+    settings = TrainingSettings(learning_rate=0.02, stage_rate_decay=0.5, head_rate_factor=3)
+    groups = build_optimizer(network, CrossEntropyLoss(torch.ones(3), 8), settings, CPU).param_groups
+    rates = {id(parameter): group["initial_lr"] / 0.02 for group in groups for parameter in group["params"]}
+    named = {name: rates.get(id(parameter)) for name, parameter in network.named_parameters()}
+    found = {name: named[f"backbone.network.{name}.0.conv1.weight"] for name in ("layer1", "layer3", "layer4")}
+    assert found == {"layer1": 0.125, "layer3": 0.5, "layer4": 1}
+    assert named["backbone.network.conv1.weight"] is None  # frozen
+    assert named["head.linear.weight"] == 3
+
+
+def test_adamw_takes_a_step_of_the_learning_rate_whatever_the_gradient():
+    network = network_of(AffinityHead)
+    settings = TrainingSettings(optimizer="adamw", learning_rate=1e-3, weight_decay=0.1)
+    optimizer = build_optimizer(network, AffinityLoss(torch.ones(3), 8), settings, CPU)
+    before = {name: p.detach().clone() for name, p in network.named_parameters()}
+    for parameter in network.parameters():
+        parameter.grad = torch.full_like(parameter, 7.0)
+    optimizer.step()
+    after = dict(network.named_parameters())
+    torch.testing.assert_close(after["head.centers"], before["head.centers"] - 1e-3)
+    # Decay stands beside the step, w - 0.001 * 0.1 * w - 0.001.
+    kernel = "backbone.layers.0.weight"
+    torch.testing.assert_close(after[kernel], (1 - 1e-4) * before[kernel] - 1e-3)
 
 
 def test_frozen_parameters_are_left_out():
