@@ -247,7 +247,7 @@ def predict_files(
 
     write = _write_parquet if out.suffix == ".parquet" else _write_csv
     with atomic_write(out, "wb" if out.suffix == ".parquet" else "w") as opened:
-        write(opened, classifier.classes_, rows())
+        write(opened, classifier.classes_.tolist(), rows())
     return done - problems
 
 
@@ -266,7 +266,7 @@ def _answers(
     for start in range(0, len(files), BATCH_SIZE):
         batch = list(islice(images, min(BATCH_SIZE, len(files) - start)))
         good = [image for image in batch if not isinstance(image, DataError)]
-        answers: Iterator[tuple[Any, ...]] = iter(())
+        answers: Iterator[tuple[str, list[float], float, tuple[str, ...]]] = iter(())
         if good:
             assessed = classifier.assess_pixels(good)
             if metadata is not None:
@@ -307,9 +307,10 @@ def _write_parquet(opened: IO[bytes], classes: Sequence[str], batches: Iterator[
     )
 
     def group(rows: list[Row]) -> pa.Table:
-        image, predicted, probabilities, novelty, members, problem = zip(*rows, strict=True) if rows else [()] * 6
+        columns: list[Any] = [[row[i] for row in rows] for i in range(len(Row._fields))]
+        image, predicted, probabilities, *others = columns
         each = [[None if row is None else row[c] for row in probabilities] for c in range(len(classes))]
-        return pa.table([image, predicted, *each, novelty, members, problem], schema=schema)
+        return pa.table([image, predicted, *each, *others], schema=schema)
 
     with ParquetWriter(opened, schema) as table:
         waiting: list[Row] = []

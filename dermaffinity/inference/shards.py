@@ -82,8 +82,9 @@ def predict_shards(
             if path.exists():
                 rows += _finished(path, on_problem)
             else:
-                told = {"on_problem": on_problem, "on_progress": advance}
-                rows += predict_files(classifier, shard, path, coverage=coverage, **told)
+                rows += predict_files(
+                    classifier, shard, path, coverage=coverage, on_problem=on_problem, on_progress=advance
+                )
         (out / lock).unlink(missing_ok=True)
         done += len(shard)
         on_progress(done, total)
