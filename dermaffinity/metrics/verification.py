@@ -52,9 +52,11 @@ def template_embeddings(embedding: np.ndarray, template: np.ndarray) -> np.ndarr
         embedding: (N, D).
         template: (N,), index of each image's template, 0 to T - 1, each at least once.
     """
+    from sklearn.preprocessing import normalize
+
     mean = np.zeros((int(template.max()) + 1, embedding.shape[1]))
-    np.add.at(mean, template, _unit(embedding.astype(np.float64)))
-    return _unit(mean)  # the length of a sum or of a mean is the same to a direction
+    np.add.at(mean, template, normalize(embedding.astype(np.float64)))
+    return normalize(mean)  # the length of a sum or of a mean is the same to a direction
 
 
 def cosine_scores(templates: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -241,11 +243,6 @@ def _identity_weights(pairs: pd.DataFrame, resamples: int, seed: int) -> list[np
     counts = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples).astype(float)
     one_person = of_first == of_second
     return [np.where(one_person, count[of_first], count[of_first] * count[of_second]) for count in counts]
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    length = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors / np.maximum(length, np.finfo(vectors.dtype).tiny)
 
 
 def _check_finite(scores: np.ndarray) -> None:

@@ -85,12 +85,13 @@ def roc_curves(table: pd.DataFrame, classes: Classes) -> dict[str, pd.DataFrame]
 def _map(experiment: Experiment, seen: SeenFold) -> Picture:
     """One fold's test images, because the axes of different models have nothing to do with one another."""
     from sklearn.decomposition import PCA
+    from sklearn.preprocessing import normalize
 
     # Linear: centers fall where the same map puts them, distances shrink but never grow, and there is nothing to tune.
     # t-SNE would draw tighter clusters, whose sizes and distances mean nothing, and has no place for centers.
     embedding = seen.embedding
     if not seen.centers_are_places:  # a linear head tells classes by the angle; lengths would fill the map with fans
-        embedding = embedding / np.maximum(np.linalg.norm(embedding, axis=1, keepdims=True), 1e-12)
+        embedding = normalize(embedding)
     plane = PCA(n_components=2, svd_solver="full").fit(embedding)
     if seen.centers_are_places:
         centers, meaning = seen.centers, "large markers are the centers that the head learned"
