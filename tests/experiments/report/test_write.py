@@ -226,7 +226,7 @@ def test_what_comes_from_data_is_escaped(runs, tmp_path):
     assert evil in page.text
     assert "<i>run" in page.text
     assert not [tag for tag, _ in page.tags if tag in ("img", "i")]
-    assert any("prediction sets are left out" in note for note in notes)  # the models have other classes
+    assert any("Prediction sets are left out" in note for note in notes)  # the models have other classes
 
 
 def test_models_that_are_gone_and_an_unknown_manifest_are_left_out_in_words(runs, tmp_path):
