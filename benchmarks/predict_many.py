@@ -29,7 +29,7 @@ from dermaffinity.inference.classifier import LesionClassifier
 from dermaffinity.inference.model_folder import Calibration, Facts, build_network, save_model
 from dermaffinity.inference.shards import predict_shards
 
-DIFFERENT, SIZE, BATCH, ROUNDS = 300, 128, 64, 3
+DIFFERENT, SIZE, BATCH, ROUNDS = 300, 32, 64, 3
 
 
 def main() -> None:
@@ -111,7 +111,7 @@ def write_images(folder: Path, number: int) -> Path:
         if index < DIFFERENT:
             content = io.BytesIO()
             coarse = Image.fromarray(random.integers(0, 256, (6, 8, 3), dtype=np.uint8))
-            coarse.resize((240, 180), Image.Resampling.BICUBIC).save(content, format="JPEG", quality=90)
+            coarse.resize((120, 90), Image.Resampling.BICUBIC).save(content, format="JPEG", quality=90)
             path.write_bytes(content.getvalue())
         else:
             os.link(names[index % DIFFERENT], path)
