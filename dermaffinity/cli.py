@@ -472,6 +472,11 @@ def predict(
     part: Annotated[
         str, typer.Option(metavar="I/N", help="Predict the I-th of N parts of a folder's shards; for arrays of jobs.")
     ] = "1/1",
+    launcher: Annotated[
+        Literal["inline", "ray"],
+        typer.Option(help="inline: in this process; ray: shards side by side, or on a cluster."),
+    ] = "inline",
+    address: Address = None,
     coverage: Annotated[
         float, typer.Option(min=0.5, max=0.999, help="Share of images whose set shall hold their class.")
     ] = 0.9,
@@ -511,9 +516,10 @@ def predict(
     if not files:
         raise DataError("there are no images to predict", summed(faults))
     with _counting("predicting", quiet) as on_progress:
-        told: dict[str, Any] = {"on_problem": report, "on_progress": on_progress}
         known = None if metadata is None else read_metadata(metadata, classifier)
-        rows = predict_to(out, classifier, files, part=part, coverage=coverage, metadata=known, **told)
+        words: dict[str, Any] = {"part": part, "launcher": launcher, "address": address, "coverage": coverage}
+        told: dict[str, Any] = {"on_problem": report, "on_progress": on_progress}
+        rows = predict_to(out, classifier, files, **words, metadata=known, **told)
     for line in summed(faults):
         console.print(f"skipped: {line}", markup=False, soft_wrap=True)
     guarantees = classifier.set_guarantees(coverage)

@@ -18,12 +18,13 @@ MAY_IMPORT = {
     "tracking": {"errors"},
     "config": {"errors"},  # classes are named in configs and imported by name
     "files": {"errors"},
+    "cluster": {"errors"},
     "losses": {"heads"},
     "refit": {"heads"},
     "models": {"heads", "errors"},
     "data": {"config", "errors", "files", "seeding"},
     "report": {"files", "metrics"},
-    "inference": {"config", "data", "errors", "files", "heads", "metrics", "models", "report"},
+    "inference": {"cluster", "config", "data", "errors", "files", "heads", "metrics", "models", "report"},
     "export": {"inference", "data", "errors", "files", "models"},
     "training": {"config", "data", "errors", "files", "heads", "inference", "losses", "metrics", "models", "seeding"},
 }

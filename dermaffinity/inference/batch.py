@@ -5,7 +5,7 @@ import json
 import posixpath
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -98,6 +98,8 @@ def predict(
     *,
     out: str | Path = "predictions.csv",
     part: str = "1/1",
+    launcher: Literal["inline", "ray"] = "inline",
+    address: str | None = None,
     coverage: float = 0.9,
     metadata: "str | Path | None" = None,
     views: Literal[1, 2, 4, 8] = 1,
@@ -111,6 +113,8 @@ def predict(
         images: Image files, folders, zip archives and lists, see `find_images`.
         out: The table, as ``.csv`` or ``.parquet``; anything else is a folder of Parquet shards, see `predict_shards`.
         part: Of the shards, ``"I/N"`` for the I-th of N parts, each for a process of its own.
+        launcher: ``"ray"`` predicts shards side by side, on this machine or on a cluster.
+        address: ``HOST:PORT`` of the cluster for ``"ray"``, or ``auto``; None: this machine alone.
         coverage: Share of images whose set shall hold their class.
         metadata: A CSV with the column ``image``, names of files, and those that the classifier was trained with.
         views: See `LesionClassifier`.
@@ -135,8 +139,8 @@ def predict(
     files = find_images([Path(source) for source in images], warn)
     out = Path(out)
     known = None if metadata is None else read_metadata(Path(metadata), classifier)
-    words: dict[str, Any] = {"part": part, "coverage": coverage, "metadata": known}
-    predict_to(out, classifier, files, **words, on_problem=warn, on_progress=lambda *counts: None)
+    words: dict[str, Any] = {"part": part, "launcher": launcher, "address": address, "coverage": coverage}
+    predict_to(out, classifier, files, **words, metadata=known, on_problem=warn, on_progress=lambda *counts: None)
     if out.suffix == ".csv":
         return pd.read_csv(out, keep_default_na=False, na_values={}, converters={"set": json.loads})
     table = pd.read_parquet(out)
@@ -150,24 +154,30 @@ def predict_to(
     files: Sequence[ImageFile],
     *,
     part: str = "1/1",
+    launcher: Literal["inline", "ray"] = "inline",
+    address: str | None = None,
     coverage: float = 0.9,
     metadata: "pd.DataFrame | None" = None,
     on_problem: Callable[[str, str], None],
     on_progress: Callable[[int, int], None],
 ) -> int:
-    """`predict_files` to a ``.csv`` or ``.parquet``, `predict_shards` to any other path."""
+    """`predict_files` to a ``.csv`` or ``.parquet``, shards to any other path."""
+    from dermaffinity.inference.on_ray import predict_on_ray
     from dermaffinity.inference.shards import predict_shards
 
-    if out.suffix not in _FILES:
-        if metadata is not None:
-            raise ConfigError(f"--metadata goes into one table; give --out a name that ends in {' or '.join(_FILES)}")
-        return predict_shards(
-            classifier, files, out, part=part, coverage=coverage, on_problem=on_problem, on_progress=on_progress
-        )
-    if part != "1/1":
-        raise ConfigError(f"--part {part}: parts share a folder; give one as --out instead of {out}")
-    words: dict[str, Any] = {"coverage": coverage, "metadata": metadata}
-    return predict_files(classifier, files, out, **words, on_problem=on_problem, on_progress=on_progress)
+    told: dict[str, Any] = {"coverage": coverage, "on_problem": on_problem, "on_progress": on_progress}
+    if out.suffix in _FILES:
+        if part != "1/1" or launcher != "inline":
+            asked = f"--part {part}: parts" if part != "1/1" else f"--launcher {launcher}: workers"
+            raise ConfigError(f"{asked} share a folder; give one as --out instead of {out}")
+        return predict_files(classifier, files, out, metadata=metadata, **told)
+    if metadata is not None:
+        raise ConfigError(f"--metadata goes into one table; give --out a name that ends in {' or '.join(_FILES)}")
+    if address is not None and launcher != "ray":
+        raise ConfigError(f"--address {address}: is for --launcher ray")
+    if launcher == "ray":
+        return predict_on_ray(classifier, files, out, address=address, part=part, **told)
+    return predict_shards(classifier, files, out, part=part, **told)
 
 
 def read_metadata(path: Path, classifier: LesionClassifier) -> "pd.DataFrame":
@@ -245,7 +255,7 @@ def predict_files(
             done += len(batch)
             on_progress(done, len(files))
 
-    write = _write_parquet if out.suffix == ".parquet" else _write_csv
+    write: Callable[..., None] = _write_parquet if out.suffix == ".parquet" else _write_csv
     with atomic_write(out, "wb" if out.suffix == ".parquet" else "w") as opened:
         write(opened, classifier.classes_.tolist(), rows())
     return done - problems
@@ -265,23 +275,23 @@ def _answers(
     images = ahead(read, files, BATCH_SIZE)
     for start in range(0, len(files), BATCH_SIZE):
         batch = list(islice(images, min(BATCH_SIZE, len(files) - start)))
-        good = [image for image in batch if not isinstance(image, DataError)]
-        answers: Iterator[tuple[str, list[float], float, tuple[str, ...]]] = iter(())
+        found = list(zip(files[start : start + BATCH_SIZE], batch, strict=True))
+        good = [(file.name, image) for file, image in found if not isinstance(image, DataError)]
+        answers: Iterator[Row] = iter(())
         if good:
-            assessed = classifier.assess_pixels(good)
+            names, pixels = zip(*good, strict=True)
+            assessed = classifier.assess_pixels(pixels)
             if metadata is not None:
-                several = zip(files[start : start + BATCH_SIZE], batch, strict=True)
-                names = [Path(file.name).name for file, image in several if not isinstance(image, DataError)]
-                assessed = classifier.with_evidence(assessed, metadata.reindex(names))
+                known = metadata.reindex([Path(name).name for name in names])
+                assessed = classifier.with_evidence(assessed, known)
             predicted = classifier.classes_[assessed.probabilities.argmax(axis=1)].tolist()
-            sets = classifier.sets(assessed, coverage)
             numbers = assessed.probabilities.tolist(), assessed.novelty.tolist()
-            answers = zip(predicted, *numbers, sets, strict=True)
+            answers = map(Row, names, predicted, *numbers, classifier.sets(assessed, coverage), repeat(None))
         yield [
             Row(file.name, None, None, None, None, _fault(image, file.name, file.path))
             if isinstance(image, DataError)
-            else Row(file.name, *next(answers), None)
-            for file, image in zip(files[start : start + BATCH_SIZE], batch, strict=True)
+            else next(answers)
+            for file, image in found
         ]
 
 
@@ -289,8 +299,8 @@ def _write_csv(opened: IO[str], classes: Sequence[str], batches: Iterator[list[R
     table = csv.writer(opened, lineterminator="\n")
     table.writerow(["image", "predicted", *(f"p.{name}" for name in classes), "novelty", "set"])
     for batch in batches:
-        for image, predicted, probabilities, novelty, members, problem in batch:
-            if problem is None:
+        for image, predicted, probabilities, novelty, members, _ in batch:
+            if probabilities is not None:
                 cells = (f"{value:.6g}" for value in (*probabilities, novelty))
                 table.writerow([image, predicted, *cells, json.dumps(members, ensure_ascii=False)])
 
@@ -307,10 +317,9 @@ def _write_parquet(opened: IO[bytes], classes: Sequence[str], batches: Iterator[
     )
 
     def group(rows: list[Row]) -> pa.Table:
-        columns: list[Any] = [[row[i] for row in rows] for i in range(len(Row._fields))]
-        image, predicted, probabilities, *others = columns
+        image, predicted, probabilities, novelty, members, problem = zip(*rows, strict=True) if rows else [()] * 6
         each = [[None if row is None else row[c] for row in probabilities] for c in range(len(classes))]
-        return pa.table([image, predicted, *each, *others], schema=schema)
+        return pa.table([image, predicted, *each, novelty, members, problem], schema=schema)
 
     with ParquetWriter(opened, schema) as table:
         waiting: list[Row] = []

@@ -64,31 +64,54 @@ def predict_shards(
         >>> sorted(path.name for path in Path("shards").glob("[!.]*"))
         ['_predictions.json', 'predictions-00000.parquet']
     """
-    first, step = _part(part)
-    _agree(out, _plan(classifier, files, coverage))
-    starts = range(0, len(files), SHARD_SIZE)[first - 1 :: step]
-    total = sum(min(SHARD_SIZE, len(files) - start) for start in starts)
+    shards = own_shards(classifier, files, out, part, coverage)
+    total = sum(len(shard) for shard in shards.values())
     done = rows = 0
-    for start in starts:
-        shard = files[start : start + SHARD_SIZE]
-        path = out / f"predictions-{start // SHARD_SIZE:05}.parquet"
+    for path, shard in shards.items():
 
         def advance(count: int, _: int, before: int = done) -> None:
             on_progress(before + count, total)
 
-        lock = f".{path.stem}.lock"
-        with hold(out, 0, lock):
-            sweep_partial(out, path.name)
-            if path.exists():
-                rows += _finished(path, on_problem)
-            else:
-                rows += predict_files(
-                    classifier, shard, path, coverage=coverage, on_problem=on_problem, on_progress=advance
-                )
-        (out / lock).unlink(missing_ok=True)
+        rows += predict_shard(classifier, shard, path, coverage=coverage, on_problem=on_problem, on_progress=advance)
         done += len(shard)
         on_progress(done, total)
     return rows
+
+
+def predict_shard(
+    classifier: LesionClassifier,
+    files: Sequence[ImageFile],
+    path: Path,
+    *,
+    coverage: float,
+    on_problem: Callable[[str, str], None],
+    on_progress: Callable[[int, int], None],
+    patience: float = 0,
+) -> int:
+    """`predict_files`, once: a shard that is there is read, and one that another process is at is left to it."""
+    lock = f".{path.stem}.lock"
+    with hold(path.parent, patience, lock):
+        sweep_partial(path.parent, path.name)
+        if path.exists():
+            rows = finished(path, on_problem)
+        else:
+            rows = predict_files(
+                classifier, files, path, coverage=coverage, on_problem=on_problem, on_progress=on_progress
+            )
+    (path.parent / lock).unlink(missing_ok=True)
+    return rows
+
+
+def own_shards(
+    classifier: LesionClassifier, files: Sequence[ImageFile], out: Path, part: str, coverage: float
+) -> dict[Path, Sequence[ImageFile]]:
+    """The shards of a part and their images, of a folder that is for them."""
+    first, step = _part(part)
+    _agree(out, _plan(classifier, files, coverage))
+    starts = range(0, len(files), SHARD_SIZE)[first - 1 :: step]
+    return {
+        out / f"predictions-{start // SHARD_SIZE:05}.parquet": files[start : start + SHARD_SIZE] for start in starts
+    }
 
 
 def _part(text: str) -> tuple[int, int]:
@@ -138,7 +161,8 @@ def _agree(out: Path, plan: dict[str, Any]) -> None:
         )
 
 
-def _finished(path: Path, on_problem: Callable[[str, str], None]) -> int:
+def finished(path: Path, on_problem: Callable[[str, str], None]) -> int:
+    """Tells the problems of a shard; returns the number of its images that are predicted."""
     from pyarrow.parquet import read_table
 
     table = read_table(path, columns=["image", "problem"])

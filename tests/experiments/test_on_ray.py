@@ -13,6 +13,7 @@ import ray
 from ray.cluster_utils import Cluster
 from rich.console import Console
 
+from dermaffinity.cluster import ENVIRONMENT
 from dermaffinity.config import read_config
 from dermaffinity.errors import ConfigError, TrainingError
 from dermaffinity.experiments.job import Images
@@ -53,7 +54,7 @@ estimator: {{class: dermaffinity.classic.FlatKNN, num_features: 1}}
 @pytest.fixture(scope="module")
 def cluster():
     """Two machines of one core. Their addresses are not 127.0.0.1, on which Ray waits for minutes."""
-    os.environ.update(on_ray._ENVIRONMENT)
+    os.environ.update(ENVIRONMENT)
     options = {
         "num_cpus": 1,
         "object_store_memory": 100 * 2**20,

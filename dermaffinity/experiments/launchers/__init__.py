@@ -58,7 +58,8 @@ def launcher_of(
         if shutil.which("sbatch") is None:
             raise ConfigError("--launcher slurm: there is no sbatch here; run this where jobs are submitted to Slurm")
         return SlurmLauncher(jobs_per_device, slurm or {})
-    from dermaffinity.experiments.launchers.on_ray import RayLauncher, check_answers
+    from dermaffinity.cluster import check_answers
+    from dermaffinity.experiments.launchers.on_ray import RayLauncher
 
     if address is not None:
         check_answers(address)

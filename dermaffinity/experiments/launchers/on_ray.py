@@ -5,32 +5,21 @@ for all processes of a machine. It writes files and talks to no tracking store. 
 package and the folder that the command runs in.
 """
 
-import logging
 import math
 import os
-import socket
-import tempfile
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import dermaffinity
+from dermaffinity.cluster import connected
 from dermaffinity.errors import BusyError, ConfigError, DermaffinityError
 from dermaffinity.experiments.job import Images, Job
 from dermaffinity.experiments.logbook import Logbook
 from dermaffinity.experiments.progress import RunProgress, SilentProgress
-
-_ENVIRONMENT = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_AUTH_MODE": "disabled",  # or a token is written into the home folder
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
-    "RAY_worker_niceness": "0",  # else 15: jobs would wait for whatever else the machine does
-}
 
 # Times that a job is begun before it is given up, because its worker or its machine dies.
 _TRIES = 3
@@ -59,74 +48,8 @@ class RayLauncher:
         """See `Launcher.run`."""
         if not jobs:
             return []
-        with _connected(self.address):
+        with connected(self.address):
             return _Pool(jobs, self.jobs_per_device, progress, logbook).run()
-
-
-@contextmanager
-def _connected(address: str | None) -> Iterator[None]:
-    for key, value in _ENVIRONMENT.items():
-        os.environ.setdefault(key, value)
-    import ray
-    import torch
-
-    if ray.is_initialized():  # by whoever calls this from Python
-        yield
-        return
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    # The paths of sockets are short, and those of temporary folders on clusters are not.
-    with tempfile.TemporaryDirectory(prefix="da-ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        try:
-            if address is None:
-                _start(num_cpus=torch.get_num_threads(), include_dashboard=False, _temp_dir=folder, **quiet)
-            else:
-                ray.init(address=address, **quiet)
-        except Exception as error:  # Ray raises no kind of its own
-            reason = str(error).strip().splitlines()[0]
-            raise ConfigError(
-                f"--address {address}: no Ray cluster to join from this machine ({reason}). Start Ray here, "
-                f"'ray start --address={address}', or run this command on a machine of the cluster"
-                if address
-                else f"--launcher ray: Ray does not start on this machine ({reason})"
-            ) from error
-        try:
-            yield
-        finally:
-            ray.shutdown()
-
-
-def _start(**options: Any) -> None:
-    """Starts Ray on this machine. Its helpers have 15 seconds to answer, which a busy machine exceeds now and then."""
-    import ray
-
-    for tries_left in reversed(range(3)):
-        try:
-            ray.init(**options)
-            return
-        except Exception:  # Ray raises no kind of its own
-            ray.shutdown()
-            if not tries_left:
-                raise
-
-
-def check_answers(address: str) -> None:
-    """Asks whether anything listens at an address: Ray itself would try for a minute.
-
-    Raises:
-        ConfigError: When it is no address, or nothing does.
-    """
-    if address == "auto":
-        return
-    host, colon, port = address.rpartition(":")
-    if not (colon and port.isdecimal() and "/" not in host):
-        raise ConfigError(f"--address {address}: write HOST:PORT, such as 10.0.0.1:6379, or auto")
-    try:
-        socket.create_connection((host, int(port)), timeout=5).close()
-    except OSError as error:
-        raise ConfigError(
-            f"--address {address}: nothing answers there ({error.strerror or error}). 'ray status' on the head's "
-            "machine says whether Ray runs; 'ray start --head --port=6379' starts it"
-        ) from error
 
 
 @dataclass(frozen=True)
