@@ -4,10 +4,9 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from dermaffinity.heads.base import Head, HeadOutput, ScoreKind
-from dermaffinity.heads.centers import distance_to_centers, samples_of_each_class
+from dermaffinity.heads.centers import distance_to_centers, samples_of_each_class, unit_length
 
 
 class AffinityHead(Head):
@@ -80,7 +79,7 @@ class AffinityHead(Head):
 
     def forward(self, embedding: Tensor) -> HeadOutput:
         """Similarities (N, C) of a batch of embeddings (N, D)."""
-        centers = F.normalize(self.centers, dim=2) if self.unit_centers else self.centers
+        centers = unit_length(self.centers) if self.unit_centers else self.centers
         return HeadOutput(self.log_affinity(embedding, centers).exp(), embedding, centers)
 
     @torch.no_grad()

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dermaffinity.heads.base import Head, HeadOutput, ScoreKind
-from dermaffinity.heads.centers import distance_to_centers, samples_of_each_class
+from dermaffinity.heads.centers import distance_to_centers, samples_of_each_class, unit_length
 
 
 class AffinityMixtureHead(Head):
@@ -71,7 +71,7 @@ class AffinityMixtureHead(Head):
 
     def forward(self, embedding: Tensor) -> HeadOutput:
         """Log-similarities (N, C) of a batch of embeddings (N, D), at most 0."""
-        centers = F.normalize(self.centers, dim=2) if self.unit_centers else self.centers
+        centers = unit_length(self.centers) if self.unit_centers else self.centers
         exponent = distance_to_centers(self._mapped(embedding), self._mapped(centers)) / -self.sigma  # (N, C, M)
         return HeadOutput(exponent.logsumexp(dim=2) - math.log(centers.shape[1]), embedding, centers)
 

@@ -28,6 +28,11 @@ def distance_to_centers(embedding: Tensor, centers: Tensor, distance: Literal["l
     return to_each.unflatten(1, centers.shape[:2])  # (N, C, M)
 
 
+def unit_length(centers: Tensor) -> Tensor:
+    """Centers (C, M, D) scaled to length 1 each."""
+    return F.normalize(centers, dim=2) if centers.numel() <= _DIRECT_VALUES else _UnitLength.apply(centers)
+
+
 def cosines(embedding: Tensor, points: Tensor) -> Tensor:
     """Cosine (N, P) of the angle between embeddings (N, D) and points (P, D); 0 where one of the two is the origin."""
     cosine = F.normalize(embedding, dim=1) @ F.normalize(points, dim=1).T
@@ -53,6 +58,25 @@ def samples_of_each_class(embedding: Tensor, labels: Tensor, num_classes: int, n
         order = torch.cat([torch.randperm(len(members)) for _ in range(rounds)])
         drawn.append(members[order[:number]])
     return torch.stack(drawn)
+
+
+class _UnitLength(torch.autograd.Function):
+    """As ``F.normalize``, with a gradient in two passes over all centers instead of ten."""
+
+    @staticmethod
+    def forward(ctx: Any, centers: Tensor) -> Tensor:
+        length = torch.linalg.vector_norm(centers, dim=2, keepdim=True).clamp_min(1e-12)
+        unit = centers / length
+        ctx.save_for_backward(unit, length)
+        return unit
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        unit, length = ctx.saved_tensors
+        (gradient,) = gradients
+        along = torch.einsum("cmd,cmd->cm", gradient, unit)[:, :, None]
+        return torch.addcmul(gradient, unit, along, value=-1).div_(length)
 
 
 class _SquaredDistance(torch.autograd.Function):

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dermaffinity.heads.base import Head, HeadOutput, ScoreKind
-from dermaffinity.heads.centers import cosines
+from dermaffinity.heads.centers import cosines, unit_length
 
 
 class CosineHead(Head):
@@ -67,7 +67,7 @@ class CosineHead(Head):
 
     def forward(self, embedding: Tensor) -> HeadOutput:
         """Pooled cosines (N, C) of a batch of embeddings (N, D)."""
-        centers = F.normalize(self.centers, dim=2)
+        centers = unit_length(self.centers)
         cosine = cosines(embedding, centers.flatten(0, 1)).unflatten(1, centers.shape[:2])  # (N, C, M)
         if self.pooling == "max":
             scores = cosine.amax(dim=2)

@@ -91,8 +91,10 @@ def test_what_cannot_be_is_refused(options, message):
         AffinityMixtureHead(4, 2, **options)
 
 
-def test_thousands_of_classes_give_the_same_scores_and_gradients_without_their_differences(monkeypatch):
-    head, embedding = AffinityMixtureHead(6, 40, centers_per_class=3, sigma=0.5), torch.randn(5, 6)
+@pytest.mark.parametrize("unit_centers", [False, True])
+def test_thousands_of_classes_give_the_same_scores_and_gradients_without_their_differences(monkeypatch, unit_centers):
+    head = AffinityMixtureHead(6, 40, centers_per_class=3, sigma=0.5, unit_centers=unit_centers)
+    embedding = torch.randn(5, 6)
 
     def scores_and_gradient() -> tuple[torch.Tensor, torch.Tensor]:
         head.zero_grad()
