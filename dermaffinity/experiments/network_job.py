@@ -59,6 +59,11 @@ class NetworkJob(Job):
     def check(self, manifest: Manifest) -> None:
         """Nothing: any classes will do."""
 
+    @property
+    def shared(self) -> str:
+        """Decoded images, or none."""
+        return "" if self.config.training.freeze_backbone else "decoded"
+
     def prepare(self, images: Images, progress: JobProgress) -> None:
         """Decodes the images, unless a network learns from features."""
         if not self.config.training.freeze_backbone:

@@ -18,6 +18,14 @@ def test_a_job_survives_the_way_to_another_process(tiny_config, tmp_path):
     assert (type(copy), copy.config, copy.files) == (NetworkJob, job.config, job.files)
 
 
+def test_jobs_that_learn_from_features_share_no_decoded_images_with_others(tiny_config, tmp_path):
+    trained, frozen = (
+        Job.of(read_config(tiny_config, [f"training.freeze_backbone={frozen}"]), 0, 0, tmp_path)
+        for frozen in ("false", "true")
+    )
+    assert trained.shared != frozen.shared
+
+
 def test_a_launcher_whose_library_is_missing_says_what_to_install(monkeypatch):
     monkeypatch.setattr(launchers.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"ray is not installed here; pip install 'dermaffinity\[cluster\]'"):

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -266,7 +267,7 @@ def server(tmp_path):
         yield f"http://127.0.0.1:{ports[1]}", database
     finally:
         served.terminate()
-        database.terminate()
+        database.send_signal(signal.SIGQUIT)
         served.wait()
         database.wait()
         shutil.rmtree(folder)
@@ -288,7 +289,7 @@ def test_thirty_jobs_reach_a_server_on_postgresql_and_a_dead_database_loses_noth
     print(f"30 jobs logged in {check_thirty(study):.1f} s")
     later = Study(tiny_config, tmp_path / "later", address)
     with later.logbook() as logbook:
-        database.terminate()
+        database.send_signal(signal.SIGQUIT)  # at once; else it waits for the server to leave
         database.wait()
         for job in later.jobs:
             later.finish(job)
