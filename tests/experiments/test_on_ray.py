@@ -34,14 +34,14 @@ from dermaffinity.training import trainer
 trainer.CHECKPOINT_SECONDS = 0.0
 
 class Watched(CrossEntropyLoss):
-    def on_epoch_end(self, epoch, validation):
+    def on_epoch_start(self, epoch, epochs):
         with open("epochs.txt", "a") as file:
             print(os.getpid(), epoch, file=file)
         if Path("kill").exists():
             os.kill(os.getpid(), signal.SIGKILL)
         while epoch == 1 and not Path("go").exists():
             time.sleep(0.1)
-        return super().on_epoch_end(epoch, validation)
+        return super().on_epoch_start(epoch, epochs)
 """
 KNN = """\
 name: tiny_knn
@@ -122,7 +122,7 @@ def test_a_machine_lost_in_mid_job_costs_nothing_and_changes_nothing(cluster, ti
 
     def look_and_lose(logbook, jobs=None):
         look(logbook, jobs)
-        # Each machine has a job whose first epoch is saved and whose second has been trained.
+        # Each machine has a job whose first epoch is saved and whose second is begun.
         if not (folder / "go").exists() and [epoch for _, epoch in trained()].count(1) == 2:
             cluster.remove_node(cluster.second, allow_graceful=False)
             (folder / "go").touch()

@@ -30,13 +30,13 @@ from dermaffinity.training import trainer
 trainer.CHECKPOINT_SECONDS = 0.0
 
 class Slow(CrossEntropyLoss):
-    def on_epoch_end(self, epoch, validation):
+    def on_epoch_start(self, epoch, epochs):
         with open("epochs.txt", "a") as file:
             print(os.getpid(), epoch, file=file)
         if epoch == 1 and not Path("stopped").exists():
             Path("stopped").touch()
             time.sleep(100)
-        return super().on_epoch_end(epoch, validation)
+        return super().on_epoch_start(epoch, epochs)
 """
 
 
