@@ -93,7 +93,7 @@ def test_configs_cannot_be_changed(write):
         ({"trainig": {"epochs": 3}}, "trainig: unknown key (did you mean 'training'?)"),
         ({"training": {"epoch": 3}}, "training.epoch: unknown key (did you mean 'epochs'?)"),
         ({"training": {"epochs": "many"}}, "training.epochs: input should be a valid integer"),
-        ({"training": {"epochs": 0}}, "training.epochs: input should be greater than or equal to 1, got 0"),
+        ({"training": {"epochs": -1}}, "training.epochs: input should be greater than or equal to 0, got -1"),
         ({"training": {"precision": "half"}}, "training.precision: string should match pattern"),
         ({"training": 5}, "training: input should be a valid dictionary"),
         ({"data": {"manifest": "x.csv", "image_size": 8}}, "data.image_size: input should be greater than or equal"),
@@ -186,7 +186,7 @@ def test_all_problems_are_reported_at_once(write):
         write(
             head={"class": "torch.nn.Linear"},
             loss={"class": "dermaffinity.losses.AffinityLoss", "margn": 0.5},
-            training={"epochs": 0, "momentum": 2},
+            training={"epochs": -1, "momentum": 2},
             data=None,
             colour="red",
         )
@@ -478,14 +478,14 @@ def test_a_grid_is_no_part_of_the_experiment(tiny_config, tmp_path):
 def test_every_wrong_value_of_a_grid_is_reported_together_with_the_config(tiny_config, tmp_path):
     wrong = tmp_path / "tiny.yaml"
     wrong.write_text(
-        tiny_config.read_text().replace("epochs: 3", "epochs: 0")
+        tiny_config.read_text().replace("epochs: 3", "epochs: -1")
         + "grid: {training.learning_rate: [0.01, -1, fast], loss.cost_rat: [1.0], name: [a], training.momentum: []}\n"
     )
     with pytest.raises(ConfigError) as error:
         read_config(wrong)
     said = [problem.partition(", got")[0] for problem in error.value.problems]
     assert said == [
-        "training.epochs: input should be greater than or equal to 1",
+        "training.epochs: input should be greater than or equal to 0",
         "grid.training.learning_rate = -1: training.learning_rate: input should be greater than 0",
         "grid.training.learning_rate = 'fast': training.learning_rate: input should be a valid number, unable to parse "
         "string as a number",

@@ -29,7 +29,7 @@ def test_every_shipped_dataset_and_method_fits_the_schema(validator, half):
     ("values", "fault"),
     [
         ({"trainig": {}}, "'trainig' was unexpected"),
-        ({"training": {"epochs": 0}}, "training/epochs: 0 is less than the minimum of 1"),
+        ({"training": {"epochs": -1}}, "training/epochs: -1 is less than the minimum of 0"),
         ({"training": {"epoch": 1}}, "'epoch' was unexpected"),
         ({"head": {"class": "dermaffinity.heads.AffinityHead", "sigmo": 1}}, "'sigmo' was unexpected"),
         ({"head": {"class": "dermaffinity.heads.AffinityHead", "sigma": "wide"}}, "head/sigma: 'wide' is not of type"),
