@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dermaffinity.config import NetworkConfig
 from dermaffinity.data.dataset import ManifestDataset
-from dermaffinity.data.manifest import Manifest
+from dermaffinity.data.manifest import COLUMNS, Manifest
 from dermaffinity.data.transforms import EvaluationStage, TrainingStage
 from dermaffinity.errors import ConfigError
 from dermaffinity.experiments.frozen import FrozenFeatures
@@ -57,7 +57,10 @@ class NetworkJob(Job):
         return training_memory(self.config)
 
     def check(self, manifest: Manifest) -> None:
-        """Nothing: any classes will do."""
+        """Refuses metadata that the manifest does not have."""
+        if missing := [name for name in self.config.metadata or () if name not in manifest.rows]:
+            own = ", ".join(manifest.rows.columns.difference(list(COLUMNS))) or "none"
+            raise ConfigError(f"metadata: {manifest.name} has no column {', '.join(missing)}; of its own it has {own}")
 
     @property
     def shared(self) -> str:

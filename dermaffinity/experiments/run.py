@@ -14,7 +14,7 @@ from rich.console import Console
 
 import dermaffinity
 from dermaffinity.config import Config, import_class, read_config, shipped
-from dermaffinity.data.manifest import COLUMNS, Manifest
+from dermaffinity.data.manifest import Manifest
 from dermaffinity.errors import ConfigError, TrainingError
 from dermaffinity.experiments.experiment import Experiment
 from dermaffinity.experiments.job import Images, Job, identity, is_main_process
@@ -241,9 +241,6 @@ def _check_request(config: Config, manifest: Manifest, experiment: Experiment, p
         raise ConfigError(f"--external: {config.data.manifest} has no external images")
     jobs = _jobs(config, manifest, experiment, plan)
     jobs[0].check(manifest)
-    if missing := [name for name in config.resolved().get("metadata") or () if name not in manifest.rows]:
-        there = ", ".join(manifest.rows.columns.difference(list(COLUMNS))) or "none"
-        raise ConfigError(f"metadata: {manifest.name} has no column {', '.join(missing)}; of its own it has {there}")
     check_identity(config, manifest, experiment, plan.scored)
     finished, started = (
         sum(state) for state in zip(*((job.files.finished, job.files.started) for job in jobs), strict=True)
