@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from dermaffinity.experiments.prepare import prepare
     from dermaffinity.experiments.review import review
     from dermaffinity.experiments.run import crossval
+    from dermaffinity.experiments.study import Study, study
     from dermaffinity.experiments.tune import tune
     from dermaffinity.inference.batch import predict
     from dermaffinity.inference.classifier import LesionClassifier, explain
@@ -35,6 +36,7 @@ __all__ = [
     "Experiment",
     "LesionClassifier",
     "Manifest",
+    "Study",
     "benchmark",
     "compare",
     "crossval",
@@ -45,6 +47,7 @@ __all__ = [
     "prepare",
     "read_manifest",
     "review",
+    "study",
     "tune",
     "ui",
     "verify",
@@ -62,6 +65,7 @@ _HOME = {
     "experiments.prepare": ("prepare",),
     "experiments.review": ("review",),
     "experiments.run": ("crossval",),
+    "experiments.study": ("Study", "study"),
     "experiments.tune": ("tune",),
     "inference.batch": ("predict",),
     "inference.classifier": ("LesionClassifier", "explain"),

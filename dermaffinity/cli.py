@@ -808,6 +808,47 @@ def schema() -> None:
 
 
 @app.command()
+def study(
+    folder: Annotated[Path, typer.Argument(help="The images.")],
+    labels: Annotated[
+        list[Path] | None,
+        typer.Option(help="A table of labels or metadata; may be repeated. Without: one folder for each class."),
+    ] = None,
+    adapter: Annotated[
+        str | None, typer.Option(help="A dataset, such as ham10000; default: table with --labels, else image_folder.")
+    ] = None,
+    classes: Annotated[
+        str | None, typer.Option(help="Read the library in the classes of another; see prepare.")
+    ] = None,
+    partial: Annotated[bool, typer.Option("--partial", help="Accept a library with missing images.")] = False,
+    out: Annotated[Path, typer.Option(help="Folder of everything that is written.")] = Path("study"),
+    overrides: Overrides = None,
+    quiet: Quiet = False,
+) -> None:
+    """Prepare, verify, train, compare and report, with a plan and times first. Run it again to resume.
+
+    Example: dermaffinity study photos --labels labels.csv
+    """
+    from dermaffinity.experiments import study
+
+    found = study.study(
+        folder,
+        labels=labels or (),
+        adapter=adapter,
+        out=out,
+        overrides=overrides or (),
+        quiet=quiet,
+        counting=lambda what: _counting(what, quiet),
+        vocabulary=classes,
+        partial=partial,
+    )
+    print(found.compared.sentence())
+    _print_tables(found.compared.tables())
+    print(f"Tables and figures: {out / 'compare'}")
+    print(f"{found.report.path}: one file, needs no network; open it in a browser, print it to PDF from there")
+
+
+@app.command()
 def demo(
     folder: Annotated[Path, typer.Option(help="Where everything is written.")] = Path("demo"),
     quiet: Quiet = False,

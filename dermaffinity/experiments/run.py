@@ -121,7 +121,7 @@ def crossval(
     """
     asked = [configs] if isinstance(configs, str | Path | Config) else configs
     plan = Plan.of(how, resume=resume, external=external, scored="inner" if inner else "test")
-    return run_experiments([_config_on(one, data, overrides) for one in asked], plan)
+    return run_experiments([config_on(one, data, overrides) for one in asked], plan)
 
 
 def run_experiments(configs: Sequence[Config], plan: Plan) -> list[Experiment]:
@@ -218,7 +218,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _config_on(source: "str | Path | Config", data: Manifest | str | Path | None, overrides: Sequence[str]) -> Config:
+def config_on(source: "str | Path | Config", data: Manifest | str | Path | None, overrides: Sequence[str]) -> Config:
     """A config as it is, or on a manifest, as an experiment of the manifest's name."""
     if isinstance(source, Config):
         return source

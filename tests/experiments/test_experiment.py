@@ -13,7 +13,7 @@ from dermaffinity.config import read_config
 from dermaffinity.errors import ComparisonError, ConfigError, DataError
 from dermaffinity.experiments.experiment import Experiment
 from dermaffinity.experiments.results import arrays, prediction_table
-from dermaffinity.experiments.run import Plan, _config_on, run_experiments
+from dermaffinity.experiments.run import Plan, config_on, run_experiments
 from dermaffinity.inference.metadata import MetadataEvidence
 from dermaffinity.metrics.reliability import fit_temperature, with_temperature
 from dermaffinity.training.calibration import ensemble_temperature
@@ -87,12 +87,12 @@ def test_a_library_is_prepared_and_verified(phantom_library, tmp_path):
 
 def test_a_method_on_a_manifest_is_an_experiment_of_its_name(phantom_library, tmp_path):
     manifest = da.prepare("phantom", phantom_library, experiment="5-class", out=tmp_path / "mine.csv")
-    config = _config_on("cosen", manifest, ["training.epochs=2"])
+    config = config_on("cosen", manifest, ["training.epochs=2"])
     assert (config.name, config.data.manifest, config.training.epochs) == ("mine_cosen", tmp_path / "mine.csv", 2)
     assert config.loss == read_config("library_cosen").loss
-    assert _config_on("demo_affinity", str(manifest.path), ()).name == "mine_affinity"
+    assert config_on("demo_affinity", str(manifest.path), ()).name == "mine_affinity"
     with pytest.raises(ConfigError, match="there is no config cosin"):
-        _config_on("cosin", manifest, ())
+        config_on("cosin", manifest, ())
 
 
 def test_predictions_are_a_table(tiny, tmp_path):

@@ -90,6 +90,10 @@ class DatasetAdapter(ABC):
     license: ClassVar[str]
     classes: tuple[str, ...]
     malignant: tuple[str, ...]
+    published: Mapping[str, int] = MappingProxyType({})
+    """Images of each class as published, or of the whole under the name ``all``; empty for libraries of one's own."""
+    groups: tuple[str, ...] = ()
+    """What images share a fold by; the first is the patient where there is one."""
     experiment: str = "all"
     partial: bool = False  # whether a part of the library is enough
     presplit: bool = False  # whether the dataset comes divided into training and test images

@@ -11,7 +11,7 @@ mixture, case-insensitively, at any depth, unpacked or inside zips:
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -80,6 +80,8 @@ class DermofitAdapter(DatasetAdapter):
     name = "dermofit"
     citation = "Dermofit Image Library, University of Edinburgh; Ballerini, Fisher, Aldridge, Rees (2013)"
     license = "Dermofit license agreement (paid, no redistribution)"
+    published: Mapping[str, int] = PUBLISHED_COUNTS
+    groups: tuple[str, ...] = ("patient, as the ids look",)
     classes: tuple[str, ...] = EXPERIMENTS["10-class"]
     malignant: tuple[str, ...] = ("BCC", "SCC", "IEC", "MEL")
 

@@ -20,6 +20,7 @@ DRAWS: dict[str, dict[str, int]] = {
     "hamfit-5": {"akiec": 45, "bcc": 239, "bkl": 257, "mel": 88, "nv": 331},
 }
 
+_PUBLISHED = {"akiec": 327, "bcc": 514, "bkl": 1099, "df": 115, "mel": 1113, "nv": 6705, "vasc": 142}
 _IMAGE = re.compile(r"(ISIC_\d{7})\.(?:jpe?g|png)", re.IGNORECASE)
 _MASK = re.compile(r"(ISIC_\d{7})_segmentation\.png", re.IGNORECASE)
 _METADATA = re.compile(r"HAM10000_metadata(?:\.csv|\.tab|\.tsv)?", re.IGNORECASE)
@@ -54,6 +55,8 @@ class Ham10000Adapter(DatasetAdapter):
     name = "ham10000"
     citation = "Tschandl, Rosendahl, Kittler, Sci. Data 5:180161 (2018), doi:10.7910/DVN/DBW86T"
     license = "CC BY-NC 4.0"
+    published: Mapping[str, int] = _PUBLISHED
+    groups: tuple[str, ...] = ("lesion_id",)
     classes: tuple[str, ...] = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
     malignant: tuple[str, ...] = ("akiec", "bcc", "mel")
 

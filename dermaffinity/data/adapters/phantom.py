@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
@@ -41,6 +42,7 @@ class PhantomAdapter(DermofitAdapter):
     name = "phantom"
     citation = "Synthetic images drawn by dermaffinity; no patient, no skin"
     license = "Apache-2.0"
+    published: Mapping[str, int] = MappingProxyType({})
 
     def __init__(self, source: Path, *, experiment: Literal["10-class", "5-class"] = "10-class") -> None:
         super().__init__(source, experiment=experiment, partial=True)

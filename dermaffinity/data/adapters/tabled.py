@@ -3,7 +3,7 @@
 import re
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
@@ -32,18 +32,14 @@ class TabledAdapter(DatasetAdapter):
         True
     """
 
-    published: Mapping[str, int] = {}
-    """Images of each class, and of the whole under the name ``all`` where the classes' counts are not published."""
-    groups: tuple[str, ...] = ()
-    """The columns of `rows` by which images share a fold; the first is the patient where there is one."""
-
     def __init__(self, source: Path, *, partial: bool = False) -> None:
         super().__init__(source)
         self.partial = partial
 
     @abstractmethod
     def rows(self, problems: list[str]) -> pd.DataFrame:
-        """A line for each image, all cells text: ``image`` (an id or path), ``label``, the columns of ``groups``.
+        """A line for each image, all cells text: ``image`` (an id or path), ``label``, the columns that
+        ``groups`` names.
 
         Also ``mask``, ``test`` (``yes`` for the dataset's own test images), ``diagnoses`` (tuples of text) and
         ``leave_out`` (``yes`` for lines that count but are not read), where known; every other column goes into the
