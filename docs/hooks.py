@@ -224,16 +224,18 @@ def hyper_parameters(part: type) -> Iterator[str]:
 
 def datasets_page() -> str:
     """A section for each adapter, then what may be published of each dataset."""
-    lines, options = [DATASETS], adapter_options()
+    lines, options = [DATASETS, *datasets_table(), ""], adapter_options()
     for name in adapter_names():
         adapter = adapter_class(name)
         about = inspect.getdoc(adapter)
         lines += [f"## {name}", "", re.split(r"\n\n(?:Args|Examples):\n", about or "")[0], ""]
         lines += [f"- **What it takes and returns:** the dataset's folder; a manifest, see [`{adapter.__name__}`]"]
         lines[-1] += f"[{path_of(adapter)}] and [`Manifest`][{path_of(Manifest)}]."
-        lines += [f"- **Classes:** {', '.join(adapter.classes) or 'the folders'}."]
+        lines += [f"- **Classes:** {counted_classes(adapter) or 'as the library names them'}."]
         lines += [f"- **Malignant:** {', '.join(adapter.malignant)}."] if adapter.malignant else []
+        lines += [f"- **Groups:** {', '.join(adapter.groups)}."] if adapter.groups else []
         lines += [f"- **Citation:** {adapter.citation}", f"- **License:** {adapter.license}"]
+        lines += ["- **How to get it:** " + adapter.how_to_get(None)]
         lines += ["", "```", f"dermaffinity prepare {name} SOURCE", "```", ""]
         if options[name]:
             lines += ["| `--set` option | values | default | what it does |", "| --- | --- | --- | --- |"]
@@ -241,6 +243,25 @@ def datasets_page() -> str:
         lines += [""]
     published = (ROOT / "data_manifests/README.md").read_text(encoding="utf-8")
     return "\n".join(lines) + re.sub("^#", "##", published, flags=re.MULTILINE)
+
+
+def datasets_table() -> Iterator[str]:
+    """All datasets: images, classes, groups, license, command."""
+    yield "| dataset | images | classes | groups | license | command |"
+    yield "| --- | --- | --- | --- | --- | --- |"
+    for name in adapter_names():
+        adapter = adapter_class(name)
+        images = f"{sum(adapter.published.values()):,}" if adapter.published else "–"
+        groups = ", ".join(adapter.groups) or "–"
+        command = f"`dermaffinity prepare {name} SOURCE`"
+        classes = len(adapter.classes) or "–"
+        yield f"| [{name}](#{name}) | {images} | {classes} | {groups} | {adapter.license} | {command} |"
+
+
+def counted_classes(adapter: Any) -> str:
+    """The classes, with the published number of images of each."""
+    counts = adapter.published
+    return ", ".join(f"{code} ({counts[code]:,})" if code in counts else code for code in adapter.classes)
 
 
 def commands_page() -> str:

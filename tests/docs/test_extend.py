@@ -61,18 +61,18 @@ def test_a_head_is_one_file(follow):
 def test_a_dataset_is_one_file(follow):
     folder = follow("dataset")
     # As the dataset is distributed: three folders of images, and one table.
-    classes = ("ACK", "BCC", "MEL", "NEV", "SCC", "SEK")
-    lines = ["patient_id,lesion_id,age,img_id,diagnostic"]
+    classes = ("BCC", "ACK", "NEV", "SEK", "SCC", "MEL")
+    lines = ["patient_id,lesion_id,age,gender,img_id,diagnostic"]
     for number in range(24):
         image, patient = f"PAT_{number // 2}_{number}_{number}.png", f"PAT_{number // 2}"
         path = folder / f"SOURCE/images/imgs_part_{number % 3 + 1}" / image
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (24, 24), (10 * number, 100, 50)).save(path)
-        lines.append(f"{patient},{number},60,{image},{classes[number // 2 % 6]}")
+        lines.append(f"{patient},{number},60,MALE,{image},{classes[number // 2 % 6]}")
     (folder / "SOURCE/metadata.csv").write_text("\n".join(lines))
 
     adapter, manifest = "pad_ufes_20.PadUfes20Adapter", "data_manifests/pad_ufes_20.csv"
-    arguments = ["prepare", adapter, "SOURCE", "--folds", "2", "--out", manifest]
+    arguments = ["prepare", adapter, "SOURCE", "--partial", "--folds", "2", "--out", manifest]
     result = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert result.exit_code == 0
 
@@ -80,6 +80,7 @@ def test_a_dataset_is_one_file(follow):
     assert manifest.classes == classes
     assert manifest.rows.groupby("group")["fold"].nunique().max() == 1
     assert manifest.rows["group"].nunique() == 12
+    assert set(manifest.rows["sex"]) == {"male"}
     config = read_config(folder / "pad_affinity_plus.yaml")
     assert config.data.manifest == Path("data_manifests/pad_ufes_20.csv")
 
@@ -87,7 +88,7 @@ def test_a_dataset_is_one_file(follow):
 def test_a_dataset_that_is_not_there_says_where_to_get_it(follow):
     (follow("dataset") / "SOURCE").mkdir()
     result = CliRunner().invoke(app, ["prepare", "pad_ufes_20.PadUfes20Adapter", "SOURCE"])
-    assert "no metadata.csv in" in str(result.exception)
+    assert "no table metadata.csv in" in str(result.exception)
     assert "doi:10.17632/zr7vgbcyr2.1" in str(result.exception)
 
 
