@@ -101,7 +101,7 @@ def study(
         manifest = prepare(name, folder, out=path, on_note=on_note, on_progress=on_progress, **options)
     assert manifest.path is not None
     methods = [method for method in _METHODS if method in shipped("method")]
-    configs = {method: config_on(method, manifest, overrides) for method in methods}
+    configs = {method: config_on(method, manifest, _settings(method, overrides)) for method in methods}
     runs, store = out / "runs", f"sqlite:///{(out / 'mlflow.db').absolute()}"
     for line in _plan(manifest, configs, overrides, runs, store):
         on_note(line)
@@ -117,6 +117,11 @@ def study(
     named = [one.name for one in reversed(experiments)]
     page = report(named, baseline=configs[_BASELINE].name, out=out / "report.html", runs=runs, tracking_uri=store)
     return Study(manifest, verification, compared, page)
+
+
+def _settings(method: str, overrides: Sequence[str]) -> list[str]:
+    """The overrides that concern a method: what is not trained keeps its settings of the training."""
+    return [text for text in overrides if method != _FAST or not text.startswith("training.")]
 
 
 def _manifest_name(folder: str | Path) -> str:
@@ -163,7 +168,7 @@ def _plan(
         f"  verify, {_duration(_LOOK_SECONDS * len(manifest.rows))}: {_command('verify', path)}",
     ]
     for method, config in configs.items():
-        settings = (f"data.manifest={path}", f"name={config.name}", *overrides)
+        settings = (f"data.manifest={path}", f"name={config.name}", *_settings(method, overrides))
         words = [word for setting in settings for word in ("--set", setting)]
         command = _command("crossval", f"library_{method}", *words, "--runs", str(runs), "--tracking-uri", store)
         duration = "about a minute" if method == _FAST else _training_time(config, manifest)
