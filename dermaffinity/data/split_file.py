@@ -18,7 +18,15 @@ _OTHERS = "others"
 
 
 class Split(NamedTuple):
-    """What a split file says; ``rows`` has the columns image (an id), label, group, fold (nullable Int64)."""
+    """What a split file says; ``rows`` has the columns image (an id), label, group, fold (nullable Int64).
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from dermaffinity.data import read_split
+        >>> split = read_split(Path("data_manifests/library.csv"))
+        >>> split.header["folds"], split.others_external
+        ('3', False)
+    """
 
     header: dict[str, str]
     rows: pd.DataFrame
@@ -57,6 +65,12 @@ def read_split(path: Path) -> Split:
 
     Raises:
         ManifestError: The file is none.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from dermaffinity.data import read_split
+        >>> len(read_split(Path("data_manifests/library.csv")).rows)
+        37
     """
     try:
         header, text = split_header(decode_text(path.read_bytes(), str(path))[0])

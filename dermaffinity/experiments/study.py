@@ -44,6 +44,12 @@ class Study:
         verification: What `verify` says about it; None where it was verified before.
         compared: Every method against CoSen.
         report: The page about it all.
+
+    Examples:
+        >>> import dermaffinity as da
+        >>> found = da.study("photos")  # doctest: +SKIP
+        >>> found.compared.sentence()  # doctest: +SKIP
+        'Of 66 images of rare lesions (AK, SCC), photos_affinity_plus found 47, photos_cosen 41.'
     """
 
     manifest: Manifest
@@ -85,11 +91,9 @@ def study(
 
     Examples:
         >>> import dermaffinity as da
-        >>> quick = ["training.epochs=1", "training.batch_size=4", "data.image_size=32", "backbone.weights=null"]
-        >>> tables = ["TABLED/labels.csv"]
-        >>> found = da.study("TABLED", labels=tables, overrides=quick, quiet=True, on_note=lambda note: None)
-        >>> found.report.path.name, list(found.compared.experiments)[0]
-        ('report.html', 'tabled_cosen')
+        >>> found = da.study("photos", labels=["labels.csv"])  # doctest: +SKIP
+        >>> found.report.path  # doctest: +SKIP
+        PosixPath('study/report.html')
     """
     out = Path(out)
     name = adapter or ("table" if labels else "image_folder")
