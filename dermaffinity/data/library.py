@@ -21,7 +21,8 @@ _MAX_FILE_BYTES = 1 << 30
 _MAX_RATIO = 200
 _RATIO_MATTERS_FROM_BYTES = 64 << 20
 
-_HDF5 = (".hdf5", ".h5")
+# Others hold weights, features and the like.
+_HDF5 = ("image.hdf5", "images.hdf5", "image.h5", "images.h5")
 _CLUTTER = {"__macosx", "thumbs.db", "desktop.ini"}
 _HEAD_BYTES = 1024
 
@@ -79,8 +80,8 @@ class ImageLibrary:
 
     Files are named by POSIX paths relative to the root. A file in an archive of the folder is
     ``ARCHIVE.zip/member/path.jpg``; an archive within an archive is an ordinary file. MNIST's image files, whose names
-    end in ``-idx3-ubyte`` or ``-idx3-ubyte.gz``, are archives of PGM images, see `IdxImages`; HDF5 files of encoded
-    images are archives of these, see `Hdf5Images`.
+    end in ``-idx3-ubyte`` or ``-idx3-ubyte.gz``, are archives of PGM images, see `IdxImages`; HDF5 files whose
+    names end in ``image`` or ``images`` are archives of encoded images, see `Hdf5Images`.
 
     Several threads may read at once, and so may forked processes; a pickled library is only its root.
 
@@ -279,7 +280,7 @@ def printable(name: str) -> str:
 
 
 def _is_archive(path: Path) -> bool:
-    return (path.suffix.lower() in (".zip", *_HDF5) or _is_idx(path)) and path.is_file()
+    return (path.name.lower().endswith((".zip", *_HDF5)) or _is_idx(path)) and path.is_file()
 
 
 def _is_idx(path: Path) -> bool:
@@ -287,7 +288,7 @@ def _is_idx(path: Path) -> bool:
 
 
 def _opened(archive: Path) -> zipfile.ZipFile | IdxImages | Hdf5Images:
-    if archive.suffix.lower() in _HDF5:
+    if archive.name.lower().endswith(_HDF5):
         return Hdf5Images(archive)
     return IdxImages(archive) if _is_idx(archive) else _open_checked(archive)
 

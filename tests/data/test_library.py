@@ -6,6 +6,8 @@ import threading
 import zipfile
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -253,3 +255,15 @@ def test_forked_processes_read_one_archive_at_once(many):
         children.append(child)
     assert all(library.read(name) == content for name, content in members.items())
     assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
+
+
+def test_an_hdf5_file_is_an_archive_of_images_by_its_name_alone(tmp_path):
+    for name in ("weights.h5", "train-image.hdf5"):
+        with h5py.File(tmp_path / name, "w") as file:
+            file["ISIC_1"] = np.void(b"\xff\xd8\xff encoded")
+    library = ImageLibrary(tmp_path)
+    assert library.files() == ["train-image.hdf5/ISIC_1.jpg", "weights.h5"]
+    assert library.read("train-image.hdf5/ISIC_1.jpg") == b"\xff\xd8\xff encoded"
+    assert pickle.loads(pickle.dumps(library)).read("train-image.hdf5/ISIC_1.jpg").endswith(b"encoded")
+    with pytest.raises(DataError, match="no such file in the archive"):
+        library.read("train-image.hdf5/ISIC_2.jpg")
