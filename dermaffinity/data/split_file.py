@@ -47,8 +47,8 @@ def write_split(manifest: Manifest, path: Path) -> None:
         >>> write_split(read_manifest(Path("data_manifests/library.csv")), Path("split.csv"))
         >>> read_split(Path("split.csv")).rows.head(2)
            image label group  fold
-        1   B32b    AK   B32     0
-        2    B5b    AK    B5     2
+        2    A34    ML   A34     2
+        3   A51a    ML   A51     2
     """
     values = {key: getattr(manifest, key) for key in (*_KEYS, _HASH)}
     values |= {key: csv_line(values[key]) for key in ("classes", "malignant")}
