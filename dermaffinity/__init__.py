@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dermaffinity.experiments.demo import run_demo as demo
     from dermaffinity.experiments.evaluate import Evaluation, evaluate
     from dermaffinity.experiments.experiment import Experiment
+    from dermaffinity.experiments.fit import fit
     from dermaffinity.experiments.prepare import prepare
     from dermaffinity.experiments.review import review
     from dermaffinity.experiments.run import crossval
@@ -43,6 +44,7 @@ __all__ = [
     "demo",
     "evaluate",
     "explain",
+    "fit",
     "predict",
     "prepare",
     "read_manifest",
@@ -62,6 +64,7 @@ _HOME = {
     "experiments.demo": ("run_demo as demo",),
     "experiments.evaluate": ("Evaluation", "evaluate"),
     "experiments.experiment": ("Experiment",),
+    "experiments.fit": ("fit",),
     "experiments.prepare": ("prepare",),
     "experiments.review": ("review",),
     "experiments.run": ("crossval",),

@@ -322,6 +322,39 @@ def crossval(
 
 
 @app.command()
+def fit(
+    method: Annotated[
+        str, typer.Argument(help="A method, with --data; or a YAML file, or a dataset and a method.", metavar="METHOD")
+    ],
+    data: Annotated[Path | None, typer.Option(help="The manifest; default: the config's own.")] = None,
+    seeds: Annotated[str, typer.Option(help="Such as 0,1,2, for an ensemble of as many networks.")] = "0",
+    overrides: Overrides = None,
+    plugins: Plugins = None,
+    launcher: LauncherName = "inline",
+    runs: Runs = Path("runs"),
+    tracking_uri: Uri = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train a classifier for use on the images of all folds; nothing is left to score it on. Run again to continue.
+
+    Example: dermaffinity fit affinity_plus --data data_manifests/clinic.csv
+    """
+    from dermaffinity.experiments import fit
+
+    fitted = fit.fit(
+        method,
+        data=data,
+        overrides=_with_plugins(overrides, plugins),
+        **_how(None, seeds, launcher, runs, tracking_uri, quiet),
+    )
+    if not fitted.complete:  # torchrun has started this process to help another
+        return
+    print(f"{fitted.path / 'classifier'}: trained on {sum(fitted.record.class_counts.values()):,} images; not scored.")
+    print("Expect about what crossval measures of the same method on the same manifest.")
+    print(f"Next: {_command('predict', str(fitted.path), 'IMAGES')}")
+
+
+@app.command()
 def compare(
     sources: Annotated[
         list[str], typer.Argument(help="Experiments: folders or config names.", metavar="RUN_OR_CONFIG...")

@@ -285,12 +285,18 @@ class Experiment:
     def out_of_fold(self) -> Results:
         """Results for the images it scored: every image by the model, or models, that had it as a test image."""
         numbers = training_numbers(self.jobs)
-        if self.record.scored == "inner":  # the images that temperatures are fitted on
+        if self.record.scored != "test":  # the images that temperatures are fitted on
             return Results("out_of_fold", self.classes, as_separate_images(self.predictions()), training=numbers)
         keep = ("fold",) if self.averaged else ("fold", "seed")
         return Results(
             "out_of_fold", self.classes, *self._answers(self.predictions(), keep, self.temperatures), numbers
         )
+
+    @property
+    def results(self) -> list[Results]:
+        """All that it measured: nothing, where it was trained on all images."""
+        both = () if self.record.scored == "none" else (self.out_of_fold, self.external)
+        return [one for one in both if one is not None]
 
     @cached_property
     def inner(self) -> Results:
@@ -328,12 +334,14 @@ class Experiment:
             return {}
         parts = ["validation"] if self.record.folds == 1 else ["predictions", "validation"]
         clean = pd.concat([self.predictions(part) for part in parts], ignore_index=True)
-        return self._fitted(clean, () if self.averaged else ("seed",))
+        found = self._fitted(clean, () if self.averaged else ("seed",))
+        # No image is new to two models that were trained on everything; their mean is less sure than they are.
+        return {min(found): sum(found.values()) / len(found)} if self.record.scored == "none" else found
 
     @cached_property
     def strengths(self) -> Mapping[int, float] | None:
         """Of the class frequencies in training, by fold: those asked for, or those of the config; None for none."""
-        asked = self.record.config.get("prior_strength") if self.record.scored == "test" else None
+        asked = self.record.config.get("prior_strength") if self.record.scored != "inner" else None
         if self._strengths is not None or self.frequencies is not None or asked is None:
             return self._strengths
         return self.chosen_strengths() if asked == "chosen" else dict.fromkeys(range(self.record.folds), asked)
@@ -360,7 +368,8 @@ class Experiment:
         loss, found = Component.model_validate(config["loss"]) if self.record.has_network else None, {}
         for job in self.jobs:
             # Never images to train on: the inner validation part and, unless the dataset brings a test set, the fold.
-            parts = ["validation"] if self.record.protocol == "presplit" else ["validation", "predictions"]
+            alone = self.record.protocol == "presplit" or self.record.scored == "none"
+            parts = ["validation"] if alone else ["validation", "predictions"]
             tables = [read_table(job.path / f"{part}.csv") for part in parts]
             unseen = pd.concat([table["label"] for table in tables]).value_counts().reindex(names, fill_value=0)
             counts = torch.tensor(pd.Series(self.record.class_counts)[names].sub(unseen).to_numpy())

@@ -40,7 +40,8 @@ class Job(ABC):
         fold: The test fold.
         seed: Of initialization, order, augmentation and the inner validation part.
         folder: The experiment's folder.
-        scored: ``"test"`` for the test fold; ``"inner"`` for the inner validation rows, the test fold unseen.
+        scored: ``"test"`` for the test fold; ``"inner"`` for the inner validation rows, the test fold unseen;
+            ``"none"`` to train on every fold.
         external: Whether to score the manifest's external rows as well.
     """
 
@@ -181,7 +182,7 @@ def is_main_process() -> bool:
 
 def parts(job: Job, rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Positions of the rows to fit, to make choices on, and to test; equal for every config with this fold and seed."""
-    test = (rows["fold"] == job.fold).to_numpy(dtype=bool)
+    test = (rows["fold"] == job.fold).to_numpy(dtype=bool) & (job.scored != "none")
     training = np.flatnonzero(~test)
     held_out = inner_validation(
         rows["label"].iloc[training].tolist(),

@@ -5,7 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -130,7 +130,7 @@ def _train_and_score(job: NetworkJob, images: Images, fabric: Fabric, progress: 
         network.head.to(fabric.device)
         seen = trainer.predict(inner)
     validation = table(inner_rows, seen)
-    scored = validation if job.scored == "inner" else table(test_rows, trainer.predict(dataset(test_rows, fixed)))
+    scored = validation if job.scored != "test" else table(test_rows, trainer.predict(dataset(test_rows, fixed)))
     examples = rows.iloc[fit_rows]
     assumed = learned_prior(loss, balanced_sampling=settings.balanced_sampling, refitted=config.refit is not None)
     if fabric.is_global_zero:
@@ -138,7 +138,7 @@ def _train_and_score(job: NetworkJob, images: Images, fabric: Fabric, progress: 
         save_model(
             job.files.path,
             network,
-            _facts(config, images.manifest),
+            _facts(config, images.manifest, everything=job.scored == "none"),
             fold=job.fold,
             seed=job.seed,
             calibration=calibrate(
@@ -215,14 +215,17 @@ def _score_external(job: NetworkJob, images: Images, fabric: Fabric, progress: J
     fabric.barrier()
 
 
-def _facts(config: NetworkConfig, manifest: Manifest) -> Facts:
+def _facts(config: NetworkConfig, manifest: Manifest, *, everything: bool) -> Facts:
     """What the classifier's file says about it, but for what belongs to one fold."""
     resolved = config.resolved()
+    if everything:  # a test set of the dataset's own is trained on as well
+        manifest = replace(manifest, protocol="group")
     return Facts.model_validate(
         {
             "name": config.name,
             "classes": manifest.classes,
             "malignant": manifest.malignant,
+            "cross_validated": not everything,
             "preprocessing": {"image_size": config.data.image_size, "lesion_crop": config.data.lesion_crop},
             **{section: resolved[section] for section in ("backbone", "neck", "head")},
             "data": {

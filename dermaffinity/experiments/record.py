@@ -16,7 +16,7 @@ from dermaffinity.metrics.classification import Classes
 FILE = "experiment.json"
 FORMAT = 3
 
-Scored = Literal["test", "inner"]
+Scored = Literal["test", "inner", "none"]
 
 
 class ExperimentRecord(BaseModel):
@@ -27,7 +27,7 @@ class ExperimentRecord(BaseModel):
     format: Literal[3] = 3
     name: str  # of the config
     config: dict[str, Any]  # resolved, without what may differ between machines
-    scored: Scored  # "test" for the test folds; "inner" for the inner validation images
+    scored: Scored  # "test" for the test folds; "inner" for the inner validation images; "none": see `fit`
     dataset: str  # name of the manifest
     split_hash: str  # of ids, labels, groups and folds: the same at any resolution
     images_digest: str  # of the image files that are trained on
@@ -72,13 +72,15 @@ class ExperimentRecord(BaseModel):
     @property
     def images(self) -> str:
         """What the predictions are for, in words."""
-        if self.scored == "inner":
+        if self.scored != "test":
             return "inner validation images (for choosing, not for reporting)"
         return "test images" if self.folds == 1 else "out-of-fold images"
 
     @property
     def title(self) -> str:
         """What was done, in a sentence."""
+        if self.scored == "none":
+            return f"{self.name}, trained on all images of {self.dataset} and not scored"
         if self.protocol == "presplit":
             return f"{self.name} on the test set of {self.dataset}"
         return f"{self.folds}-fold cross-validation of {self.name} on {self.dataset}, {self.protocol} protocol"
@@ -86,7 +88,7 @@ class ExperimentRecord(BaseModel):
     @property
     def test_train_ratio(self) -> float | None:
         """Test over training images of a fold; None where nothing can be said about other folds."""
-        if self.folds == 1 or self.scored == "inner":  # models that share images are no resamples of training
+        if self.folds == 1 or self.scored != "test":  # models that share images are no resamples of training
             return None
         # The training folds without their inner validation part are what a model learned from.
         return 1 / ((self.folds - 1) * (1 - self.config["data"]["validation_fraction"]))

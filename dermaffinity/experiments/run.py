@@ -2,7 +2,7 @@
 
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import cycle
 from pathlib import Path
@@ -318,6 +318,8 @@ def _with_calibration_first(name: str) -> str:
 
 
 def _record(config: Config, manifest: Manifest, scored: Scored, ran: dict[str, str]) -> ExperimentRecord:
+    if scored == "none":  # a test set of the dataset's own is trained on as well
+        manifest = replace(manifest, protocol="group")
     return ExperimentRecord(
         name=config.name,
         config=identity(config),
@@ -326,7 +328,7 @@ def _record(config: Config, manifest: Manifest, scored: Scored, ran: dict[str, s
         split_hash=manifest.split_hash,
         images_digest=manifest.images_digest,
         protocol=manifest.protocol,
-        folds=manifest.folds,
+        folds=1 if scored == "none" else manifest.folds,
         class_counts=manifest.class_counts(),
         malignant=manifest.malignant,
         versions=ran,
@@ -346,27 +348,26 @@ def _finished(path: Path, run: Run, failures: Sequence[str], logbook: Logbook) -
 
 def _write(experiment: Experiment) -> None:
     """Writes the results, and joins the fold models."""
-    for results in (experiment.out_of_fold, experiment.external):
-        if results is not None:
-            write_table(results.table, experiment.path / f"{results.part}.csv")
-            write_table(results.summary.reset_index(), experiment.path / f"{results.part}_summary.csv")
-            title = f"{experiment.record.name}, {results.part.replace('_', ' ')}"
-            confusion = confusion_figure(results.matrix, results.classes.names, title)
-            save_figure(confusion, experiment.path / "figures" / f"{results.part}_confusion.png")
-            reliability = reliability_figure(results.bins(), title)
-            save_figure(reliability, experiment.path / "figures" / f"{results.part}_reliability.png")
+    for results in experiment.results:
+        write_table(results.table, experiment.path / f"{results.part}.csv")
+        write_table(results.summary.reset_index(), experiment.path / f"{results.part}_summary.csv")
+        title = f"{experiment.record.name}, {results.part.replace('_', ' ')}"
+        confusion = confusion_figure(results.matrix, results.classes.names, title)
+        save_figure(confusion, experiment.path / "figures" / f"{results.part}_confusion.png")
+        reliability = reliability_figure(results.bins(), title)
+        save_figure(reliability, experiment.path / "figures" / f"{results.part}_reliability.png")
     if joint := experiment.joint_temperatures:
         record, (_, seed) = experiment.record, min(joint)
-        folders = [experiment.job(fold, seed).path for fold in range(record.folds)]
+        seeds = experiment.seeds if record.scored == "none" else [seed]
+        folders = [experiment.job(fold, one).path for one in seeds for fold in range(record.folds)]
         join_models(folders, experiment.path / "classifier", joint[0, seed], experiment.told_outside(seed).tolist())
 
 
 def _track(experiment: Experiment, run: Run) -> None:
     """Tracks what was written, registers the classifier, and ends the run."""
     if experiment.complete:
-        for results in (experiment.out_of_fold, experiment.external):
-            if results is not None:
-                _track_results(experiment, run, results)
+        for results in experiment.results:
+            _track_results(experiment, run, results)
         if experiment.joint_temperatures:
             _register(experiment, run)
     run.finish("FAILED" if experiment.failures else "FINISHED")
@@ -400,7 +401,12 @@ def _register(experiment: Experiment, run: Run) -> None:
             "protocol": record.protocol,
             "split_hash": record.split_hash,
             "seed": str(seed),
-            "balanced_accuracy": f"{experiment.measures()['value']['balanced_accuracy']:.4f}",
+            "scored": record.scored,
+            **{
+                "balanced_accuracy": f"{results.summary['value']['balanced_accuracy']:.4f}"
+                for results in experiment.results
+                if results.part == "out_of_fold"
+            },
             "git_commit": record.versions.get("git_commit", ""),
         },
         description=classifier.intended_use,

@@ -89,6 +89,7 @@ class Facts(Section):
     name: str
     classes: tuple[str, ...]  # in the order of the probabilities
     malignant: tuple[str, ...]
+    cross_validated: bool = True  # or trained on every fold, so that nothing was left to score it on
     preprocessing: Preprocessing
     backbone: Component
     neck: Component
