@@ -330,7 +330,10 @@ def fit(
     seeds: Annotated[str, typer.Option(help="Such as 0,1,2, for an ensemble of as many networks.")] = "0",
     overrides: Overrides = None,
     plugins: Plugins = None,
-    launcher: LauncherName = "inline",
+    launcher: Launcher = "inline",
+    address: Address = None,
+    jobs_per_device: JobsPerDevice = "auto",
+    slurm: SlurmOptions = None,
     runs: Runs = Path("runs"),
     tracking_uri: Uri = None,
     quiet: Quiet = False,
@@ -345,7 +348,7 @@ def fit(
         method,
         data=data,
         overrides=_with_plugins(overrides, plugins),
-        **_how(None, seeds, launcher, runs, tracking_uri, quiet),
+        **_how(None, seeds, launcher, address, jobs_per_device, slurm, runs, tracking_uri, quiet),
     )
     if not fitted.complete:  # torchrun has started this process to help another
         return

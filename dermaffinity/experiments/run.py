@@ -402,11 +402,11 @@ def _register(experiment: Experiment, run: Run) -> None:
             "split_hash": record.split_hash,
             "seed": str(seed),
             "scored": record.scored,
-            **{
-                "balanced_accuracy": f"{results.summary['value']['balanced_accuracy']:.4f}"
-                for results in experiment.results
-                if results.part == "out_of_fold"
-            },
+            **(
+                {}
+                if record.scored == "none"
+                else {"balanced_accuracy": f"{experiment.measures()['value']['balanced_accuracy']:.4f}"}
+            ),
             "git_commit": record.versions.get("git_commit", ""),
         },
         description=classifier.intended_use,

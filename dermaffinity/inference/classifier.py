@@ -162,6 +162,56 @@ class LesionClassifier:
             )
         return classifier
 
+    @classmethod
+    def from_pretrained(
+        cls,
+        repo: str | Path,
+        *,
+        revision: str | None = None,
+        token: str | None = None,
+        views: Literal[1, 2, 4, 8] = 1,
+        device: Literal["cpu", "cuda", "auto"] = "cpu",
+        plugins: Sequence[str] = (),
+    ) -> "LesionClassifier":
+        """Reads a classifier of a model hub, such as Hugging Face's (extra ``hub``), or a folder as `load` does.
+
+        Args:
+            repo: ``OWNER/NAME``, or a folder.
+            revision: Branch, tag or commit of the hub's repository.
+            token: For private repositories; by default the one that ``hf auth login`` keeps.
+            views: As for `load`.
+            device: As for `load`.
+            plugins: As for `load`.
+        """
+        if not Path(repo).exists():
+            from dermaffinity.inference.hub import pull
+
+            repo = pull(str(repo), revision=revision, token=token)
+        return cls.load(repo, views=views, device=device, plugins=plugins)
+
+    def push_to_hub(
+        self,
+        repo: str,
+        *,
+        examples: bool = False,
+        private: bool = True,
+        token: str | None = None,
+        message: str = "Upload a classifier of dermaffinity",
+    ) -> str:
+        """Uploads this classifier and a model card to a model hub; returns the address of the commit.
+
+        Args:
+            repo: ``OWNER/NAME``; made if need be.
+            examples: Whether to upload the embeddings, names and hashes of the training images as well, which tell of
+                single patients; ask whoever is responsible for the images first.
+            private: Whether a new repository is.
+            token: As for `from_pretrained`.
+            message: Of the commit.
+        """
+        from dermaffinity.inference.hub import push
+
+        return push(self.folder, repo, examples=examples, private=private, token=token, message=message)
+
     def predict(self, images: Any, *, metadata: "pd.DataFrame | None" = None, abstain: bool = False) -> "np.ndarray":
         """The likeliest class of each image: (N,) class codes.
 

@@ -204,7 +204,14 @@ def changed(description: Description, **changes: Any) -> Description:
     return Description.model_validate({**values, "digest": _digest(values)})
 
 
-def join_models(folders: Sequence[Path], target: Path, temperature: float, told: Sequence[float] | None = None) -> None:
+def join_models(
+    folders: Sequence[Path],
+    target: Path,
+    temperature: float,
+    told: Sequence[float] | None = None,
+    *,
+    examples: bool = True,
+) -> None:
     """Writes one model folder with the fold models of several that share their facts.
 
     Args:
@@ -212,6 +219,7 @@ def join_models(folders: Sequence[Path], target: Path, temperature: float, told:
         target: Where to; made if need be.
         temperature: Of the mean of all fold models' probabilities.
         told: (C,), see `told_prior`; None for the mean of what each was told.
+        examples: Whether to keep what tells of single training images: their embeddings, names and hashes.
 
     Raises:
         DataError: When one of them cannot be read.
@@ -226,19 +234,20 @@ def join_models(folders: Sequence[Path], target: Path, temperature: float, told:
     """
     sweep_partial(target)
     descriptions = [read_description(folder) for folder in folders]
+    fold_models: list[FoldModel] = []
     for folder, description in zip(folders, descriptions, strict=True):
         for fold_model in description.fold_models:
-            for file in (fold_model, fold_model.examples):
+            kept = fold_model if examples else fold_model.model_copy(update={"examples": None})
+            for file in (kept, kept.examples):
                 if file is not None:
                     _write(target / file.file, _content(folder, file))
+            fold_models.append(kept)
     facts = Facts.model_validate(descriptions[0].model_dump(by_alias=True, include=set(Facts.model_fields)))
-    _describe(
-        target,
-        facts,
-        [fold_model for description in descriptions for fold_model in description.fold_models],
-        temperature,
-        np.mean([description.told for description in descriptions], axis=0).tolist() if told is None else told,
-    )
+    if not examples:
+        facts = facts.model_copy(update={"data": facts.data.model_copy(update={"image_hashes": ""})})
+    if told is None:
+        told = np.mean([description.told for description in descriptions], axis=0).tolist()
+    _describe(target, facts, fold_models, temperature, told)
 
 
 def read_description(folder: Path) -> Description:
