@@ -39,6 +39,7 @@ FACTS = {
         "name": "phantom",
         "split_hash": "ab" * 32,
         "images_digest": "cd" * 32,
+        "image_hashes": "0123456789ab ba9876543210",
         "class_counts": {"AK": 3, "BCC": 4, "Muttermal, gutartig": 5},
         "source": "Müller et al.",
         "license": "none",
