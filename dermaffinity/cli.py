@@ -589,6 +589,9 @@ def evaluate(
         float,
         typer.Option(min=0, help="Set so many images aside, or below 1 such a share, to fit a temperature; unscored."),
     ] = 0,
+    prior: Annotated[
+        bool, typer.Option("--prior", help="With --adapt: tell it the class frequencies of those images, too.")
+    ] = False,
     level: Annotated[
         float, typer.Option(min=0.01, max=0.999, help="Show the sensitivity at this specificity, and the reverse.")
     ] = 0.9,
@@ -624,6 +627,7 @@ def evaluate(
             out=out,
             per=per,
             adapt=adapt,
+            prior=prior,
             level=level,
             coverage=coverage,
             rename=dict(_setting("--rename", text) for text in rename or ()),
@@ -637,7 +641,7 @@ def evaluate(
         )
     for note in evaluation.notes:
         print(note)
-    table = results_table({evaluation.model.name: evaluation.measures()}, evaluation.results.counts)
+    table = results_table(evaluation.summaries, evaluation.results.counts)
     _print_tables({f"{evaluation.manifest.name}, {per}s: percent [95 % interval]": table})
     for sentence in evaluation.sentences():
         print(sentence)

@@ -32,7 +32,7 @@ from dermaffinity.experiments.results import (
 )
 from dermaffinity.files import hold, sweep_partial, write_json
 from dermaffinity.inference.classifier import LesionClassifier
-from dermaffinity.inference.model_folder import HASH_DIGITS, Description, load_examples
+from dermaffinity.inference.model_folder import HASH_DIGITS, Description, load_examples, told_prior
 from dermaffinity.inference.predict import BATCH_SIZE
 from dermaffinity.metrics.classification import Classes
 from dermaffinity.metrics.conformal import in_set
@@ -68,6 +68,7 @@ class Evaluation:
         adapted: The same images at a temperature from the part that was set aside with ``adapt``.
         temperature: That temperature; the model's own without ``adapt``.
         set_aside: Images that served to adapt, and are not scored.
+        prior: Whether the adapted classifier is told the class frequencies of the part set aside as well.
         notes: What was left out, a sentence each.
         per: Whether a row is an image or a group.
         level: Of the operating points.
@@ -94,6 +95,7 @@ class Evaluation:
     adapted: Results | None
     temperature: float
     set_aside: int
+    prior: bool
     notes: tuple[str, ...]
     per: Per
     level: float
@@ -120,6 +122,12 @@ class Evaluation:
             calibrated = self.adapted.summary.filter(like=".calibrated", axis=0)
             summary = pd.concat([summary, calibrated.rename(lambda name: name.replace("calibrated", "adapted"))])
         return summary
+
+    @property
+    def summaries(self) -> dict[str, pd.DataFrame]:
+        """The measures by what the columns of a table are called: of the classifier, and told other frequencies."""
+        told = {"told frequencies": self.adapted.summary} if self.adapted is not None and self.prior else {}
+        return {self.model.name: self.measures()} | told
 
     @cached_property
     def scored(self) -> ScoredImages:
@@ -187,6 +195,7 @@ def evaluate(
     out: str | Path | None = None,
     per: Per = "image",
     adapt: float = 0,
+    prior: bool = False,
     level: float = 0.9,
     coverage: float = 0.9,
     rename: Mapping[str, str] | None = None,
@@ -212,6 +221,8 @@ def evaluate(
         per: ``image``, or ``group`` for one answer per patient or lesion, from the mean log-odds of its images.
         adapt: Images, or below 1 their share, to set aside, by whole groups, for a temperature of this library. They
             are not scored.
+        prior: Whether to tell the classifier the class frequencies of the part set aside as well, which changes
+            answers: fair where that part is drawn as at random from what is to come.
         level: Operating points are the sensitivity at this specificity, and the other way round.
         coverage: Of the prediction sets.
         rename: Class of the classifier for a class of the manifest.
@@ -238,6 +249,8 @@ def evaluate(
     from dermaffinity.experiments.report.evaluation import write_report
     from dermaffinity.tracking.mlflow_tracker import MlflowTracker
 
+    if prior and not adapt:
+        raise ConfigError("--prior takes class frequencies from the images that --adapt N sets aside; add --adapt")
     if not adapt >= 0 or not 0 < level < 1 or not 0 < coverage < 1 or per not in ("image", "group"):
         raise ConfigError(
             "adapt is 0, a number of images or a share; level and coverage are in (0, 1); per is image or group"
@@ -250,7 +263,7 @@ def evaluate(
     path = Path(out or Path("evaluations") / f"{classifier.description.name}_on_{manifest.name}")
     with hold(path, _PATIENCE):
         table = _predictions(classifier, manifest, rows, path, on_progress)
-        evaluation = _analyzed(classifier, manifest, table, path, notes, per, adapt, level, coverage)
+        evaluation = _analyzed(classifier, manifest, table, path, notes, per, adapt, prior, level, coverage)
         evaluation.write()
         html, pictures = write_report(evaluation, images)
         track(MlflowTracker(tracking_uri), evaluation, html, private=pictures)
@@ -418,6 +431,7 @@ def _analyzed(
     notes: list[str],
     per: Per,
     adapt: float,
+    prior: bool,
     level: float,
     coverage: float,
 ) -> Evaluation:
@@ -437,13 +451,18 @@ def _analyzed(
     results = Results("external", classes, calibrated if told.any() else scored, calibrated)
     if aside.any():
         part = table[aside]
+        if prior:  # one image more of each class, so that no class is ruled out
+            counts = np.bincount(classes.indices(part["label"]), minlength=len(classes.names)) + 1.0
+            frequencies = classes.log_frequencies(dict(zip(classes.names, counts, strict=True)))
+            told = np.asarray(told_prior(model.fold_models, frequencies=frequencies))
         temperature = fit_temperature(classes.indices(part["label"]), part[classes.columns].to_numpy(), told)
         calibrated = at_temperatures(scored, dict.fromkeys(models_of(scored), temperature), told, classes)
-        adapted = Results("external", classes, results.table, calibrated)
+        adapted = Results("external", classes, calibrated if prior else results.table, calibrated)
     own = more.loc[scored["image"]]
     return Evaluation(
         path, model, manifest, results, own["novelty"], own[others[1:]].to_numpy(), classifier.novelty_threshold,
-        classifier.set_guarantees(coverage), adapted, temperature, int(aside.sum()), tuple(notes), per, level, coverage,
+        classifier.set_guarantees(coverage), adapted, temperature, int(aside.sum()), prior, tuple(notes), per, level,
+        coverage,
     )  # fmt: skip
 
 

@@ -152,6 +152,16 @@ def test_what_is_set_aside_to_adapt_is_whole_groups_and_never_scored(place):
     assert adapted.temperature != pytest.approx(adapted.model.temperature)
     assert adapted.measures().loc["ece.adapted", "value"] != adapted.measures().loc["ece.calibrated", "value"]
     assert "set aside" in adapted.sentences()[-1]
+    told = evaluate("told", adapt=0.4, prior=True)
+    counts = part["label"].value_counts().reindex(list(told.classes.names), fill_value=0) + 1
+    assumed = np.mean([one.calibration.assumed for one in told.model.fold_models], axis=0)
+    raw = told.results.table[columns].to_numpy()
+    logits = np.log(raw) / told.temperature + np.log(counts / counts.sum()).to_numpy() - assumed
+    known = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(told.adapted.table[columns], known, atol=1e-9)
+    assert list(told.summaries) == ["tiny", "told frequencies"]
+    with pytest.raises(ConfigError, match="--prior takes class frequencies"):
+        evaluate("nothing", prior=True)
     with pytest.raises(ConfigError, match="--adapt 500: of"):
         evaluate("too_much", adapt=500)
 

@@ -60,7 +60,7 @@ def _content(evaluation: "Evaluation", images: bool) -> dict[str, Any]:
         "facts": _facts(evaluation),
         "notes": evaluation.notes,
         "measures": table_of(
-            results_table({model.name: measures}, counts), f"{title}: percent [95 % interval]", "Class or measure"
+            results_table(evaluation.summaries, counts), f"{title}: percent [95 % interval]", "Class or measure"
         ),
         "confusion": {
             "caption": f"{title}: each true class (row) by predicted class, with percent of the row",
@@ -177,7 +177,13 @@ def _calibration_note(evaluation: "Evaluation") -> str:
     return (
         "How far the probabilities can be trusted here, before and after fitting the temperature to "
         f"{evaluation.set_aside:,} {evaluation.per}s of this library, which are not scored. A temperature changes no "
-        "predicted class. All that follows uses the adapted one."
+        "predicted class. "
+        + (
+            "It is also told how frequent the classes are there, which does change answers. "
+            if evaluation.prior
+            else ""
+        )
+        + "All that follows, and the decisions above, use the adapted one."
     )
 
 
@@ -222,7 +228,7 @@ def _figures(evaluation: "Evaluation", answers: findings.Answers) -> dict[str, P
     curve, curves = evaluation.decision_curve, roc_curves(evaluation.results.table, evaluation.classes)
     return {
         "recall": picture(
-            figures.recall_figure({name: measures}, counts, ""),
+            figures.recall_figure(evaluation.summaries, counts, ""),
             "recall",
             f"Recall of each class in percent with 95 % intervals: {recalls}.",
             "Recall of each class with its 95 % interval, the most frequent class at the top.",
