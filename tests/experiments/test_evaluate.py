@@ -36,7 +36,7 @@ def place(fresh_folder, phantom_library):
     folder = fresh_folder("evaluate")
     manifest = PhantomAdapter(phantom_library, experiment="5-class").prepare(folds=3)
     rows = manifest.rows.assign(
-        age=np.arange(len(manifest.rows)) % 90,
+        age=7 * np.arange(len(manifest.rows)) % 90,
         sex=["f", "m"] * (len(manifest.rows) // 2) + ["f"] * (len(manifest.rows) % 2),
     )
     aside = rows["fold"] == 2
