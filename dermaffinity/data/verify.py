@@ -23,7 +23,6 @@ _LOOK = {
     "blurred": "blurred beside the others",
     "dark": "dark",
     "overexposed": "overexposed",
-    "ruler": "probably with a ruler",
     "vignette": "with a vignette",
 }
 

@@ -21,7 +21,7 @@ from dermaffinity.report.html.render import Case, CaseGroup, render, thumbnail
 
 _SHOWN = 60  # of either kind, on the contact sheet
 _TOLD = ["image", "label", "suggested", "confidence"]
-_UNREADABLE = {"blurred", "dark", "overexposed"}  # a vignette or a ruler spoils no picture
+_UNREADABLE = {"blurred", "dark", "overexposed"}  # a vignette spoils no picture
 
 
 @dataclass(frozen=True, eq=False)
