@@ -7,7 +7,8 @@ from safetensors import safe_open
 import dermaffinity as da
 from dermaffinity.config import read_config
 from dermaffinity.errors import ConfigError
-from dermaffinity.experiments.job import Images, Job, parts
+from dermaffinity.experiments.job import Images, parts
+from dermaffinity.experiments.network_job import NetworkJob
 from dermaffinity.inference.model_folder import read_description
 
 
@@ -22,7 +23,7 @@ def fitted(fresh_folder, tiny_config):
 def test_no_image_is_kept_from_it_but_an_inner_validation_part(tiny_config):
     config = read_config(tiny_config)
     images = Images(config.data)
-    job = Job(config, 0, 0, None, None, None, scored="none")
+    job = NetworkJob(config, 0, 0, tiny_config.parent, scored="none")
     fit_rows, inner_rows, test_rows = parts(job, images.rows)
     assert len(test_rows) == 0
     assert sorted([*fit_rows, *inner_rows]) == list(range(len(images.rows)))
