@@ -8,6 +8,7 @@ import time
 from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import submitit
@@ -133,7 +134,7 @@ def test_a_task_that_is_killed_is_listed_with_the_place_of_its_last_lines(tiny_c
 
 
 def test_a_task_that_slurm_has_forgotten_twice_is_lost():
-    task = SimpleNamespace(job_id="7_1", done=lambda: False)
+    task = Mock(job_id="7_1")
     listed = iter([{"7_1"}, set(), {"7_1"}, set(), set()])
     watch = on_slurm._Watch({task: []}, lambda: next(listed), None, None)
     assert [watch._lost() for _ in range(5)] == [set(), set(), set(), set(), {task}]
