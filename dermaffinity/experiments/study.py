@@ -129,7 +129,9 @@ def _settings(method: str, overrides: Sequence[str]) -> list[str]:
 
 
 def _manifest_name(folder: str | Path) -> str:
-    kept = "".join(letter if letter.isalnum() else "-" for letter in Path(folder).resolve().stem.lower())
+    kept = "".join(
+        letter if letter.isalnum() or letter in "_-" else "-" for letter in Path(folder).resolve().stem.lower()
+    )
     return f"{kept.strip('-') or 'library'}.csv"
 
 
