@@ -6,7 +6,7 @@ from dermaffinity.cli import app
 
 
 @pytest.mark.parametrize(
-    ("name", "classes", "images"), [("isic2020", 2, 16), ("pad_ufes_20", 5, 40), ("derm7pt", 3, 24)]
+    ("name", "classes", "images"), [("isic2020", 2, 16), ("pad_ufes_20", 5, 40), ("derm7pt", 4, 32)]
 )
 def test_a_public_dataset_is_prepared_verified_trained_and_reported(name, classes, images, fake, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
