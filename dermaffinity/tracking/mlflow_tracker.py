@@ -366,13 +366,11 @@ class MlflowRun:
         return f"models:/{name}@{alias}"
 
     def link_model(self, digest: str) -> None:
-        """Name the newest registered version with this digest in a tag, and make it an input of the run."""
+        """Name the newest registered version with this digest in a tag."""
         found = self._tracker.call(lambda client: client.search_model_versions(f"tags.digest = '{digest}'"))
         if found:
             version = max(found, key=lambda one: one.creation_timestamp)
             self.set_tags({"model_version": f"models:/{version.name}/{version.version}"})
-            models = [_mlflow().entities.LoggedModelInput(version.model_id)] if version.model_id else []
-            self._tracker.call(lambda client: client.log_inputs(self.id, models=models))
 
     def finish(self, status: RunStatus) -> None:
         """Mark the run as ended."""
