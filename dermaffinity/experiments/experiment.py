@@ -436,10 +436,11 @@ class Experiment:
         self, table: pd.DataFrame, keep: Sequence[str], temperatures: Mapping[Model, float]
     ) -> tuple[pd.DataFrame, pd.DataFrame | None]:
         """The means of models, as trained and calibrated; both calibrated where they are told something."""
-        means, joined = average_models(table, self.classes, keep), self._joined(keep)
+        means = average_models(table, self.classes, keep)
         is_told = bool(self.frequencies or self.strengths or self.metadata)
         if not is_told and not temperatures:
             return means, None
+        joined = self._joined(keep)
         evidence = np.zeros((len(means), len(self.classes.names)))
         for mean, models in joined.items() if is_told else ():
             own = np.array([model == mean for model in models_of(means)])

@@ -35,10 +35,10 @@ def label_errors(labels: np.ndarray, probabilities: np.ndarray) -> pd.DataFrame:
         >>> from dermaffinity.metrics import label_errors
         >>> labels = np.array([0, 0, 0, 1, 1])
         >>> probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.2, 0.8], [0.3, 0.7]])
-        >>> label_errors(labels, probabilities).head(2).round(2)
+        >>> label_errors(labels, probabilities).head(2).round(1)
            index  suggested  score  suspected
-        0      2          1   0.15       True
-        1      4          0   1.05      False
+        0      2          1    0.2       True
+        1      4          0    1.0      False
     """
     images, own = np.arange(len(labels)), probabilities[np.arange(len(labels)), labels]
     counts = np.bincount(labels, minlength=probabilities.shape[1])

@@ -31,7 +31,7 @@ def sensitivity_at(positive: np.ndarray, scores: np.ndarray, weights: np.ndarray
         >>> from dermaffinity.metrics import sensitivity_at
         >>> ill, scores = np.array([True, True, True, False, False]), np.array([0.9, 0.6, 0.2, 0.7, 0.1])
         >>> sensitivity_at(ill, scores, np.ones((5, 1)), specificity=0.5).round(2)  # one false alarm is allowed
-        array([0.67])
+        array([1.])
     """
     order = np.argsort(-scores, kind="stable")
     ends = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)  # last image of each score

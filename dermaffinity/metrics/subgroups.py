@@ -32,10 +32,10 @@ def subgroup_gaps(
         >>> labels, right = np.array([0, 0, 0, 0, 1, 1]), np.array([1, 1, 1, 0, 1, 0])
         >>> sex = np.array(["f", "f", "m", "m", "m", "m"])
         >>> subgroup_gaps(labels, right, sex, np.arange(6), resamples=50)[["recognized", "expected", "gap"]]
-                  recognized  expected   gap
+                  recognized  expected    gap
         subgroup
-        f                1.0     0.750  0.25
-        m                0.5     0.625 -0.12...
+        f                1.0     0.750  0.250
+        m                0.5     0.625 -0.125
     """
     from scipy.sparse import csr_array
 

@@ -77,7 +77,7 @@ def test_the_classifier_is_used_as_shown(page, toy_model, tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     images = [np.full((40, 50, 3), value, np.uint8) for value in (0, 255)]
     Image.fromarray(images[0]).save("lesion.jpg")
-    (code,) = [code for code in blocks(ROOT / page, "python") if "LesionClassifier" in code]
+    (code,) = [code for code in blocks(ROOT / page, "python") if "import LesionClassifier" in code]
     (loaded,) = re.findall(r'load\("(.*?)"\)', code)
     (tmp_path / loaded).parent.mkdir(parents=True)
     (tmp_path / loaded).symlink_to(toy_model)

@@ -158,13 +158,13 @@ def test_a_folder_without_a_readable_description_is_refused(tmp_path):
 def test_an_experiment_is_found_by_its_folder_its_name_or_its_config(tmp_path):
     folder = experiment(tmp_path / "runs", "trial")
     for source in (folder.path, "trial", "configs/trial.yaml"):
-        assert Experiment.open(source, tmp_path / "runs") == folder
+        assert Experiment.open(source, tmp_path / "runs").path == folder.path
 
 
 def test_a_name_with_a_dot_is_not_cut_to_another_experiments_name(tmp_path):
     shorter, longer = experiment(tmp_path, "trial_m1"), experiment(tmp_path, "trial_m1.5")
-    assert Experiment.open("trial_m1.5", tmp_path) == longer
-    assert Experiment.open("trial_m1", tmp_path) == shorter
+    assert Experiment.open("trial_m1.5", tmp_path).path == longer.path
+    assert Experiment.open("trial_m1", tmp_path).path == shorter.path
 
 
 def test_an_unknown_experiment_lists_those_there_are(tmp_path):

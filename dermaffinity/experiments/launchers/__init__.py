@@ -12,6 +12,8 @@ from dermaffinity.experiments.launchers.inline import InlineLauncher
 from dermaffinity.experiments.logbook import Logbook
 from dermaffinity.experiments.progress import RunProgress
 
+__all__: list[str] = []
+
 LauncherName = Literal["inline", "ray", "slurm"]
 LAUNCHERS: tuple[LauncherName, ...] = get_args(LauncherName)
 

@@ -28,7 +28,7 @@ class MovingAverage(Trick):
         >>> for value in (0.0, 1.0):
         ...     _ = bias.fill_(value)
         ...     average.on_step(network)
-        >>> average.result(network).head.linear.bias
+        >>> average.result(network).head.linear.bias.data
         tensor([0.1000, 0.1000])
     """
 

@@ -252,7 +252,7 @@ def test_a_manifest_that_has_moved_is_named_and_one_of_another_split_refused(run
                      "this report was written.",)  # fmt: skip
     assert "The images were not at hand; cases are listed by name." in page.text
     manifest = read_manifest(phantom_manifest)
-    manifest.rows.loc[0, "sha256"] = "0" * 64
+    manifest.rows.loc[0, "fold"] = (manifest.rows.loc[0, "fold"] + 1) % 3
     write_manifest(manifest, tmp_path / "other.csv")
     with pytest.raises(ManifestError, match=r"other.csv: split [0-9a-f]{12}, but tiny_cosen was run on"):
         report(runs, "tiny_cosen", manifest=tmp_path / "other.csv")
