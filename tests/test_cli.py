@@ -319,7 +319,7 @@ def test_what_was_taken_for_granted_is_printed(commands, stranger):
     assert done.stdout.splitlines()[0] == "groups.csv: read as 12 lines, semicolon-separated, UTF-16"
     (stranger / "groups.csv").write_text(f"image;group\n{lines.replace('p5', 'P4')}")
     done = commands.run(*words, folder=stranger)
-    assert (done.code, done.stdout) == (1, "")
+    assert (done.code, done.stdout) == (1, "groups.csv: read as 12 lines, semicolon-separated, UTF-8\n")
     assert "group names that differ only in case, blanks, leading zeros or a trailing .0: 'P4' and 'p4'" in done.stderr
     assert commands.run(*words, "--exact-ids", folder=stranger).code == 0
     assert read_manifest(stranger / "data_manifests/my-lib.csv").exact_ids

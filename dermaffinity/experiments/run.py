@@ -14,6 +14,7 @@ from rich.console import Console
 
 import dermaffinity
 from dermaffinity.config import Config, import_class, read_config, shipped
+from dermaffinity.data.library import ImageLibrary
 from dermaffinity.data.manifest import Manifest
 from dermaffinity.errors import ConfigError, TrainingError
 from dermaffinity.experiments.experiment import Experiment
@@ -241,6 +242,8 @@ def _check_request(config: Config, manifest: Manifest, experiment: Experiment, p
         raise ConfigError(f"--external: {config.data.manifest} has no external images")
     jobs = _jobs(config, manifest, experiment, plan)
     jobs[0].check(manifest)
+    assert manifest.root is not None  # or `Images` had refused it
+    ImageLibrary(manifest.root)  # or raise that there are no images
     check_identity(config, manifest, experiment, plan.scored)
     finished, started = (
         sum(state) for state in zip(*((job.files.finished, job.files.started) for job in jobs), strict=True)

@@ -1,12 +1,15 @@
 """What is known of an image besides its pixels, as evidence for classes."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from pydantic import Field
 
 from dermaffinity.config import Section
+
+if TYPE_CHECKING:
+    import pandas as pd  # a classifier answers sooner without it
 
 _BINS = 5
 
@@ -43,7 +46,7 @@ class MetadataEvidence(Section):
 
     @classmethod
     def of(
-        cls, rows: pd.DataFrame, columns: Sequence[str], classes: Sequence[str], *, smoothing: float = 60
+        cls, rows: "pd.DataFrame", columns: Sequence[str], classes: Sequence[str], *, smoothing: float = 60
     ) -> "MetadataEvidence":
         """That of training images.
 
@@ -55,7 +58,7 @@ class MetadataEvidence(Section):
         """
         return cls(columns={name: _of_column(rows[["label", name]], name, classes, smoothing) for name in columns})
 
-    def __call__(self, rows: pd.DataFrame) -> np.ndarray:
+    def __call__(self, rows: "pd.DataFrame") -> np.ndarray:
         """(N, C) of a table with the columns; one that it lacks says nothing."""
         total = np.zeros((len(rows), len(next(iter(next(iter(self.columns.values())).evidence.values())))))
         for name, known in self.columns.items():
@@ -66,7 +69,9 @@ class MetadataEvidence(Section):
         return total
 
 
-def _of_column(rows: pd.DataFrame, name: str, classes: Sequence[str], smoothing: float) -> ColumnEvidence:
+def _of_column(rows: "pd.DataFrame", name: str, classes: Sequence[str], smoothing: float) -> ColumnEvidence:
+    import pandas as pd
+
     known = rows[_values(rows[name], ()).notna()]
     numbers = pd.to_numeric(known[name], errors="coerce")
     edges: tuple[float, ...] = ()
@@ -79,8 +84,10 @@ def _of_column(rows: pd.DataFrame, name: str, classes: Sequence[str], smoothing:
     return ColumnEvidence(edges=edges, evidence={str(v): tuple(e) for v, e in zip(counts.index, evidence, strict=True)})
 
 
-def _values(column: pd.Series, edges: Sequence[float]) -> pd.Series:
+def _values(column: "pd.Series", edges: Sequence[float]) -> "pd.Series":
     """The values as texts, numbers as that of their bin; missing where nothing is known."""
+    import pandas as pd
+
     if edges:
         numbers = pd.to_numeric(column, errors="coerce")
         return pd.Series(np.digitize(numbers, edges).astype(str), index=column.index).where(numbers.notna())
