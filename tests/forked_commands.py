@@ -12,14 +12,24 @@ import time
 
 
 def main() -> None:
+    # Among them what the package itself imports late.
     for module in (
         "dermaffinity.cli",
-        "dermaffinity.experiments.compare",
-        "dermaffinity.experiments.run",
+        "dermaffinity.data.augmentation",
+        "dermaffinity.data.mixing",
+        "dermaffinity.experiments.benchmark",
+        "dermaffinity.experiments.evaluate",
+        "dermaffinity.experiments.network_job",
+        "dermaffinity.experiments.estimator_job",
+        "dermaffinity.experiments.report.write",
+        "dermaffinity.inference.batch",
+        "dermaffinity.training.calibration",
         "matplotlib.figure",
+        "mlflow",
+        "mlflow.store.tracking.sqlalchemy_store",
+        "sklearn.metrics",
+        "albumentations",
     ):
-        importlib.import_module(module)
-    for module in ("mlflow", "mlflow.store.tracking.sqlalchemy_store", "sklearn.metrics", "albumentations"):
         importlib.import_module(module)
     warm_up()
     for line in sys.stdin:
