@@ -437,7 +437,7 @@ def _analyzed(
 ) -> Evaluation:
     model = classifier.description
     classes = Classes.of(dict.fromkeys(model.classes, 0) | model.data.class_counts, model.malignant)
-    table["seed"] = model.fold_models[0].seed  # one ensemble, whatever the seeds of its models
+    table["seed"] = model.fold_models[0].seed  # one ensemble, though its models have several
     others = ["novelty", *(f"u.{name}" for name in model.classes)]
     more = table.groupby("image")[others].mean()
     table = average_models(table, classes)

@@ -229,7 +229,7 @@ class Experiment:
         Examples:
             >>> import dermaffinity as da
             >>> experiment = da.Experiment.open("runs/small_softmax")
-            >>> experiment.chosen_strengths(price=1.0)  # whatever the common classes lose
+            >>> experiment.chosen_strengths(price=1.0)  # any loss of the common classes is allowed
             {0: 0.0, 1: 0.0, 2: 0.0}
         """
         base = self.with_prior(strength=1.0) if reference is None else reference

@@ -105,7 +105,7 @@ class Job(ABC):
 
     @abstractmethod
     def run(self, images: "Images", progress: JobProgress) -> None:
-        """Trains and scores; goes on where an earlier call stopped, and does not do again what is finished.
+        """Trains and scores; continues an earlier call that was stopped, and leaves finished work alone.
 
         Raises:
             TrainingError: When training cannot go on.

@@ -51,8 +51,8 @@ def prepare(
             writes one to fill in.
         vocabulary: Read the library in the classes of another: ``ham7``, ``isic8`` or ``dermofit10``; ``--classes`` on
             the command line.
-        split: Adopt the folds of this file, which `write_split` wrote, instead of dealing new ones: whatever the
-            resolution of the images, runs on one split can be compared.
+        split: Adopt the folds of this file, which `write_split` wrote, instead of dealing new ones. Runs on
+            one split can be compared, also on copies of the images at other resolutions.
         on_note: Told what a person should know about how the library was read, before anything is written.
         on_progress: Called after each image with the number done and the number of all.
         **options: Of the adapter, such as ``groups="patients.csv"`` of ``image_folder``.
