@@ -163,9 +163,8 @@ def test_table_1_augments_every_method_alike_and_changes_nothing_else(recipe, di
 @pytest.mark.skipif(not REAL.is_dir(), reason="MNIST is not beside the checkout")
 def test_a_quick_run_on_real_digits_learns_something(recipe, fresh_folder, monkeypatch, capsys):
     folder = fresh_folder("real")
-    run(recipe, monkeypatch, capsys, folder, "table4", str(REAL))
-    table = pd.read_csv(folder / "runs/reproduction/table4-quick.csv").set_index("row")
-    assert table.loc["l2, Gaussian", "accuracy"] > 0.5
+    run(recipe, monkeypatch, capsys, folder, "figure8", str(REAL))
+    assert pd.read_csv(folder / "runs/reproduction/figure8-quick.csv")["accuracy"].min() > 0.5
 
 
 def test_what_the_command_line_sets_is_not_set_back_by_a_sweep(recipe, digits, monkeypatch, tmp_path):
