@@ -327,7 +327,7 @@ class LesionClassifier:
         .. math:: p_c \propto p^{calibrated}_c \, q_c / \rho_c
 
         for frequencies q and those that the probabilities assume, ρ: Bayes' rule, after the temperature. Novelty,
-        p-values, prediction sets and embeddings stay: sets hold what they promise class by class, whatever the
+        p-values, prediction sets and embeddings stay: sets hold what they promise class by class, for any
         frequencies. An export of the result answers so as well.
 
         Args:
