@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from io import StringIO
 from pathlib import Path
@@ -242,8 +243,7 @@ def server(tmp_path):
         pytest.skip("needs PostgreSQL (apt-get install postgresql)")
     pytest.importorskip("psycopg2")
     own = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.geteuid() == 0 else []
-    folder = Path(f"/tmp/pg{os.getpid()}")  # a socket's path is short
-    folder.mkdir(mode=0o777)
+    folder = Path(tempfile.mkdtemp(prefix="pg"))  # a socket's path is short, pytest's folders are not
     folder.chmod(0o777)
     ports = []
     for _ in range(2):
