@@ -15,9 +15,9 @@ def label_errors(labels: np.ndarray, probabilities: np.ndarray) -> pd.DataFrame:
     .. math:: t_c = \frac{\sum_{i : y_i = c} p_{ic} + k \bar t}{n_c + k}, \qquad s_i = p_{i y_i} / t_{y_i}
 
     with :math:`k = 10` images' worth of the mean confidence :math:`\bar t`, because few images of a rare class tell
-    little of what is usual. Without :math:`t` a rare class, which models hardly dare to name, fills the top of the
-    list. An image is suspected where another class fits better, :math:`p_{ij} / t_j > s_i`, and as well as is usual for
-    that class, :math:`p_{ij} \ge t_j`.
+    little of what is usual. The division is there because models hardly dare to name a rare class, so that all of its
+    labels look wrong. An image is suspected where another class fits better, :math:`p_{ij} / t_j > s_i`, and as well as
+    is usual for that class, :math:`p_{ij} \ge t_j`.
 
     Source: Northcutt, Jiang and Chuang, "Confident Learning: Estimating Uncertainty in Dataset Labels", JAIR 70, 2021,
     https://arxiv.org/abs/1911.00068; the ranking by :math:`p / t` is ours, chosen on planted errors.
