@@ -32,6 +32,7 @@ def test_a_recipe_copies_what_the_package_is_built_from(recipe):
 def test_a_recipe_installs_the_lock_with_hashes_and_nothing_beside_it(recipe):
     installs = re.findall(r"uv pip install (.+?)(?: \\)?$", recipe, re.MULTILINE)
     assert [("--require-hashes" in line, "--no-deps" in line) for line in installs] == [(True, False), (False, True)]
+    assert all("--compile-bytecode" in line for line in installs), "a user of the image cannot store what is compiled"
     version = re.search(r"python:(3\.\d+)", recipe)[1]
     oldest = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"].removeprefix(">=")
     assert tuple(map(int, version.split("."))) >= tuple(map(int, oldest.split(".")))
