@@ -59,7 +59,7 @@ def test_a_class_is_documented_and_its_hyper_parameters_are_keyword_only_with_de
 
 @every_estimator
 def test_an_estimator_learns_and_its_probabilities_sum_to_1(found):
-    estimator = fitted(found(CLASSES, 0))
+    estimator = fitted(found(CLASSES, 0, num_features=3))
     table, labels, _ = rows()
     probabilities = estimator.predict_proba(table)
     assert probabilities.shape == (120, 4)
@@ -68,7 +68,7 @@ def test_an_estimator_learns_and_its_probabilities_sum_to_1(found):
     assert (probabilities.argmax(axis=1) == labels).mean() > 0.9
     np.testing.assert_allclose(estimator.predict_proba(table[:1]), probabilities[:1])
     assert estimator.selected
-    assert all(len(chosen) == 10 for chosen in estimator.selected.values())
+    assert all(len(chosen) == 3 for chosen in estimator.selected.values())
 
 
 @every_estimator
@@ -77,7 +77,7 @@ def test_the_same_rows_give_the_same_estimator_and_missing_numbers_are_taken(fou
     holes = table.copy()
     holes[::7, 3] = np.nan
     holes[:, 5] = np.nan
-    first, second = (fitted(found(CLASSES, 4), holes).predict_proba(holes) for _ in range(2))
+    first, second = (fitted(found(CLASSES, 4, num_features=2), holes).predict_proba(holes) for _ in range(2))
     np.testing.assert_array_equal(first, second)
     assert np.isfinite(first).all()
 
@@ -86,8 +86,8 @@ def test_the_same_rows_give_the_same_estimator_and_missing_numbers_are_taken(fou
 def test_the_scale_and_origin_of_a_feature_do_not_matter(found):
     table, _, _ = rows()
     other = table * np.geomspace(0.01, 100, 15) + np.arange(15)
-    expected = fitted(found(CLASSES, 0)).predict_proba(table)
-    np.testing.assert_allclose(fitted(found(CLASSES, 0), other).predict_proba(other), expected, atol=1e-6)
+    expected = fitted(found(CLASSES, 0, num_features=2)).predict_proba(table)
+    np.testing.assert_allclose(fitted(found(CLASSES, 0, num_features=2), other).predict_proba(other), expected, atol=1e-6)
 
 
 def test_flat_neighbors_on_all_features_are_scikit_learns():
@@ -140,8 +140,8 @@ def test_probabilities_of_the_hierarchy_are_products_along_its_branches():
 @pytest.mark.parametrize("groups", [(), (CLASSES,), (("nv",),)])
 def test_a_hierarchy_that_tells_nothing_apart_first_is_the_flat_method(groups):
     table, _, _ = rows(noise=2.0)
-    flat = fitted(FlatKNN(CLASSES, 0), table).predict_proba(table + 0.1)
-    tree = fitted(HierarchicalKNN(CLASSES, 0, groups=groups), table).predict_proba(table + 0.1)
+    flat = fitted(FlatKNN(CLASSES, 0, num_features=3), table).predict_proba(table + 0.1)
+    tree = fitted(HierarchicalKNN(CLASSES, 0, groups=groups, num_features=3), table).predict_proba(table + 0.1)
     if groups == (("nv",),):  # nv comes first among the groups, so that ties of a selection may fall otherwise
         assert np.abs(flat - tree).mean() < 0.1
     else:
@@ -167,7 +167,7 @@ def test_settings_that_make_no_sense_are_refused(build, message):
 def test_one_image_of_a_class_is_enough_for_neighbors_and_is_said_to_be_too_few_for_a_gaussian(found):
     table, labels, groups = rows()
     keep = np.flatnonzero((labels != 3) | (np.arange(120) == 6))
-    estimator = found(CLASSES, 0)
+    estimator = found(CLASSES, 0, num_features=2)
     if found is HierarchicalBayes:
         with pytest.raises(ValueError, match="a Gaussian needs 3 images of every class, but there are nv 1"):
             estimator.fit(table[keep], labels[keep], groups[keep])
