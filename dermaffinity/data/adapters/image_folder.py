@@ -9,9 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from dermaffinity.data.adapters.base import SPLIT_PARTS, DatasetAdapter, Record
+from dermaffinity.data.labels import ImageNames
 from dermaffinity.data.library import Contents
 from dermaffinity.data.tables import clean, read_table
-from dermaffinity.errors import ConfigError, DataError, count_of, did_you_mean, nearest, some_of
+from dermaffinity.errors import ConfigError, DataError, count_of, did_you_mean, some_of
 
 
 class ImageFolderAdapter(DatasetAdapter):
@@ -27,8 +28,8 @@ class ImageFolderAdapter(DatasetAdapter):
         classes: The folders to read, in the order of the class indices; all of them, sorted, when empty. Name them
             where they lie together in one folder of the source.
         malignant: The classes that count as malignant.
-        groups: A table (CSV, with commas, semicolons or tabs) with the columns ``image`` (path relative to ``source``,
-            or a file name that occurs once) and ``group``, with a line for every image of the classes.
+        groups: A table with the columns ``image``, a path, file name or id, found as by the adapter ``table``, and
+            ``group``; with a line for every image of the classes.
         group_pattern: Instead of a table, a regular expression whose one capture group finds the group in the file
             name: ``^(\\d+)_`` for ``0412_b.jpg``.
 
@@ -248,15 +249,12 @@ def _groups_from_csv(path: Path, images: Sequence[str], needed: Sequence[str]) -
     except OSError as error:
         raise DataError(f"The groups file {path} cannot be read: {error.strerror}.") from error
     table, form = read_table(content, f"The groups file {path}", ("image", "group"))
-    named: dict[str, list[str]] = {}  # by path and by file name
-    for image in images:
-        for name in {clean(image), clean(PurePosixPath(image).name)}:
-            named.setdefault(name, []).append(image)
+    names = ImageNames(images)
     groups: dict[str, str] = {}
     unknown, ambiguous, empty, torn = {}, [], [], []
     for line, name, group in zip(table.index, table["image"], table["group"], strict=True):
         place = f"{name!r} (line {line})"
-        candidates = named.get(name, [])
+        candidates = names.find(name)
         if not candidates:
             unknown[place] = name
         elif len(candidates) > 1:
@@ -267,15 +265,14 @@ def _groups_from_csv(path: Path, images: Sequence[str], needed: Sequence[str]) -
             torn.append(f"{name!r} (line {line}: {group!r}, above: {groups[candidates[0]]!r})")
     faults = {
         "whose image is not in the library": list(unknown),
-        "whose image is a file name that occurs several times; give its path": ambiguous,
+        "whose image may mean several files; give its path": ambiguous,
         "without a group": empty,
         "with another group than a line above gives the image": torn,
     }
     problems = [f"{count_of(len(lines), 'line')} {fault}: {some_of(lines)}" for fault, lines in faults.items() if lines]
     if unknown:
-        first = min(unknown)
-        near = [*nearest(unknown[first], named), images[0]][0]
-        problems[0] += f". The library has such names as {near!r}"
+        near, *_ = names.near(unknown[min(unknown)])
+        problems[0] += f". The library has such files as {near!r}"
     ungrouped = set(needed) - groups.keys()
     if ungrouped:
         problems.append(f"{count_of(len(ungrouped), 'image')} without a group: {some_of(ungrouped)}")

@@ -42,11 +42,11 @@ def write_groups(folder, lines):
     return path
 
 
-def test_a_csv_gives_the_groups_by_path_or_by_a_name_that_occurs_once(fake, tmp_path):
+def test_a_table_gives_the_groups_by_path_file_name_or_id(fake, tmp_path):
     source = fake.write_tree(
         tmp_path / "lib", {f"{n}.png": fake.picture(i) for i, n in enumerate(["a/1", "a/2", "b/1", "b/3"])}
     )
-    groups = write_groups(tmp_path, ["note,image,group", ",a/1.png,ann", ",2.png,bob", ",b/1.png,ann", ",3.png,bob"])
+    groups = write_groups(tmp_path, ["note,image,group", ",a/1.png,ann", ",2.PNG,bob", ",b/1.png,ann", ",3,bob"])
     records = {record.image: record.group for record in ImageFolderAdapter(source, groups=groups).records()}
     assert records == {"a/1.png": "ann", "a/2.png": "bob", "b/1.png": "ann", "b/3.png": "bob"}
 
@@ -54,12 +54,12 @@ def test_a_csv_gives_the_groups_by_path_or_by_a_name_that_occurs_once(fake, tmp_
 def test_every_problem_of_the_csv_is_reported_at_once(fake, tmp_path):
     names = ["a/1", "a/2", "a/4", "b/1", "b/3"]
     source = fake.write_tree(tmp_path / "lib", {f"{n}.png": fake.picture(i) for i, n in enumerate(names)})
-    lines = ["image,group", "1.png,ann", "2.png,", "9.png,bob", "3.png,cy", "b/3.png,dan"]
+    lines = ["image,group", "1.png,ann", "2.png,", "14.png,bob", "3.png,cy", "b/3.png,dan"]
     with pytest.raises(DataError, match=r"groups file .* does not fit the library") as caught:
         list(ImageFolderAdapter(source, groups=write_groups(tmp_path, lines)).records())
     assert caught.value.problems == (
-        "1 line whose image is not in the library: '9.png' (line 4). The library has such names as '4.png'",
-        "1 line whose image is a file name that occurs several times; give its path: '1.png' (line 2)",
+        "1 line whose image is not in the library: '14.png' (line 4). The library has such files as '4.png'",
+        "1 line whose image may mean several files; give its path: '1.png' (line 2)",
         "1 line without a group: '2.png' (line 3)",
         "1 line with another group than a line above gives the image: 'b/3.png' (line 6: 'dan', above: 'cy')",
         "4 images without a group: a/1.png, a/2.png, a/4.png, b/1.png",
@@ -249,7 +249,7 @@ def test_mismatches_of_a_table_are_summed_up(fake, tmp_path):
         list(ImageFolderAdapter(source, groups=groups).records())
     unknown, ungrouped = caught.value.problems
     assert unknown.startswith("500 lines whose image is not in the library: 'IMG0.png' (line 2), 'IMG1.png' (line 3), ")
-    assert " and 492 more. The library has such names as " in unknown
+    assert " and 492 more. The library has such files as " in unknown
     assert ungrouped.startswith("6 images without a group")
 
 
