@@ -497,7 +497,8 @@ def predict(
     images: Annotated[
         list[Path],
         typer.Argument(
-            help="Image files, folders, zip archives; lists of paths: .txt, or the column image of a table.",
+            help="Image files, folders, zip archives; tables that name images (CSV, TSV, Excel, Parquet, or a .txt of "
+            "paths), whose columns are kept.",
             metavar="IMAGES...",
         ),
     ],
@@ -523,9 +524,9 @@ def predict(
             help="Answer for other class frequencies: 0 equal ones, 1 the library's, or your own, mel=0.1,nv=0.9.",
         ),
     ] = None,
-    metadata: Annotated[
+    root: Annotated[
         Path | None,
-        typer.Option(help="A CSV with the column image and those the classifier was trained with, such as age."),
+        typer.Option(help="Folder or zip archive of the images that tables name; default: the table's own folder."),
     ] = None,
     plugins: Plugins = None,
     views: Views = "1",
@@ -536,7 +537,7 @@ def predict(
 
     Example: dermaffinity predict runs/hamfit7_affinity photographs/ more.zip --out predictions.csv
     """
-    from dermaffinity.inference.batch import find_images, predict_to, read_metadata
+    from dermaffinity.inference.batch import columns_of, find_images, predict_to
     from dermaffinity.inference.classifier import LesionClassifier
 
     console = Console(stderr=True, highlight=False)
@@ -548,19 +549,20 @@ def predict(
     classifier = LesionClassifier.load(model, views=int(views), device=device, plugins=plugins or ())  # type: ignore[arg-type]
     if prior is not None:
         classifier = classifier.with_prior(**_prior(prior, classifier.description.classes))
-    files = find_images(images, report)
+    files = find_images(images, report, root)
     if not files:
         raise DataError("there are no images to predict", summed(faults))
     with _counting("predicting", quiet) as on_progress:
-        known = None if metadata is None else read_metadata(metadata, classifier)
         words: dict[str, Any] = {"part": part, "launcher": launcher, "address": address, "coverage": coverage}
         told: dict[str, Any] = {"on_problem": report, "on_progress": on_progress}
-        rows = predict_to(out, classifier, files, **words, metadata=known, **told)
+        rows = predict_to(out, classifier, files, **words, **told)
     for line in summed(faults):
         console.print(f"skipped: {line}", markup=False, soft_wrap=True)
     guarantees = classifier.set_guarantees(coverage)
     always = guarantees.index[guarantees["always"]]
     print(f"{out}: {rows:,} images, {len(faults):,} skipped; {classifier.description.intended_use}")
+    if columns_of(files) and (known := classifier.description.metadata):
+        print(f"What the table says of {', '.join(known)} counts as evidence.")
     print(f"Novelty above {classifier.novelty_threshold:.2f}: about 5 % of images like the training images at most.")
     if len(always) < len(guarantees):
         promised = guarantees.loc[~guarantees["always"], "coverage"].min()

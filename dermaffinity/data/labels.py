@@ -16,6 +16,8 @@ _UNIT = re.compile(rf"{_NUMBER}\s*(?:years?|yrs?|y|yo|months?|mo|weeks?|days?|mm
 _DECIMAL_COMMA = re.compile(r"([-+]?\d+),(\d+)")
 _MOST_COMPARED = 20_000
 """More names are not searched for the nearest one: that would take longer than a person waits."""
+_SAMPLE = 300
+"""Lines of a table that are looked at to tell its column of images."""
 
 
 # What every manifest calls a column, and what libraries do, in lower case.
@@ -57,6 +59,29 @@ class ImageNames:
         ids = list(islice(self._images, _MOST_COMPARED))
         found = nearest(_id(PurePosixPath(name).name), ids) or ids[:1]
         return [PurePosixPath(self._images[one][0]).name for one in found]
+
+    def column(self, table: pd.DataFrame) -> str | None:
+        """The column whose cells are most often images, or None."""
+        sample = table.iloc[:: max(1, len(table) // _SAMPLE)]
+        hits = {str(column): sum(bool(self.find(cell)) for cell in sample[column] if cell) for column in table}
+        best = max(hits, key=hits.__getitem__, default="")
+        return best if best and hits[best] else None
+
+    def nothing_found(self, table: pd.DataFrame, column: str | None = None) -> str:
+        """What is wrong with a table that names no image: its cells, and the file nearest to them; empty without cells.
+
+        Args:
+            table: As text.
+            column: That of the images; by default the one with the most different cells.
+        """
+        column = column or str(max(table, key=lambda one: table[one].nunique(), default=""))
+        cells = table.loc[table[column] != "", column] if column else pd.Series(dtype=str)
+        if not len(cells) or not (near := self.near(cells.iloc[0])):
+            return ""
+        return (
+            f"none of the {count_of(len(cells), 'cell')} of the column {column!r}, such as {cells.iloc[0]!r}, is a "
+            f"file; the library has such files as {near[0]!r}"
+        )
 
 
 def found_images(names: pd.Series, images: ImageNames, kind: str) -> tuple[pd.Series, pd.Series, list[str]]:

@@ -1,10 +1,12 @@
-"""A classifier's word on every image of files, folders, zip archives and lists, in one table; memory stays flat."""
+"""A classifier's word on every image of files, folders, zip archives and tables, in one table; memory stays flat."""
 
 import csv
 import json
+import os
 import posixpath
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from itertools import islice, repeat
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple
@@ -21,29 +23,32 @@ from dermaffinity.inference.predict import BATCH_SIZE
 if TYPE_CHECKING:
     import pandas as pd
 
-_LISTS = (".txt", ".csv", ".tsv", ".parquet")
+    from dermaffinity.data.labels import ImageNames
+
+# As dermaffinity.data.tables.TABLE_SUFFIXES, which takes as long to import as pandas does.
+_TABLES = (".txt", ".csv", ".tsv", ".tab", ".xlsx", ".xls", ".ods", ".parquet")
 _FILES = (".csv", ".parquet")
+# Lost images of a table for which the nearest name is looked up, which takes long among many.
+_HINTS = 3
 # Rows that are written to a Parquet file at once.
 _ROW_GROUP = 5_000
 
 
 class ImageFile(NamedTuple):
-    """One image, by itself or in a folder or archive."""
+    """One image, by itself, in a folder or archive, or in a line of a table."""
 
-    folder: str  # as the table and errors begin; empty where the path is the whole name
+    name: str  # what predictions and errors call it
     library: ImageLibrary
     path: str  # in the library
-
-    @property
-    def name(self) -> str:
-        """What the table and errors call it."""
-        return posixpath.join(self.folder, self.path)
+    cells: Mapping[str, str] = {}  # what the line says besides; every image of a list has the same columns
+    fault: str = ""  # why there is nothing to read
 
 
 class Row(NamedTuple):
     """What a table says about one image."""
 
     image: str
+    cells: Mapping[str, str]
     predicted: str | None  # None, as all that follows, where there is a problem
     probabilities: Sequence[float] | None
     novelty: float | None
@@ -51,14 +56,18 @@ class Row(NamedTuple):
     problem: str | None
 
 
-def find_images(sources: Sequence[Path], on_problem: Callable[[str, str], None]) -> list[ImageFile]:
-    """The image files of folders, archives and lists, and every file that is named itself.
+def find_images(
+    sources: Sequence[Path], on_problem: Callable[[str, str], None], root: Path | None = None
+) -> list[ImageFile]:
+    """The image files of folders, archives and tables, and every file that is named itself.
 
     Args:
-        sources: Image files, folders, zip archives, and lists of paths relative to the list's own folder: a ``.txt``
-            with a path per line, or the column ``image`` of a ``.csv``, ``.tsv`` or ``.parquet``.
+        sources: Image files, folders, zip archives, and tables: CSV, TSV, Excel, OpenDocument or Parquet, with the
+            column ``image``, or another whose cells are images: paths, file names or ids, see `ImageNames`. A ``.txt``
+            is a table of one column, without a header.
         on_problem: Told the name and the fault of each source that cannot be used, and of each file that is neither an
             image nor a text, table or document.
+        root: Folder or archive of the images that tables name; by default the table's own folder.
 
     Examples:
         >>> from pathlib import Path
@@ -75,21 +84,24 @@ def find_images(sources: Sequence[Path], on_problem: Callable[[str, str], None])
             elif source.is_dir() or source.suffix.lower() == ".zip":
                 library = ImageLibrary(source)
                 contents = library.contents()
-                found += [ImageFile(_prefix(source), library, path) for path in contents.images]
+                found += [ImageFile(posixpath.join(_prefix(source), path), library, path) for path in contents.images]
                 for path in contents.others:
                     on_problem(printable((source / path).as_posix()), "no image in a format that is read here")
                 if not (contents.images or contents.others):
                     on_problem(name, f"no image among {count_of(len(contents.beside), 'file')}")
-            elif source.suffix.lower() in _LISTS:
-                found += _listed(source)
+            elif source.suffix.lower() in _TABLES:
+                found += _Listed(source, root).images()
             else:
-                found.append(ImageFile(_prefix(source.parent), ImageLibrary(source.parent), source.name))
+                found.append(ImageFile(source.as_posix(), ImageLibrary(source.parent), source.name))
         except DataError as error:
             on_problem(name, _fault(error, source.name, str(source.resolve())))
     for file in found:
         if not _is_utf8(file.name):
             on_problem(printable(file.name), "the name is not UTF-8, so that no table can hold it; rename the file")
-    return [file for file in found if _is_utf8(file.name)]
+    found = [file for file in found if _is_utf8(file.name)]
+    if columns := dict.fromkeys((column for file in found for column in file.cells), ""):
+        found = [file._replace(cells=columns | dict(file.cells)) for file in found]
+    return found
 
 
 def predict(
@@ -101,7 +113,7 @@ def predict(
     launcher: Literal["inline", "ray"] = "inline",
     address: str | None = None,
     coverage: float = 0.9,
-    metadata: "str | Path | None" = None,
+    root: str | Path | None = None,
     views: Literal[1, 2, 4, 8] = 1,
     device: Literal["cpu", "cuda", "auto"] = "cpu",
     plugins: Sequence[str] = (),
@@ -110,13 +122,13 @@ def predict(
 
     Args:
         model: Folder of an experiment, a fold or a classifier, or ``models:/NAME@ALIAS``.
-        images: Image files, folders, zip archives and lists, see `find_images`.
+        images: Image files, folders, zip archives and tables, see `find_images`.
         out: The table, as ``.csv`` or ``.parquet``; anything else is a folder of Parquet shards, see `predict_shards`.
         part: Of the shards, ``"I/N"`` for the I-th of N parts, each for a process of its own.
         launcher: ``"ray"`` predicts shards side by side, on this machine or on a cluster.
         address: ``HOST:PORT`` of the cluster for ``"ray"``, or ``auto``; None: this machine alone.
         coverage: Share of images whose set shall hold their class.
-        metadata: A CSV with the column ``image``, names of files, and those that the classifier was trained with.
+        root: See `find_images`.
         views: See `LesionClassifier`.
         device: See `LesionClassifier.load`.
         plugins: See `LesionClassifier.load`.
@@ -136,13 +148,13 @@ def predict(
         warnings.warn(f"{name}: {fault}", stacklevel=2)
 
     classifier = LesionClassifier.load(model, views=views, device=device, plugins=plugins)
-    files = find_images([Path(source) for source in images], warn)
+    files = find_images([Path(source) for source in images], warn, None if root is None else Path(root))
     out = Path(out)
-    known = None if metadata is None else read_metadata(Path(metadata), classifier)
     words: dict[str, Any] = {"part": part, "launcher": launcher, "address": address, "coverage": coverage}
-    predict_to(out, classifier, files, **words, metadata=known, on_problem=warn, on_progress=lambda *counts: None)
+    predict_to(out, classifier, files, **words, on_problem=warn, on_progress=lambda *counts: None)
     if out.suffix == ".csv":
-        return pd.read_csv(out, keep_default_na=False, na_values={}, converters={"set": json.loads})
+        texts = dict.fromkeys(["image", *columns_of(files)], str)
+        return pd.read_csv(out, keep_default_na=False, na_values={}, dtype=texts, converters={"set": json.loads})
     table = pd.read_parquet(out)
     table["set"] = table["set"].map(list, na_action="ignore")
     return table
@@ -157,7 +169,6 @@ def predict_to(
     launcher: Literal["inline", "ray"] = "inline",
     address: str | None = None,
     coverage: float = 0.9,
-    metadata: "pd.DataFrame | None" = None,
     on_problem: Callable[[str, str], None],
     on_progress: Callable[[int, int], None],
 ) -> int:
@@ -165,14 +176,18 @@ def predict_to(
     from dermaffinity.inference.on_ray import predict_on_ray
     from dermaffinity.inference.shards import predict_shards
 
+    taken = {"predicted", "novelty", "set", "problem", *(f"p.{name}" for name in classifier.classes_)}
+    if clash := [column for column in columns_of(files) if column in taken]:
+        raise DataError(
+            f"the table of images has the column{'s' * (len(clash) > 1)} {', '.join(map(repr, clash))}, which the "
+            "predictions have as well; rename or remove them there"
+        )
     told: dict[str, Any] = {"coverage": coverage, "on_problem": on_problem, "on_progress": on_progress}
     if out.suffix in _FILES:
         if part != "1/1" or launcher != "inline":
             asked = f"--part {part}: parts" if part != "1/1" else f"--launcher {launcher}: workers"
             raise ConfigError(f"{asked} share a folder; give one as --out instead of {out}")
-        return predict_files(classifier, files, out, metadata=metadata, **told)
-    if metadata is not None:
-        raise ConfigError(f"--metadata goes into one table; give --out a name that ends in {' or '.join(_FILES)}")
+        return predict_files(classifier, files, out, **told)
     if address is not None and launcher != "ray":
         raise ConfigError(f"--address {address}: is for --launcher ray")
     if launcher == "ray":
@@ -180,27 +195,9 @@ def predict_to(
     return predict_shards(classifier, files, out, part=part, **told)
 
 
-def read_metadata(path: Path, classifier: LesionClassifier) -> "pd.DataFrame":
-    """What a table says of images, by the names of their files.
-
-    Raises:
-        DataError: When it cannot be read, lacks columns, names an image twice, or the classifier takes no metadata.
-    """
-    import pandas as pd
-
-    columns = list(classifier.description.metadata)
-    if not columns:
-        raise DataError(f"{path}: this classifier was trained without metadata; leave --metadata out")
-    try:
-        table = pd.read_csv(path, dtype=str)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as a CSV ({error})") from error
-    if missing := [name for name in ("image", *columns) if name not in table]:
-        raise DataError(f"{path}: lacks the columns {', '.join(missing)}; it has {', '.join(table.columns)}")
-    names = table["image"].map(lambda name: Path(name).name)
-    if (again := names[names.duplicated()]).any():
-        raise DataError(f"{path}: names images twice, {again.iloc[0]} for one; leave one row per file name")
-    return table[columns].set_axis(names)
+def columns_of(files: Sequence[ImageFile]) -> list[str]:
+    """The columns that tables add to the images."""
+    return list(files[0].cells) if files else []
 
 
 def predict_files(
@@ -209,22 +206,21 @@ def predict_files(
     out: Path,
     *,
     coverage: float = 0.9,
-    metadata: "pd.DataFrame | None" = None,
     on_problem: Callable[[str, str], None],
     on_progress: Callable[[int, int], None],
 ) -> int:
     """Writes one row per image.
 
-    The columns are ``image``, ``predicted``, ``p.<class>`` for each class, ``novelty``, and ``set``, in a CSV a JSON
-    list of classes, such as ``["AK", "BCC"]``. A CSV leaves out what cannot be read; Parquet has a row for it, whose
-    last column, ``problem``, says why.
+    The columns are ``image``, those of the tables of images, ``predicted``, ``p.<class>`` for each class, ``novelty``,
+    and ``set``, in a CSV a JSON list of classes, such as ``["AK", "BCC"]``. A CSV leaves out what cannot be read;
+    Parquet has a row for it, whose last column, ``problem``, says why. What the tables say of columns that the
+    classifier was trained with as metadata counts as evidence.
 
     Args:
         classifier: See `LesionClassifier`.
         files: What `find_images` returns.
         out: The table, ``.csv`` or ``.parquet``; takes the place of an older one when it is complete.
         coverage: Of the sets.
-        metadata: By the name of the file, see `LesionClassifier.assess`.
         on_problem: Told the name and the fault of each image that cannot be used.
         on_progress: Told (images done, images in all).
 
@@ -246,7 +242,7 @@ def predict_files(
 
     def rows() -> Iterator[list[Row]]:
         nonlocal done, problems
-        for batch in _answers(classifier, files, coverage, metadata):
+        for batch in _answers(classifier, files, coverage):
             yield batch
             for row in batch:
                 if row.problem is not None:
@@ -257,16 +253,16 @@ def predict_files(
 
     write: Callable[..., None] = _write_parquet if out.suffix == ".parquet" else _write_csv
     with atomic_write(out, "wb" if out.suffix == ".parquet" else "w") as opened:
-        write(opened, classifier.classes_.tolist(), rows())
+        write(opened, columns_of(files), classifier.classes_.tolist(), rows())
     return done - problems
 
 
-def _answers(
-    classifier: LesionClassifier, files: Sequence[ImageFile], coverage: float, metadata: "pd.DataFrame | None"
-) -> Iterator[list[Row]]:
+def _answers(classifier: LesionClassifier, files: Sequence[ImageFile], coverage: float) -> Iterator[list[Row]]:
     """Batches of rows in order; the images of the next batch are read meanwhile, and no more than that."""
 
     def read(file: ImageFile) -> np.ndarray | DataError:
+        if file.fault:
+            return DataError(file.fault)
         try:
             return classifier.pixels(file.library.read(file.path), file.name)
         except DataError as error:
@@ -276,50 +272,65 @@ def _answers(
     for start in range(0, len(files), BATCH_SIZE):
         batch = list(islice(images, min(BATCH_SIZE, len(files) - start)))
         found = list(zip(files[start : start + BATCH_SIZE], batch, strict=True))
-        good = [(file.name, image) for file, image in found if not isinstance(image, DataError)]
+        good = [(file, image) for file, image in found if not isinstance(image, DataError)]
         answers: Iterator[Row] = iter(())
         if good:
-            names, pixels = zip(*good, strict=True)
-            assessed = classifier.assess_pixels(pixels)
-            if metadata is not None:
-                known = metadata.reindex([Path(name).name for name in names])
-                assessed = classifier.with_evidence(assessed, known)
+            read_files, pixels = zip(*good, strict=True)
+            names, cells = [file.name for file in read_files], [file.cells for file in read_files]
+            assessed = classifier.with_evidence(classifier.assess_pixels(pixels), _evidence(classifier, cells))
             predicted = classifier.classes_[assessed.probabilities.argmax(axis=1)].tolist()
             numbers = assessed.probabilities.tolist(), assessed.novelty.tolist()
-            answers = map(Row, names, predicted, *numbers, classifier.sets(assessed, coverage), repeat(None))
+            answers = map(Row, names, cells, predicted, *numbers, classifier.sets(assessed, coverage), repeat(None))
         yield [
-            Row(file.name, None, None, None, None, _fault(image, file.name, file.path))
+            Row(file.name, file.cells, None, None, None, None, _fault(image, file.name, file.path))
             if isinstance(image, DataError)
             else next(answers)
             for file, image in found
         ]
 
 
-def _write_csv(opened: IO[str], classes: Sequence[str], batches: Iterator[list[Row]]) -> None:
+def _evidence(classifier: LesionClassifier, cells: Sequence[Mapping[str, str]]) -> "pd.DataFrame | None":
+    """What tables say of the columns that the classifier was trained with, if it was."""
+    if not (classifier.description.metadata and any(cells)):
+        return None
+    import pandas as pd
+
+    from dermaffinity.data.labels import with_usual_names
+
+    return with_usual_names(pd.DataFrame(list(cells)))
+
+
+def _write_csv(opened: IO[str], columns: Sequence[str], classes: Sequence[str], batches: Iterator[list[Row]]) -> None:
     table = csv.writer(opened, lineterminator="\n")
-    table.writerow(["image", "predicted", *(f"p.{name}" for name in classes), "novelty", "set"])
+    table.writerow(["image", *columns, "predicted", *(f"p.{name}" for name in classes), "novelty", "set"])
     for batch in batches:
-        for image, predicted, probabilities, novelty, members, _ in batch:
+        for image, cells, predicted, probabilities, novelty, members, _ in batch:
             if probabilities is not None:
-                cells = (f"{value:.6g}" for value in (*probabilities, novelty))
-                table.writerow([image, predicted, *cells, json.dumps(members, ensure_ascii=False)])
+                numbers = (f"{value:.6g}" for value in (*probabilities, novelty))
+                members = json.dumps(members, ensure_ascii=False)
+                table.writerow([image, *cells.values(), predicted, *numbers, members])
 
 
-def _write_parquet(opened: IO[bytes], classes: Sequence[str], batches: Iterator[list[Row]]) -> None:
+def _write_parquet(
+    opened: IO[bytes], columns: Sequence[str], classes: Sequence[str], batches: Iterator[list[Row]]
+) -> None:
     import pyarrow as pa
     from pyarrow.parquet import ParquetWriter
 
     text = pa.string()
     schema = pa.schema(
-        [("image", text), ("predicted", text)]
+        [(name, text) for name in ("image", *columns, "predicted")]
         + [(f"p.{name}", pa.float32()) for name in classes]
         + [("novelty", pa.float32()), ("set", pa.list_(text)), ("problem", text)]
     )
 
     def group(rows: list[Row]) -> pa.Table:
-        image, predicted, probabilities, novelty, members, problem = zip(*rows, strict=True) if rows else [()] * 6
+        image, cells, predicted, probabilities, novelty, members, problem = (
+            zip(*rows, strict=True) if rows else [()] * 7
+        )
+        kept = [[row[column] for row in cells] for column in columns]
         each = [[None if row is None else row[c] for row in probabilities] for c in range(len(classes))]
-        return pa.table([image, predicted, *each, novelty, members, problem], schema=schema)
+        return pa.table([image, *kept, predicted, *each, novelty, members, problem], schema=schema)
 
     with ParquetWriter(opened, schema) as table:
         waiting: list[Row] = []
@@ -335,46 +346,77 @@ def _prefix(folder: Path) -> str:
     return "" if folder == Path() else folder.as_posix()
 
 
-def _listed(source: Path) -> Iterator[ImageFile]:
-    """The images that a list names; none of them is looked for yet."""
-    here, anywhere = ImageLibrary(source.parent), ImageLibrary(Path("/"))
-    try:
-        for path in _paths(source):
-            yield ImageFile("/", anywhere, path.lstrip("/")) if path.startswith("/") else ImageFile("", here, path)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{source.name}: cannot be read as a list of images ({error})") from error
+class _Listed:
+    """The images that the lines of a table name, each with its other cells."""
 
+    def __init__(self, source: Path, root: Path | None) -> None:
+        self._source = source
+        self._library, self._anywhere = ImageLibrary(root or source.parent), ImageLibrary(Path("/"))
+        self._lost = 0
 
-def _paths(source: Path) -> Iterator[str]:
-    suffix = source.suffix.lower()
-    if suffix == ".parquet":
-        import pyarrow as pa
-        from pyarrow.parquet import ParquetFile
+    def images(self) -> list[ImageFile]:
+        """One for each line that names any.
+
+        Raises:
+            DataError: The table cannot be read, or none of its lines names an image.
+        """
+        lines = self._lines()
+        column = "image" if "image" in lines else self._names.column(lines)
+        if column is None:
+            found = f"found {some_of(map(repr, lines)) or 'none'}"
+            nearest = f"; {fault}" if (fault := self._names.nothing_found(lines)) else ""
+            raise self._nothing(f"a table of images has a column 'image', or one that names images: {found}{nearest}")
+        kept = [str(name) for name in lines if name != "image"]
+        cells = [dict(zip(kept, line, strict=True)) for line in lines[kept].itertuples(index=False)]
+        images = [self._image(name, line) for name, line in zip(lines[column], cells, strict=True) if name]
+        if self._lost and self._lost == len(images):
+            raise self._nothing(self._names.nothing_found(lines, column) or "none of its images is there")
+        return images
+
+    def _nothing(self, fault: str) -> DataError:
+        return DataError(
+            f"{self._source.name}: {fault}. Images are looked for in {self._library.root}; name another folder with "
+            "--root FOLDER"
+        )
+
+    def _lines(self) -> "pd.DataFrame":
+        import pandas as pd
+
+        from dermaffinity.data.tables import decode_text, read_table
 
         try:
-            with ParquetFile(source) as table:
-                _check_column(source, table.schema_arrow.names)
-                for group in table.iter_batches(columns=["image"]):
-                    yield from filter(None, group.column(0).to_pylist())
-        except pa.ArrowException as error:
-            raise DataError(f"{source.name}: cannot be read as a list of images ({error})") from error
-        return
-    with source.open(encoding="utf-8-sig", newline="") as opened:
-        if suffix == ".txt":
-            yield from filter(None, (line.rstrip("\r\n") for line in opened))
-            return
-        first = opened.readline()
-        delimiter = max(",;\t", key=first.count)
-        columns = next(csv.reader([first], delimiter=delimiter), [])
-        _check_column(source, columns)
-        place = columns.index("image")
-        yield from (row[place] for row in csv.reader(opened, delimiter=delimiter) if row and row[place])
+            content = self._source.read_bytes()
+        except OSError as error:
+            raise DataError(f"{self._source.name}: cannot be read ({error.strerror})") from error
+        if self._source.suffix.lower() == ".txt":
+            text, _ = decode_text(content, self._source.name)
+            return pd.DataFrame({"image": [line.rstrip("\r") for line in text.split("\n")]})
+        lines = read_table(content, self._source.name).rows
+        lines = lines.loc[:, [bool(name) for name in lines]]  # a nameless index column
+        if twice := set(lines.columns[lines.columns.duplicated()]):
+            raise DataError(f"{self._source.name}: several columns have the name {some_of(map(repr, twice))}")
+        return lines
 
+    @cached_property
+    def _names(self) -> "ImageNames":
+        # Listing a large folder takes a while, and a list of paths does not need it.
+        from dermaffinity.data.labels import ImageNames
 
-def _check_column(source: Path, columns: Sequence[str]) -> None:
-    if "image" not in columns:
-        found = some_of(map(repr, columns)) or "none"
-        raise DataError(f"{source.name}: a table of images has a column 'image', found {found}; rename the column")
+        return ImageNames(self._library.contents().images)
+
+    def _image(self, name: str, cells: Mapping[str, str]) -> ImageFile:
+        if os.path.isfile(self._library.root / name):
+            library = self._anywhere if name.startswith("/") else self._library
+            return ImageFile(name, library, name.lstrip("/"), cells)
+        found = self._names.find(name)
+        if len(found) == 1:
+            return ImageFile(name, self._library, found[0], cells)
+        if found:
+            return ImageFile(name, self._library, name, cells, f"may mean {some_of(found, 4)}; give the path")
+        self._lost += 1
+        near = self._names.near(name) if self._lost <= _HINTS else []
+        hint = f", the nearest is {near[0]!r}" if near else ""
+        return ImageFile(name, self._library, name, cells, f"no image of this name in {self._library.root}{hint}")
 
 
 def _fault(error: DataError, *names: str) -> str:

@@ -124,7 +124,7 @@ def _part(text: str) -> tuple[int, int]:
 def _plan(classifier: LesionClassifier, files: Sequence[ImageFile], coverage: float) -> dict[str, Any]:
     names = hashlib.sha256()
     for file in files:
-        names.update(f"{file.name}\0".encode())
+        names.update("\0".join((file.name, file.path, *file.cells, *file.cells.values(), "")).encode())
     model = classifier.description
     return {
         "model": f"{model.name} {model.digest[:12]}",

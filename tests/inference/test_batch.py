@@ -18,7 +18,8 @@ import pytest
 from PIL import Image
 
 from dermaffinity import LesionClassifier
-from dermaffinity.inference import batch
+from dermaffinity.errors import DataError
+from dermaffinity.inference import MetadataEvidence, batch
 
 PICTURES = [np.random.default_rng(seed).integers(0, 256, (40, 50, 3), dtype=np.uint8) for seed in range(4)]
 
@@ -258,4 +259,95 @@ def test_a_list_that_names_no_images_is_a_problem_and_no_error(tmp_path, name):
     assert batch.find_images([tmp_path / name], lambda *problem: problems.append(problem)) == []
     ((found, fault),) = problems
     assert found.endswith(name)
-    assert re.match("a table of images has a column 'image', found |cannot be read as a list of images", fault)
+    assert re.match("a table of images has a column 'image', or one .*: found .*'picture'|.*no text in UTF-8", fault)
+
+
+@pytest.fixture
+def patients(tmp_path) -> pd.DataFrame:
+    """A table of ids, without suffix, of images in sub-folders and a zip; one is lost and one is there twice."""
+    for path, number in {"photos/a/IMG_1.png": 0, "photos/b/IMG_3.PNG": 2, "photos/a/IMG_5.png": 3}.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_bytes(png(PICTURES[number]))
+    (tmp_path / "photos/b/IMG_5.png").write_bytes(png(PICTURES[3]))
+    with zipfile.ZipFile(tmp_path / "photos/more.zip", "w") as archive:
+        archive.writestr("IMG_2.png", png(PICTURES[1]))
+    return pd.DataFrame(
+        {
+            "patient": ["007", "Ä, b", "007", "9", "10"],
+            "image": ["IMG_1", "IMG_2", "img_3", "IMG_4", "IMG_5"],
+            "age": ["50", "", "61", "", "7"],
+        }
+    )
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "parquet"])
+def test_a_table_of_ids_keeps_its_columns_and_says_what_is_lost(commands, toy_model, tmp_path, patients, kind):
+    table = tmp_path / f"patients.{kind}"
+    if kind == "parquet":
+        patients.to_parquet(table)
+    else:
+        patients.to_csv(table, index=False, sep="," if kind == "csv" else "\t")
+    out = tmp_path / ("out.parquet" if kind == "parquet" else "out.csv")
+    done = commands.run("predict", str(toy_model), table.name, "--root", "photos", "--out", out.name, folder=tmp_path)
+    assert done.code == 1
+    assert f"skipped: IMG_4: no image of this name in {tmp_path}/photos, the nearest is 'IMG_" in done.stderr
+    assert "skipped: IMG_5: may mean a/IMG_5.png, b/IMG_5.png; give the path" in done.stderr
+    found = pd.read_parquet(out) if kind == "parquet" else pd.read_csv(out, dtype=str)
+    assert found.columns.tolist()[:5] == ["image", "patient", "age", "predicted", "p.AK"]
+    assert found["patient"].tolist()[:3] == ["007", "Ä, b", "007"]
+    assert found["image"].tolist() == (patients["image"].tolist() if kind == "parquet" else ["IMG_1", "IMG_2", "img_3"])
+    expected = LesionClassifier.load(toy_model).predict_proba(PICTURES[:3])
+    assert found.loc[:2, ["p.AK", "p.BCC", "p.ML"]].to_numpy(float) == pytest.approx(expected, abs=1e-5)
+    if kind == "parquet":
+        assert found["age"].tolist() == patients["age"].tolist()
+        assert found["problem"].notna().tolist() == [False, False, False, True, True]
+
+
+def test_the_column_of_images_is_the_one_that_names_them_and_tables_may_be_mixed(tmp_path, patients):
+    patients.rename(columns={"image": "isic_id"})[:2].to_csv(tmp_path / "photos/known.csv", index=False)
+    (tmp_path / "photos/list.txt").write_text("a/IMG_1.png\nmore.zip/IMG_2.png\n")
+    sources = [tmp_path / name for name in ("photos/known.csv", "photos/list.txt", "photos/a/IMG_5.png")]
+    files = batch.find_images(sources, pytest.fail)
+    assert [file.name for file in files[:4]] == ["IMG_1", "IMG_2", "a/IMG_1.png", "more.zip/IMG_2.png"]
+    assert [file.path for file in files] == ["a/IMG_1.png", "more.zip/IMG_2.png"] * 2 + ["IMG_5.png"]
+    empty = {"patient": "", "isic_id": "", "age": ""}
+    first = {"patient": "007", "isic_id": "IMG_1", "age": "50"}
+    assert [dict(file.cells) for file in files] == [
+        first,
+        {**first, "patient": "Ä, b", "isic_id": "IMG_2", "age": ""},
+    ] + [empty] * 3
+
+
+def test_a_table_that_fits_no_file_is_refused_with_the_nearest_name(commands, toy_model, tmp_path, patients):
+    patients.assign(image=["IMG-1.jpg", "IMG-2.jpg", "IMG-3.jpg", "", ""]).to_csv(tmp_path / "table.csv", index=False)
+    done = commands.run("predict", str(toy_model), "table.csv", folder=tmp_path)
+    assert done.code == 1
+    assert done.stderr.splitlines()[1:] == [
+        "  - table.csv: none of the 3 cells of the column 'image', such as 'IMG-1.jpg', is a file; the library has "
+        f"such files as 'IMG_1.png'. Images are looked for in {tmp_path}; name another folder with --root FOLDER"
+    ]
+
+
+def test_columns_that_predictions_have_themselves_are_refused(toy_model, tmp_path, patients):
+    patients.rename(columns={"age": "p.AK", "patient": "set"}).to_parquet(tmp_path / "table.parquet")
+    with pytest.raises(DataError, match=r"the columns 'set', 'p\.AK', which the predictions have as well; rename"):
+        batch.predict(toy_model, [tmp_path / "table.parquet"], out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_a_table_says_is_evidence_for_a_classifier_that_was_trained_with_it(toy_model, tmp_path, patients):
+    known = pd.DataFrame({"label": ["AK"] * 30 + ["BCC"] * 30 + ["ML"] * 30, "age": [70] * 30 + [50] * 30 + [20] * 30})
+    evidence = MetadataEvidence.of(known, ["age"], ("AK", "BCC", "ML"), smoothing=5)
+    classifier = LesionClassifier.load(toy_model)
+    told = tuple(one.model_copy(update={"metadata": evidence}) for one in classifier.description.fold_models)
+    classifier.description = classifier.description.model_copy(update={"fold_models": told})
+    patients[:3].rename(columns={"age": "age_approx"}).to_csv(tmp_path / "photos/table.csv", index=False)
+    files = batch.find_images([tmp_path / "photos/table.csv"], pytest.fail)
+    batch.predict_files(
+        classifier, files, tmp_path / "out.csv", on_problem=pytest.fail, on_progress=lambda done, total: None
+    )
+    found = pd.read_csv(tmp_path / "out.csv")[["p.AK", "p.BCC", "p.ML"]].to_numpy()
+    expected = classifier.predict_proba(PICTURES[:3], metadata=patients[:3])
+    assert found == pytest.approx(expected, abs=1e-5)
+    unsaid = classifier.predict_proba(PICTURES[:3])
+    assert (abs(found - unsaid).max(axis=1) > 0.01).tolist() == [True, False, True]  # of the second no age is known

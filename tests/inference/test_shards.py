@@ -176,3 +176,19 @@ def test_the_verb_writes_shards_and_ends_with_one_for_a_damaged_image(commands, 
     assert "shards: 10 images, 1 skipped" in done.stdout
     assert "skipped: photos/05.png: not an image" in done.stderr
     assert len(pd.read_parquet(tmp_path / "shards")) == 11
+
+
+def test_shards_keep_the_columns_of_a_table_and_refuse_the_same_images_with_other_ones(
+    classifier, toy_model, photos, tmp_path
+):
+    ids = [f"{number:02}" for number in range(11)]
+    lines = pd.DataFrame({"image": ids, "patient": [f"P{number}" for number in ids]})
+    lines.to_csv(photos / "table.csv", index=False)
+    files = find_images([photos / "table.csv"], pytest.fail)
+    assert shards.predict_shards(classifier, files, tmp_path / "out", **QUIET) == 10
+    table = pd.read_parquet(tmp_path / "out")
+    assert table[["image", "patient"]].to_numpy().tolist() == lines.to_numpy().tolist()
+    assert table.columns[2] == "predicted"
+    lines.assign(patient="P").to_csv(photos / "table.csv", index=False)
+    with pytest.raises(DataError, match="holds other predictions"):
+        shards.predict_shards(classifier, find_images([photos / "table.csv"], pytest.fail), tmp_path / "out", **QUIET)

@@ -22,8 +22,6 @@ _PATIENT = ("patient_id", "patient", "patientid", "subject_id", "subject", "pers
 _LESION = ("lesion_id", "lesion", "lesionid")
 _MASK = ("mask", "mask_path", "segmentation")
 _SPLIT = ("split", "partition", "subset", "set")
-# Lines of a table that are looked at to tell its column of images.
-_SAMPLE = 300
 
 
 class TableAdapter(TabledAdapter):
@@ -134,7 +132,7 @@ class TableAdapter(TabledAdapter):
     def _joined(self, tables: Mapping[str, pd.DataFrame], image: str | None) -> pd.DataFrame:
         """All tables as one, by the lines of the longest that names images; these are the column ``image``."""
         names = ImageNames(self._images())
-        keyed = {name: _image_column(table, image, names) for name, table in tables.items()}
+        keyed = {name: image if image in table else names.column(table) for name, table in tables.items()}
         images = {name: column for name, column in keyed.items() if column}
         if not images or (image and image not in images.values()):
             self._refuse_images(tables, image, names)
@@ -152,13 +150,8 @@ class TableAdapter(TabledAdapter):
             every = [column for table in tables.values() for column in _columns(table)]
             problems.append(f"no column {image!r} for image{did_you_mean(image, every)}")
         for name, table in tables.items():
-            column = image if image in table else max(_columns(table), key=lambda one: table[one].nunique(), default="")
-            cells = table.loc[table[column] != "", column] if column else pd.Series(dtype=str)
-            if len(cells) and (near := names.near(cells.iloc[0])):
-                problems.append(
-                    f"{name}: none of the {len(cells):,} cells of the column {column!r}, such as {cells.iloc[0]!r}, is "
-                    f"a file; the library has such files as {near[0]!r}"
-                )
+            if fault := names.nothing_found(table, image if image in table else None):
+                problems.append(f"{name}: {fault}")
         found = ", ".join(f"{name} has {', '.join(map(repr, table))}" for name, table in tables.items())
         raise DataError(
             f"{self.name}: no column names images of {self.library.root}: {found}. Name it with --set image=COLUMN, or "
@@ -286,16 +279,6 @@ class _Other(NamedTuple):
     name: str
     table: pd.DataFrame
     image: str | None
-
-
-def _image_column(table: pd.DataFrame, asked: str | None, names: ImageNames) -> str | None:
-    """The column whose cells are most often images, or None."""
-    if asked in table:
-        return asked
-    sample = table.iloc[:: max(1, len(table) // _SAMPLE)]
-    hits = {column: sum(bool(names.find(cell)) for cell in sample[column] if cell) for column in _columns(table)}
-    best = max(hits, key=hits.__getitem__, default="")
-    return best if best and hits[best] else None
 
 
 def _renamed(table: pd.DataFrame, column: str) -> pd.DataFrame:
