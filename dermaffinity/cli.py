@@ -158,7 +158,7 @@ def prepare(
         str | None,
         typer.Option(
             help="group: no patient or lesion crosses a fold; image: single images; presplit: the dataset's own test "
-            "set, the default where there is one (mnist, folders train and test); else group is."
+            "set, the default of mnist and of folders train and test, offered by derm7pt and bcn20000; else group is."
         ),
     ] = None,
     folds: Annotated[int | None, typer.Option(min=1, help="Number of folds; default: 3, presplit: 1.")] = None,

@@ -114,9 +114,13 @@ def fake_bcn20000() -> dict[str, bytes]:
     rows = [
         (f"BCN_{k:010}.jpg", 50, "head/neck", c, f"BCN_{p:07}", "2015-01-01", "male", "train") for k, c, p in images
     ]
-    other = ("BCN_0000000999.jpg", 50, "head/neck", "OOD", "BCN_0000999", "2015-01-01", "male", "test")
+    test = [
+        (f"BCN_{k:010}.jpg", 50, "head/neck", c, f"BCN_{k:07}", "2015-01-01", "male", "test")
+        for k, c in ((997, "NV"), (998, "MEL"), (999, "OOD"))
+    ]
     files = {f"BCN_20k_train/bcn_20k_train/{row[0]}": picture(k) for k, row in enumerate(rows)}
-    files |= {"BCN_20k_test/BCN_0000000999.jpg": picture(999), "bcn_20k_test.csv": csv(columns, [other])}
+    files |= {f"BCN_20k_test/{row[0]}": picture(997 + k) for k, row in enumerate(test)}
+    files["bcn_20k_test.csv"] = csv(columns, test)
     return files | {"bcn_20k_train.csv": csv(columns, rows)}
 
 

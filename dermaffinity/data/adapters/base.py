@@ -7,6 +7,7 @@ A new dataset is one new file beside this one: its name is the adapter's name, i
 
 import hashlib
 import importlib
+import inspect
 import pkgutil
 import shlex
 from abc import ABC, abstractmethod
@@ -97,6 +98,7 @@ class DatasetAdapter(ABC):
     experiment: str = "all"
     partial: bool = False  # whether a part of the library is enough
     presplit: bool = False  # whether the dataset comes divided into training and test images
+    prefers_folds: bool = False  # whether new folds are the default even so
 
     def __init__(self, source: Path) -> None:
         if not source.exists():
@@ -172,8 +174,8 @@ class DatasetAdapter(ABC):
             folds: Number of cross-validation folds, at least 2; 3 by default. Under ``presplit`` there is one, the test
                 set.
             protocol: ``group`` keeps groups whole; ``image`` splits images regardless of groups, as most papers do;
-                ``presplit`` takes the dataset's own test set. By default ``presplit`` where there is one, else
-                ``group``.
+                ``presplit`` takes the dataset's own test set; with ``partial``, without the training images whose group
+                it tests. By default ``presplit`` where there is one, unless the adapter prefers folds; else ``group``.
             seed: Seed of the split, and of the draw where the adapter draws.
             exact_ids: Take groups and classes for different ones even where their names are `look_alikes`.
             vocabulary: Read the library in the classes of another, see `known_classes`; images of other diseases are
@@ -188,13 +190,15 @@ class DatasetAdapter(ABC):
         """
         if split:
             return self._adopt(split, vocabulary, exact_ids, on_progress)
-        protocol = protocol or ("presplit" if self.presplit else "group")
+        protocol = protocol or ("presplit" if self.presplit and not self.prefers_folds else "group")
         folds = folds or (1 if protocol == "presplit" else 3)
         self._check_split(protocol, folds)
         records = [_cleaned(record) for record in self.select(list(self.records()), seed)]
         records.sort(key=lambda record: record.image)
         if vocabulary:
             records = self._read_in(vocabulary, records)
+        if protocol == "presplit" and self.partial:
+            records = self._apart(records)
         self._check(records, exact_ids, protocol)
         development = [record for record in records if not record.external]
         if protocol == "presplit":
@@ -290,6 +294,14 @@ class DatasetAdapter(ABC):
         self.experiment = vocabulary if self.experiment == "all" else f"{self.experiment} in {vocabulary}"
         return read
 
+    def _apart(self, records: list[Record]) -> list[Record]:
+        """The records without the training images of groups that are tested."""
+        tested = {record.group for record in records if record.test}
+        kept = [record for record in records if record.test or record.group not in tested]
+        if torn := len(records) - len(kept):
+            self.notes.append(f"left out {count_of(torn, 'training image')} of groups that the test part has as well")
+        return kept
+
     def _check_split(self, protocol: Protocol, folds: int) -> None:
         if protocol == "presplit" and not self.presplit:
             raise ConfigError(f"{self.name} brings no test set of its own; use the protocol group or image")
@@ -320,9 +332,10 @@ class DatasetAdapter(ABC):
             for record in records:
                 sides.setdefault(record.group, set()).add(record.test)
             if torn := [group for group, parts in sides.items() if len(parts) > 1]:
+                way = "leave those training images out with --partial, " if _takes_partial(type(self)) else ""
                 problems.append(
                     f"{count_of(len(torn), 'group')} in both the training and the test part: {some_of(torn)}; give one "
-                    "part to each, or deal new folds with --protocol group"
+                    f"part to each, {way}or deal new folds with --protocol group"
                 )
         present = {record.label for record in records if not record.external}
         problems += [f"class {code} has no image" for code in self.classes if code not in present]
@@ -422,6 +435,10 @@ def pair_by_id(paths: Iterable[tuple[str, str]], kind: str, problems: list[str])
         for (first, second), names in doubles.items()
     ]
     return found
+
+
+def _takes_partial(adapter: type[DatasetAdapter]) -> bool:
+    return "partial" in inspect.signature(adapter).parameters
 
 
 def _cleaned(record: Record) -> Record:

@@ -1,10 +1,12 @@
 """Derm7pt: 1,011 cases of the seven-point checklist, with a dermatoscopic and a clinical image each."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import pandas as pd
 
 from dermaffinity.data.adapters.tabled import TabledAdapter
+from dermaffinity.errors import some_of
 
 _DIAGNOSES = {
     "basal cell carcinoma": ("BCC", 42),
@@ -35,8 +37,9 @@ class Derm7ptAdapter(TabledAdapter):
     """Reads the dermatoscopic images of Derm7pt.
 
     Cases share a group by ``case_id`` or by their clinical photograph, which some cases have in common; the adapter
-    ``table`` reads the clinical images. The manifest keeps the authors' ``split`` where its index files are there. The
-    five classes are those of the paper; the twenty diagnoses are too rare for cross-validation.
+    ``table`` reads the clinical images. The five classes are those of the paper; the twenty diagnoses are too rare for
+    cross-validation. Where the authors' index files are there, the manifest keeps their ``split``, and the protocol
+    ``presplit`` trains on their training and validation parts and tests on their test part.
 
     Args:
         source: The folder ``release_v0`` with ``meta/meta.csv`` and ``images``.
@@ -57,6 +60,11 @@ class Derm7ptAdapter(TabledAdapter):
     classes: tuple[str, ...] = _CLASSES
     malignant: tuple[str, ...] = ("BCC", "MEL")
     groups: tuple[str, ...] = ("case_id", "clinic")
+    prefers_folds: bool = True
+
+    def __init__(self, source: Path, *, partial: bool = False) -> None:
+        super().__init__(source, partial=partial)
+        self.presplit = any(path.lower().endswith("test_indexes.csv") for path in self.files())
 
     def how_to_get(self) -> str:
         """See :meth:`DatasetAdapter.how_to_get`."""
@@ -73,6 +81,10 @@ class Derm7ptAdapter(TabledAdapter):
         rows["clinic"] = rows["clinic"].str.casefold()
         split = [""] * len(rows)
         for part in ("train", "valid", "test"):
-            for index in self.table(rf"{part}_indexes\.csv", ("indexes",), optional=True)["indexes"]:
+            indexes = self.table(rf"{part}_indexes\.csv", ("indexes",), optional=True)["indexes"]
+            if strange := [index for index in indexes if not (index.isdecimal() and int(index) < len(rows))]:
+                problems.append(f"{part}_indexes.csv names no lines of meta.csv from 0 on: {some_of(strange)}")
+            for index in set(indexes) - set(strange):
                 split[int(index)] = part  # rows from 0 on, not case_num
+        rows["test"] = ["yes" if part == "test" else "" for part in split]
         return rows.assign(split=split).rename(columns={"derm": "image", "location": "site"})

@@ -132,11 +132,12 @@ def test_the_datasets_own_split_is_the_default_where_there_is_one_and_refused_el
         with pytest.raises(ConfigError, match=f"{name} brings no test set of its own"):
             adapter.prepare(protocol="presplit")
         return
-    manifest = adapter.prepare()
+    assert adapter.prepare().protocol == ("group" if adapter.prefers_folds else "presplit")
+    manifest = adapter.prepare(protocol="presplit")
     assert (manifest.folds, manifest.protocol) == (1, "presplit")
     assert sorted(manifest.rows["fold"].unique()) == [-1, 0]
     with pytest.raises(ConfigError, match="folds=2 with the protocol presplit: a dataset's own split has 1 fold"):
-        adapter.prepare(folds=2)
+        adapter.prepare(folds=2, protocol="presplit")
     with pytest.raises(ConfigError, match="folds=1 with the protocol group"):
         adapter.prepare(folds=1, protocol="group")
 

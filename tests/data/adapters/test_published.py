@@ -12,7 +12,7 @@ from dermaffinity.data.adapters.derm7pt import Derm7ptAdapter
 from dermaffinity.data.adapters.fitzpatrick17k import Fitzpatrick17kAdapter
 from dermaffinity.data.adapters.isic import IsicAdapter
 from dermaffinity.data.adapters.milk10k import Milk10kAdapter
-from dermaffinity.errors import DataError
+from dermaffinity.errors import ConfigError, DataError, ManifestError
 
 # As the datasets' own pages and papers state them.
 TOTALS = {
@@ -91,7 +91,10 @@ def test_milk10k_joins_labels_by_lesion_and_the_supplement_tells_bowens_disease_
 
 def test_bcn20000_leaves_out_the_diseases_of_its_test_part(read):
     records, adapter = read("bcn20000", images="all")
-    assert len(records) == 64
+    assert len(records) == 66
+    assert [record.image for record in records.values() if record.test] == [
+        f"BCN_20k_test/BCN_0000000{k}.jpg" for k in (997, 998)
+    ]
     assert "left out 1 image with other labels: OOD 1" in adapter.notes
     assert records["BCN_0000000000"].extra["split"] == "train"
     assert adapter.published == {"all": 18_946}
@@ -112,6 +115,25 @@ def test_derm7pt_joins_cases_by_their_clinical_photograph_and_counts_split_rows_
     assert [records[f"Fal{k:03}"].extra["split"] for k in (19, 20, 24, 25)] == ["train", "valid", "valid", "test"]
     assert records["Fal016"].diagnoses == ("melanoma (in situ)",)
     assert sum(Derm7ptAdapter.published.values()) == 1011
+
+
+def test_the_official_split_of_derm7pt_is_a_manifest_without_training_images_of_tested_cases(fake, tmp_path):
+    files = fake.published_files("derm7pt")
+    adapter = Derm7ptAdapter(fake.write_tree(tmp_path / "whole", files), partial=True)
+    manifest = adapter.prepare(protocol="presplit")
+    split = dict(zip(manifest.rows["image"].str[-7:-4], manifest.rows["fold"], strict=True))
+    assert split == {f"{k:03}": 0 if k >= 25 else -1 for k in range(40) if k != 24}  # 25 is of the same case
+    assert adapter.notes[-1] == "left out 1 training image of groups that the test part has as well"
+    strict = Derm7ptAdapter(tmp_path / "whole")
+    strict.published = {}
+    with pytest.raises(ManifestError, match=r"1 group in both .*: C12; .*with --partial, or deal new folds"):
+        strict.prepare(protocol="presplit")
+    files["release_v0/meta/test_indexes.csv"] = b"indexes\n39\n40\n-1\n"
+    with pytest.raises(DataError, match=r"test_indexes\.csv names no lines of meta\.csv from 0 on: 40, -1"):
+        Derm7ptAdapter(fake.write_tree(tmp_path / "other", files), partial=True).prepare()
+    files = {path: content for path, content in files.items() if "indexes" not in path}
+    with pytest.raises(ConfigError, match="derm7pt brings no test set of its own"):
+        Derm7ptAdapter(fake.write_tree(tmp_path / "bare", files), partial=True).prepare(protocol="presplit")
 
 
 def test_fitzpatrick17k_has_three_partitions_and_leaves_out_what_is_wrongly_labeled(read):
