@@ -440,23 +440,26 @@ def _analyzed(
     table["seed"] = model.fold_models[0].seed  # one ensemble, though its models have several
     others = ["novelty", *(f"u.{name}" for name in model.classes)]
     more = table.groupby("image")[others].mean()
+    heard = [f"e.{name}" for name in model.classes]
+    more[heard] = model.evidence(manifest.rows.set_index("image").loc[more.index])
     table = average_models(table, classes)
     if per == "group":
         table, more = _by_group(table, more, classes)
     aside = _part_to_adapt(table, adapt, per)
     scored, temperature, adapted = table[~aside].reset_index(drop=True), model.temperature, None
-    told = np.asarray(model.told)
-    # Where class frequencies are told, what is measured is what the classifier answers.
-    calibrated = at_temperatures(scored, dict.fromkeys(models_of(scored), temperature), told, classes)
-    results = Results("external", classes, calibrated if told.any() else scored, calibrated)
+    evidence = more.loc[table["image"], heard].to_numpy()
+    told = evidence + np.asarray(model.told)
+    # Where class frequencies or metadata are told, what is measured is what the classifier answers.
+    calibrated = at_temperatures(scored, dict.fromkeys(models_of(scored), temperature), told[~aside], classes)
+    results = Results("external", classes, calibrated if any(model.told) or model.metadata else scored, calibrated)
     if aside.any():
         part = table[aside]
         if prior:  # one image more of each class, so that no class is ruled out
             counts = np.bincount(classes.indices(part["label"]), minlength=len(classes.names)) + 1.0
             frequencies = classes.log_frequencies(dict(zip(classes.names, counts, strict=True)))
-            told = np.asarray(told_prior(model.fold_models, frequencies=frequencies))
-        temperature = fit_temperature(classes.indices(part["label"]), part[classes.columns].to_numpy(), told)
-        calibrated = at_temperatures(scored, dict.fromkeys(models_of(scored), temperature), told, classes)
+            told = evidence + np.asarray(told_prior(model.fold_models, frequencies=frequencies))
+        temperature = fit_temperature(classes.indices(part["label"]), part[classes.columns].to_numpy(), told[aside])
+        calibrated = at_temperatures(scored, dict.fromkeys(models_of(scored), temperature), told[~aside], classes)
         adapted = Results("external", classes, calibrated if prior else results.table, calibrated)
     own = more.loc[scored["image"]]
     return Evaluation(

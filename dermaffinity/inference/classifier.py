@@ -371,18 +371,15 @@ class LesionClassifier:
         self, assessment: "Assessment[np.ndarray]", metadata: "pd.DataFrame | None"
     ) -> "Assessment[np.ndarray]":
         """What `assess` makes of metadata for images that were assessed before."""
-        import numpy as np
-
         from dermaffinity.metrics.reliability import with_temperature
 
         if metadata is None:
             return assessment
-        known = [own for fold_model in self.description.fold_models if (own := fold_model.metadata) is not None]
-        if not known:
+        if not self.description.metadata:
             raise ValueError("this classifier was trained without metadata; train one with metadata: [age, sex, site]")
         if len(metadata) != len(assessment.probabilities):
             raise ValueError(f"{len(assessment.probabilities)} images need as many rows, got {len(metadata)}")
-        evidence = np.mean([own(metadata) for own in known], axis=0)
+        evidence = self.description.evidence(metadata)
         return assessment._replace(probabilities=with_temperature(assessment.probabilities, 1, evidence))
 
     def prepare(self, image: Any, name: str = "the image") -> "Tensor":

@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field, ValidationError
@@ -25,6 +25,9 @@ from dermaffinity.errors import ConfigError, DataError
 from dermaffinity.files import atomic_write, sweep_partial
 from dermaffinity.inference.metadata import MetadataEvidence
 from dermaffinity.models import LesionNetwork
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FILE = "classifier.json"
 
@@ -113,6 +116,11 @@ class Description(Facts):
         """The columns that count as evidence beside the image; none for most models."""
         known = self.fold_models[0].metadata
         return () if known is None else tuple(known.columns)
+
+    def evidence(self, rows: "pd.DataFrame") -> np.ndarray:
+        """(N, C), what metadata add to the logarithms of the probabilities, as the mean of the fold models."""
+        known = [own for fold_model in self.fold_models if (own := fold_model.metadata) is not None]
+        return np.mean([own(rows) for own in known], axis=0) if known else np.zeros((len(rows), len(self.classes)))
 
     @property
     def plugins(self) -> tuple[str, ...]:

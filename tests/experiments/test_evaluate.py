@@ -72,6 +72,16 @@ def test_the_external_images_of_its_own_manifest_give_the_very_numbers_of_crossv
     pd.testing.assert_frame_equal(evaluation.measures(), external.summary)
 
 
+def test_metadata_that_a_classifier_was_trained_with_are_heard_as_by_crossval(place):
+    da.crossval("tiny.yaml", overrides=["metadata=[age, sex]", "name=heard"], external=True, quiet=True)
+    external, unheard = da.Experiment("runs/heard").external, da.Experiment("runs/tiny").external
+    evaluation = da.evaluate("runs/heard", "tiny.csv", out="heard", images=False)
+    pd.testing.assert_frame_equal(evaluation.results.table, external.table)
+    pd.testing.assert_frame_equal(evaluation.measures(), external.summary)
+    columns = evaluation.classes.columns
+    assert abs(external.table[columns] - unheard.calibrated[columns]).to_numpy().max() > 0.01
+
+
 def test_another_manifest_is_scored_whole_and_as_the_classifier_says(place):
     evaluation = evaluate("other")
     rows = read_manifest(place / "other.csv")
