@@ -1,16 +1,14 @@
 """What one warp and one color map per image save: against the same changes as seven passes of albumentations.
 
-Both make versions of the same pictures, in turns, in one process with one thread.
+Both make versions of the same pictures, in turns, in one process with one thread; counted is processor time.
 """
 
-import json
 import time
-from collections.abc import Callable
-from functools import partial
 
 import albumentations as A
 import cv2
 import numpy as np
+from side_by_side import in_turns, ratios, result
 
 from dermaffinity.data.augmentation import LesionAugmentation
 
@@ -23,18 +21,15 @@ def main() -> None:
         random = np.random.default_rng(0)
         pictures = list(random.integers(0, 256, (IMAGES, size, size * 4 // 3, 3), dtype=np.uint8))
         ours, theirs = LesionAugmentation(size), passes(size)
-        rates: dict[str, list[float]] = {"ours": [], "albumentations": []}
-        for _ in range(ROUNDS):
-            rates["ours"].append(rate(partial(of_batches, ours), pictures))
-            rates["albumentations"].append(rate(partial(one_by_one, theirs), pictures))
-        best = {name: max(found) for name, found in rates.items()}
-        print(
-            f"{size} px: ours {best['ours']:,.0f} images/s, albumentations {best['albumentations']:,.0f} images/s, "
-            f"ratio {best['ours'] / best['albumentations']:.1f}"
-        )
-        ratio = best["ours"] / best["albumentations"]
-        result = {"figure": f"augmentation at {size} px, over albumentations", "ratio": ratio}
-        print("result:", json.dumps(result | {"wanted": "at least 4"} if size == 224 else result))
+        makers = {
+            "ours": lambda ours=ours, pictures=pictures: of_batches(ours, pictures),
+            "albumentations": lambda theirs=theirs, pictures=pictures: one_by_one(theirs, pictures),
+        }
+        seconds = in_turns(makers, ROUNDS, time.process_time)
+        rates = ", ".join(f"{name} {ROUNDS * IMAGES / sum(found):,.0f} images/s" for name, found in seconds.items())
+        print(f"{size} px: {rates}", flush=True)
+        found = ratios(seconds["albumentations"], seconds["ours"])
+        result(f"augmentation at {size} px, images/s over albumentations", found, "at least 4" if size == 224 else "")
 
 
 def passes(size: int) -> A.Compose:
@@ -59,13 +54,6 @@ def of_batches(augmentation: LesionAugmentation, pictures: list[np.ndarray]) -> 
 def one_by_one(compose: A.Compose, pictures: list[np.ndarray]) -> None:
     for picture in pictures:
         compose(image=picture)
-
-
-def rate(make: Callable[[list[np.ndarray]], None], pictures: list[np.ndarray]) -> float:
-    """Images per second."""
-    started = time.perf_counter()
-    make(pictures)
-    return len(pictures) / (time.perf_counter() - started)
 
 
 if __name__ == "__main__":

@@ -5,10 +5,10 @@ small. Printed is the largest cost ratio after 24 epochs, and how often it is be
 softmax.
 """
 
-import json
 import math
 
 import torch
+from side_by_side import result
 
 from dermaffinity.heads import Predictions
 from dermaffinity.losses import CoSenLoss
@@ -24,7 +24,7 @@ def main() -> None:
         low, middle, high = ratios.quantile(torch.tensor([0.05, 0.5, 0.95])).tolist()
         below = 100 * (ratios < 2).float().mean()
         print(f"rate {rate:.1f}: ratio {middle:4.1f} (90 % within {low:.1f} to {high:.1f}), below 2 in {below:3.0f} %")
-    print("result:", json.dumps({"figure": "CoSen's largest cost ratio at rate 1, simulated", "ratio": middle}))
+    result("CoSen's largest cost ratio at rate 1, simulated", middle)
 
 
 def final_ratio(rate: float, labels: torch.Tensor) -> float:

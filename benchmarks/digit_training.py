@@ -5,7 +5,6 @@ The bare loop has its images as one tensor from the start; no order, no validati
 step counts more here than for photographs.
 """
 
-import json
 import tempfile
 import time
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from side_by_side import WARM_UP, ratios, result
 from torch.nn import functional as F
 
 from dermaffinity.config import TrainingSettings
@@ -32,14 +32,10 @@ def main() -> None:
     random = np.random.default_rng(0)
     digits = list(np.repeat(random.integers(0, 256, (IMAGES, SIZE, SIZE, 1), dtype=np.uint8), 3, axis=3))
     labels = random.integers(0, CLASSES, IMAGES)
-    ours, bare = [], []
-    for _ in range(ROUNDS):
-        ours.append(trainer_rate(digits, labels))
-        bare.append(bare_rate(digits, labels))
-    print(f"Trainer.fit  {np.median(ours):7.0f} images/s   (rounds: {', '.join(f'{rate:.0f}' for rate in ours)})")
-    print(f"bare loop    {np.median(bare):7.0f} images/s   (rounds: {', '.join(f'{rate:.0f}' for rate in bare)})")
-    ratio = np.median(ours) / np.median(bare)
-    print("result:", json.dumps({"figure": "training on digits, images/s over a bare loop", "ratio": ratio}))
+    found = [(trainer_rate(digits, labels), bare_rate(digits, labels)) for _ in range(WARM_UP + ROUNDS)][WARM_UP:]
+    ours, bare = zip(*found, strict=True)
+    print(f"Trainer.fit {np.median(ours):.0f} images/s, bare loop {np.median(bare):.0f} images/s")
+    result("training on digits, images/s over a bare loop", ratios(ours, bare))
 
 
 def trainer_rate(digits: list[np.ndarray], labels: np.ndarray) -> float:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from side_by_side import result
 from torch.profiler import ProfilerActivity, profile
 
 from dermaffinity.config import TrainingSettings
@@ -41,6 +42,8 @@ def main() -> None:
         for precision in ("32-true", *(["bf16-mixed"] if has_bfloat16() else [])):
             shares = epoch(precision, frozen)
             print(f"{precision}, {frozen} stages frozen: {', '.join(f'{n} {s:.0%}' for n, s in shares.most_common())}")
+            for name, share in shares.most_common(3) if not frozen else ():
+                result(f"{name}, share of an epoch at {SIZE} px, {precision}", share)
 
 
 def epoch(precision: str, frozen: int) -> Counter[str]:

@@ -10,9 +10,7 @@ itself allocated, without mapped files, which the system drops when it needs the
 
 import argparse
 import itertools
-import json
 import os
-import statistics
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -20,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from side_by_side import in_turns, ratios, result
 from torch.nn import functional as F
 from torchvision.models import resnet18
 
@@ -65,18 +64,15 @@ def main() -> None:
         datasets = {"mapped": dataset(mapped), "in memory": dataset(kept)}
         batches = {name: epochs(one) for name, one in datasets.items()}
         for what, model in (("loaded", None), ("trained on", resnet18(num_classes=CLASSES))):
-            rates: dict[str, list[float]] = {name: [] for name in batches}
             steps = arguments.steps * (1 if model else 10)
-            for _ in range(ROUNDS):
-                for name, own in batches.items():
-                    rates[name].append(run(own, steps, model))
-            ours, memory = (statistics.median(rates[name]) for name in ("mapped", "in memory"))
-            print(
-                f"{what}: mapped {ours:.0f} images/s, in memory {memory:.0f} images/s: ratio {ours / memory:.2f}",
-                flush=True,
-            )
+            runs = {
+                name: lambda own=own, steps=steps, model=model: run(own, steps, model) for name, own in batches.items()
+            }
+            seconds = in_turns(runs, ROUNDS)
+            rates = (f"{name} {ROUNDS * steps * BATCH / sum(found):.0f} images/s" for name, found in seconds.items())
+            print(f"{what}: {', '.join(rates)}", flush=True)
             figure = f"images mapped from files, {what}, images/s over memory"
-            print("result:", json.dumps({"figure": figure, "ratio": ours / memory, "wanted": "at least 0.95"}))
+            result(figure, ratios(seconds["in memory"], seconds["mapped"]), "at least 0.95")
         own = between - before - sum(image.nbytes for image in kept) / 2**20
         print(f"own memory of the cache {own:.0f} MiB; {anonymous() - between:.0f} MiB more after training")
 
@@ -91,13 +87,11 @@ def epochs(images: ManifestDataset) -> Iterator[tuple[torch.Tensor, torch.Tensor
         yield from loader
 
 
-def run(batches: Iterator[tuple[torch.Tensor, torch.Tensor]], steps: int, model: torch.nn.Module | None) -> float:
-    started = time.perf_counter()
+def run(batches: Iterator[tuple[torch.Tensor, torch.Tensor]], steps: int, model: torch.nn.Module | None) -> None:
     for images, labels in itertools.islice(batches, steps):
         if model is not None:
             model.zero_grad()
             F.cross_entropy(model(images), labels).backward()
-    return steps * BATCH / (time.perf_counter() - started)
 
 
 def anonymous() -> float:

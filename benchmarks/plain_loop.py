@@ -12,7 +12,6 @@ twice 3 folds of the rest and 24 epochs: too much for the starts, which do not g
 because speed does not depend on them.
 """
 
-import json
 import os
 import statistics
 import subprocess
@@ -25,6 +24,7 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
+from side_by_side import result
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
@@ -72,8 +72,7 @@ def main() -> None:
         )
         if arm != "plain":
             figure = f"hamfit-7 experiment, {arm}, over the plain loop"
-            result = {"figure": figure, "ratio": ratio, "wanted": f"at most {TARGETS[arm.partition(',')[0]]}"}
-            print("result:", json.dumps(result), flush=True)
+            result(figure, ratio, f"at most {TARGETS[arm.partition(',')[0]]}")
 
 
 def library() -> None:

@@ -10,9 +10,8 @@ the same network in batches, argmax, and one table at the end.
 
 import argparse
 import io
-import json
+import itertools
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
+from side_by_side import in_turns, ratios, result
 
 from dermaffinity.inference.batch import find_images
 from dermaffinity.inference.classifier import LesionClassifier
@@ -55,25 +55,21 @@ def main() -> None:
             f"{arguments.images:,} images in {shards} shards: {arguments.images / seconds:.0f} images/s with start-up"
         )
         figure = f"memory of predicting {arguments.images:,} images, last tenth over first"
-        print("result:", json.dumps({"figure": figure, "ratio": last / first, "wanted": "at most 1.1"}))
+        result(figure, last / first, "at most 1.1")
 
 
 def compare(folder: Path, listed: Path, count: int) -> None:
     classifier = LesionClassifier.load(folder / "model")
-    ours, bare = [], []
-    for number in range(ROUNDS):
-        started = time.perf_counter()
-        files = find_images([listed], sys.exit)
+    folders = map(str, itertools.count())  # what a folder has already is not predicted again
+
+    def ours() -> None:
         told = {"on_problem": sys.exit, "on_progress": lambda done, total: None}
-        predict_shards(classifier, files, folder / f"few-{number}", **told)
-        ours.append(count / (time.perf_counter() - started))
-        started = time.perf_counter()
-        bare_loop(classifier, listed, folder / "bare.parquet")
-        bare.append(count / (time.perf_counter() - started))
-    rates = statistics.median(ours), statistics.median(bare)
-    print(f"ours {rates[0]:.0f} images/s, bare loop {rates[1]:.0f} images/s")
-    result = {"figure": "predicting JPEG files, images/s over a bare loop", "ratio": rates[0] / rates[1]}
-    print("result:", json.dumps(result), flush=True)
+        predict_shards(classifier, find_images([listed], sys.exit), folder / next(folders), **told)
+
+    loops = {"ours": ours, "bare loop": lambda: bare_loop(classifier, listed, folder / "bare.parquet")}
+    seconds = in_turns(loops, ROUNDS)
+    print(", ".join(f"{name} {ROUNDS * count / sum(found):.0f} images/s" for name, found in seconds.items()))
+    result("predicting JPEG files, images/s over a bare loop", ratios(seconds["bare loop"], seconds["ours"]))
 
 
 def bare_loop(classifier: LesionClassifier, listed: Path, out: Path) -> None:

@@ -1,34 +1,31 @@
 """What the classifier costs over the network it holds: LesionClassifier against the bare torchvision ResNet-18 forward.
 
-First from a new process: loading a classifier and its first prediction, against importing torch and torchvision and one
-forward; and the seconds of ``dermaffinity --help`` and ``import dermaffinity``. Then in one process, where rounds
-alternate between the two, so that both see the same machine; the ratio is of the medians. The bare forward gets a
-tensor that is ready; the classifier gets a file's bytes, or decoded pixels, and answers with calibrated probabilities,
-novelty and p-values. Weights are random: speed does not depend on them.
+First in new processes of one thread, in processor time: loading a classifier and its first prediction, against
+importing torch and torchvision and one forward; and ``dermaffinity --help`` and ``import dermaffinity``. Then in one
+process, in turns. The bare forward gets a tensor that is ready; the classifier gets a file's bytes, or decoded pixels,
+and answers with calibrated probabilities, novelty and p-values. Weights are random: speed does not depend on them.
 """
 
 import io
-import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
+from side_by_side import in_turns, ratios, result
 from torchvision.models import resnet18
 
 from dermaffinity.inference.classifier import LesionClassifier
 from dermaffinity.inference.model_folder import Calibration, Facts, build_network, save_model
 
 CLASSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
-SIZES = (128,)
-START_ROUNDS, SINGLE_ROUNDS, BATCH_ROUNDS, BATCH = 3, 15, 2, 64
+SIZE, BATCH = 128, 64
+START_ROUNDS, SINGLE_ROUNDS, BATCH_ROUNDS = 5, 30, 7
 FILE_SIZE = (600, 450)  # width and height of HAM10000's images, in pixels
 
 BARE = """
@@ -53,65 +50,66 @@ def main() -> None:
     Image.fromarray(pixels).save(opened, "JPEG", quality=90)
     content = opened.getvalue()
     start_up(content)
+    with tempfile.TemporaryDirectory() as name:
+        classifier = LesionClassifier.load(write_model(Path(name)))
     bare = resnet18(num_classes=len(CLASSES)).eval()
-    print(f"one image, latency: classifier / bare forward; {BATCH} images, throughput: classifier / bare forward")
-    print(f"{'px':>4} {'bare':>9} {'pixels':>16} {'JPEG file':>16} {'batch, pixels':>16} {'batch, JPEG':>16}")
-    for size in SIZES:
-        with tempfile.TemporaryDirectory() as name:
-            classifier = LesionClassifier.load(write_model(Path(name), size))
-        ready = torch.stack([classifier.prepare(pixels)])
+    ready = torch.stack([classifier.prepare(pixels)])
 
-        def forward(images: torch.Tensor) -> torch.Tensor:
-            with torch.inference_mode():
-                return bare(images)
+    @torch.inference_mode()
+    def forward(images: torch.Tensor) -> torch.Tensor:
+        return bare(images)
 
-        single = [
-            lambda ready=ready: forward(ready),
-            lambda classifier=classifier: classifier.predict_proba(pixels),
-            lambda classifier=classifier: classifier.predict_proba(content),
-        ]
-        base, *own = medians(single, SINGLE_ROUNDS)
-        many = ready.expand(BATCH, -1, -1, -1).contiguous()
-        batches = [
-            lambda many=many: forward(many),
-            lambda classifier=classifier: classifier.predict_proba([pixels] * BATCH),
-            lambda classifier=classifier: classifier.predict_proba([content] * BATCH),
-        ]
-        batch_base, *batch_own = medians(batches, BATCH_ROUNDS)
-        cells = [f"{1e3 * seconds:6.1f} ms {seconds / base:5.2f} ×" for seconds in own]
-        cells += [f"{BATCH / seconds:5.0f} /s {batch_base / seconds:5.2f} ×" for seconds in batch_own]
-        print(f"{size:4d} {1e3 * base:6.1f} ms {' '.join(f'{cell:>16}' for cell in cells)}", flush=True)
-        result(f"one JPEG at {size} px, latency over a bare forward", own[1] / base, "at most 1.15")
-        result(f"{BATCH} JPEG at {size} px, images/s over a bare forward", batch_base / batch_own[1], "at least 0.95")
+    for count, rounds in ((1, SINGLE_ROUNDS), (BATCH, BATCH_ROUNDS)):
+        tensors = ready.expand(count, -1, -1, -1).contiguous()
+        answers = {
+            "bare": lambda tensors=tensors: forward(tensors),
+            "pixels": lambda count=count: classifier.predict_proba([pixels] * count),
+            "JPEG": lambda count=count: classifier.predict_proba([content] * count),
+        }
+        seconds = in_turns(answers, rounds)
+        middle = ", ".join(f"{name} {1e3 * statistics.median(found):.1f} ms" for name, found in seconds.items())
+        print(f"{count} images at {SIZE} px: {middle}", flush=True)
+        for kind in ("pixels", "JPEG"):
+            if count == 1:
+                figure = f"one image at {SIZE} px, {kind}, latency over a bare forward"
+                result(figure, ratios(seconds[kind], seconds["bare"]), "at most 1.15")
+            else:
+                figure = f"{count} images at {SIZE} px, {kind}, images/s over a bare forward"
+                result(figure, ratios(seconds["bare"], seconds[kind]), "at least 0.95")
 
 
 def start_up(content: bytes) -> None:
     with tempfile.TemporaryDirectory() as name:
         image = Path(name, "lesion.jpg")
         image.write_bytes(content)
-        words = [
-            ["-c", BARE],
-            ["-c", OURS, str(write_model(Path(name, "model"), SIZES[0])), str(image)],
-            ["-m", "dermaffinity", "--help"],
-            ["-c", "import dermaffinity"],
-        ]
-        runs = [
-            lambda own=own: subprocess.run([sys.executable, *own], check=True, stdout=subprocess.DEVNULL)
-            for own in words
-        ]
-        bare, ours, told, imported = medians(runs, START_ROUNDS)
-    print(f"load and first prediction {ours:.2f} s, bare import and forward {bare:.2f} s: {ours / bare:.2f} ×")
-    print(f"dermaffinity --help {told:.2f} s, import dermaffinity {imported:.2f} s\n", flush=True)
-    result("load a classifier and first prediction, over bare import and forward", ours / bare, "at most 1.3")
-    result("dermaffinity --help, over 0.4 s", told / 0.4, "at most 1")
-    result("import dermaffinity with Python's start, over 0.1 s", imported / 0.1, "at most 1")
+        model = str(write_model(Path(name, "model")))
+        started = {
+            "bare": ["-c", BARE],
+            "ours": ["-c", OURS, model, str(image)],
+            "help": ["-m", "dermaffinity", "--help"],
+            "import": ["-c", "import dermaffinity"],
+        }
+        runs = {name: lambda words=words: started_anew(words) for name, words in started.items()}
+        seconds = in_turns(runs, START_ROUNDS, of_children)
+    print(", ".join(f"{name} {statistics.median(found):.2f} s" for name, found in seconds.items()), flush=True)
+    figure = "load a classifier and first prediction, over bare import and forward"
+    result(figure, ratios(seconds["ours"], seconds["bare"]), "at most 1.3")
+    result("dermaffinity --help, over 0.4 s", [found / 0.4 for found in seconds["help"]], "at most 1")
+    result("import dermaffinity with Python's start, over 0.1 s", [s / 0.1 for s in seconds["import"]], "at most 1")
 
 
-def result(figure: str, ratio: float, wanted: str) -> None:
-    print("result:", json.dumps({"figure": figure, "ratio": ratio, "wanted": wanted}), flush=True)
+def started_anew(words: list[str]) -> None:
+    alone = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, *words], check=True, stdout=subprocess.DEVNULL, env=alone)
 
 
-def write_model(folder: Path, size: int) -> Path:
+def of_children() -> float:
+    """Seconds of the processor that ended children took."""
+    times = os.times()
+    return times.children_user + times.children_system
+
+
+def write_model(folder: Path) -> Path:
     parts = {
         "backbone": {"class": "dermaffinity.models.ResNet18", "weights": None},
         "neck": {"class": "dermaffinity.models.IdentityNeck"},
@@ -123,7 +121,7 @@ def write_model(folder: Path, size: int) -> Path:
             "name": "untrained",
             "classes": CLASSES,
             "malignant": (),
-            "preprocessing": {"image_size": size, "lesion_crop": None},
+            "preprocessing": {"image_size": SIZE, "lesion_crop": None},
             **parts,
             "data": data,
         }
@@ -141,17 +139,6 @@ def write_model(folder: Path, size: int) -> Path:
     network = build_network(parts, len(CLASSES), pretrained=False)
     save_model(folder, network, facts, fold=0, seed=0, calibration=known)
     return folder
-
-
-def medians(functions: list[Callable[[], object]], rounds: int) -> list[float]:
-    """Seconds of each, interleaved; the first round warms up."""
-    times: list[list[float]] = [[] for _ in functions]
-    for _ in range(rounds + 1):
-        for function, own in zip(functions, times, strict=True):
-            started = time.perf_counter()
-            function()
-            own.append(time.perf_counter() - started)
-    return [statistics.median(own[1:]) for own in times]
 
 
 if __name__ == "__main__":

@@ -4,12 +4,12 @@ Of images that grow the mean over a training is computed from the steps at the t
 `GrowingImages`' defaults. ``ONEDNN_MAX_CPU_ISA=AVX2`` in the environment imitates a processor with AVX2 alone.
 """
 
-import json
 import statistics
 import time
 
 import torch
 from lightning_fabric import Fabric
+from side_by_side import in_turns, result
 from torch.nn import functional as F
 
 from dermaffinity.models import ResNet18
@@ -27,8 +27,8 @@ def main() -> None:
     for precision in ("32-true", *(["bf16-mixed"] if has_bfloat16() else [])):
         cases = [(frozen, size) for frozen in (0, 1, 2) for size in shares if frozen != 1 or size == SIZE]
         steps = {case: Step(precision, *case) for case in cases}
-        times = [{case: step.seconds() for case, step in steps.items()} for _ in range(1 + ROUNDS)][1:]  # one warms up
-        median = {case: statistics.median(found[case] for found in times) for case in cases}
+        seconds = in_turns({case: step.make for case, step in steps.items()}, ROUNDS, time.process_time)
+        median = {case: statistics.median(found) for case, found in seconds.items()}
         shipped = median[0, SIZE]
         print(f"{precision}: a step of {BATCH} images at {SIZE} px takes {shipped:.2f} s")
         for name, seconds in {
@@ -37,8 +37,7 @@ def main() -> None:
             "growing images": sum(share * median[0, size] for size, share in shares.items()),
             "both": sum(share * median[2, size] for size, share in shares.items()),
         }.items():
-            print(f"  {name}: {seconds / shipped:.2f}")
-            print("result:", json.dumps({"figure": f"step, {precision}, {name}", "ratio": seconds / shipped}))
+            print(f"  {name}: {result(f'step, {precision}, {name}', seconds / shipped):.2f}")
 
 
 class Step:
@@ -52,14 +51,12 @@ class Step:
         self.images = torch.randn(BATCH, 3, size, size).contiguous(memory_format=torch.channels_last)
         self.labels = torch.arange(BATCH) % 7
 
-    def seconds(self) -> float:
-        """Of the processor."""
-        started = time.process_time()
+    def make(self) -> None:
+        """Forward, backward, update."""
         loss = F.cross_entropy(self.network(self.images).flatten(1), self.labels)
         self.optimizer.zero_grad()
         self.fabric.backward(loss)
         self.optimizer.step()
-        return time.process_time() - started
 
 
 if __name__ == "__main__":
