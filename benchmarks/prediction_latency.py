@@ -25,7 +25,7 @@ from dermaffinity.inference.model_folder import Calibration, Facts, build_networ
 
 CLASSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
 SIZE, BATCH = 128, 64
-START_ROUNDS, SINGLE_ROUNDS, BATCH_ROUNDS = 5, 30, 7
+START_ROUNDS, SINGLE_ROUNDS, BATCH_ROUNDS = 3, 30, 7
 FILE_SIZE = (600, 450)  # width and height of HAM10000's images, in pixels
 
 BARE = """
