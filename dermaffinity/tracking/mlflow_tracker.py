@@ -260,9 +260,18 @@ class MlflowTracker:
                 f"up to date with '{sys.executable} -m mlflow db upgrade {self.uri}', or name a new store."
             )
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if self.database is None:
+            # What requests says of a server that is away is a chain of its own classes.
+            if "Max retries exceeded" in reason:
+                told = re.findall(r"(?<=\] )[\w ]+|too many \d+ error responses|timed out", reason)
+                reason = told[-1] if told else "no answer"
+            return TrackingError(
+                f"The tracking server {self.uri} cannot be used: {reason}. Check that it runs, that its database does, "
+                "and that it can be reached from here, or name another store with --tracking-uri."
+            )
         return TrackingError(
             f"The tracking store {self.uri} cannot be used: {reason}. Check that its folder exists, has space and may "
-            "be written (for a server: that it is running), or name another store with --tracking-uri."
+            "be written, or name another store with --tracking-uri."
         )
 
 

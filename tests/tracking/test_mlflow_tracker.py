@@ -480,6 +480,15 @@ def test_a_server_is_left_as_it_is():
     assert (tracker.uri, tracker.database, tracker.artifact_root) == ("http://127.0.0.1:5000", None, None)
 
 
+def test_a_server_that_is_away_is_one_clear_error(monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(TrackingError) as caught:
+        open_parent(MlflowTracker("http://127.0.0.1:9"))
+    assert str(caught.value).startswith(
+        "The tracking server http://127.0.0.1:9 cannot be used: Connection refused. Check"
+    )
+
+
 @pytest.mark.parametrize(
     "uri", ["mlruns", "file:///data/mlruns", "sqlite://", "sqlite:///:memory:", "postgresql://db/x"]
 )
