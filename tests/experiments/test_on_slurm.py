@@ -4,7 +4,6 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -95,31 +94,41 @@ def test_an_array_stays_below_the_limit_of_the_site(monkeypatch, folder, jobs, e
     assert [job for chunk in chunks for job in chunk] == asked
 
 
-def test_a_task_that_is_stopped_at_its_limit_is_queued_again_and_goes_on(tiny_config, folder, monkeypatch):
+def stop_once(monkeypatch, folder, stop):
+    """Stops the task of fold 0 while it waits in its second epoch, and returns what its config says."""
     (folder / "slow_part.py").write_text(PLUGIN)
     monkeypatch.syspath_prepend(str(folder))
-
-    def executor(path):
-        made = submitit.LocalExecutor(path, max_num_timeout=5)
-        made.update_parameters(timeout_min=10, signal_delay_s=3)
-        return made
-
     look = on_slurm.Logbook.look
 
     def look_and_stop(logbook, jobs=None):
         look(logbook, jobs)
         if (folder / "stopped").exists() and not (folder / "sent").exists():
             (folder / "sent").touch()
-            os.kill(int((folder / "epochs.txt").read_text().split()[0]), signal.SIGUSR2)
+            stop()
 
     monkeypatch.setattr(on_slurm.Logbook, "look", look_and_stop)
-    words = ("plugins=[slow_part]", "loss={class: slow_part.Slow}")
+    return "plugins=[slow_part]", "loss={class: slow_part.Slow}"
+
+
+def went_on(folder):
+    """The first epoch was saved, and is not trained again; the second is, in another process."""
+    epochs = [tuple(map(int, line.split())) for line in (folder / "epochs.txt").read_text().splitlines()]
+    return [epoch for _, epoch in epochs] == [0, 1, 1, 2] and len({process for process, _ in epochs}) == 2
+
+
+def test_a_task_that_is_stopped_at_its_limit_is_queued_again_and_goes_on(tiny_config, folder, monkeypatch):
+    def executor(path):
+        made = submitit.LocalExecutor(path, max_num_timeout=5)
+        made.update_parameters(timeout_min=10, signal_delay_s=3)
+        return made
+
+    def stop():
+        os.kill(int((folder / "epochs.txt").read_text().split()[0]), signal.SIGUSR2)
+
+    words = stop_once(monkeypatch, folder, stop)
     said = run(tiny_config, SlurmLauncher(executor=executor), *words, folds=[0])
     assert said.count("balanced accuracy") == 1
-    epochs = [tuple(map(int, line.split())) for line in (folder / "epochs.txt").read_text().splitlines()]
-    # The first epoch was saved, and is not trained again; the second is, in another process.
-    assert [epoch for _, epoch in epochs] == [0, 1, 1, 2]
-    assert len({process for process, _ in epochs}) == 2
+    assert went_on(folder)
 
 
 def test_a_task_that_is_killed_is_listed_with_the_place_of_its_last_lines(tiny_config, folder, monkeypatch):
@@ -158,15 +167,31 @@ def test_a_time_limit_that_is_none_is_refused():
         on_slurm._minutes("soon")
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(
+REAL = pytest.mark.skipif(
     not shutil.which("sinfo") or subprocess.run(["sinfo"], capture_output=True, check=False).returncode != 0,
     reason="needs a running Slurm",
 )
+
+
+@pytest.mark.slow
+@REAL
 def test_a_real_slurm_runs_the_array(tiny_config, folder, uninterrupted, monkeypatch):
     monkeypatch.setattr(on_slurm, "_ASK", 5.0)
-    started = time.monotonic()
     run(tiny_config, launcher_of("slurm", slurm={"time": "30", "cpus-per-task": "1"}))
-    print(f"3 jobs in {time.monotonic() - started:.0f} s")
     for fold in range(3):
         assert predictions(folder, fold) == predictions(uninterrupted, fold)
+
+
+@pytest.mark.slow
+@REAL
+def test_a_task_that_a_real_slurm_queues_again_goes_on(tiny_config, folder, monkeypatch):
+    monkeypatch.setattr(on_slurm, "_ASK", 5.0)
+
+    def stop():
+        words = ["squeue", "--me", "--array", "--noheader", "--format=%i"]
+        (task,) = subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()
+        subprocess.run(["scontrol", "requeue", task], check=True)
+
+    words = stop_once(monkeypatch, folder, stop)
+    run(tiny_config, launcher_of("slurm", slurm={"time": "30", "cpus-per-task": "1"}), *words, folds=[0])
+    assert went_on(folder)
