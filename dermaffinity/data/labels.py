@@ -12,7 +12,10 @@ from dermaffinity.data.tables import clean
 from dermaffinity.errors import count_of, nearest, some_of
 
 _NUMBER = r"[-+]?\d+(?:[.,]\d+)?"
-_UNIT = re.compile(rf"{_NUMBER}\s*(?:years?|yrs?|y|yo|months?|mo|weeks?|days?|mm|cm|m|kg|g|%)\.?", re.IGNORECASE)
+_UNIT = re.compile(
+    rf"{_NUMBER}\s*(?:years?|yrs?|y|yo|jahre?|j|ans?|años?|anni|months?|mo|weeks?|days?|mm|cm|m|kg|g|%)\.?",
+    re.IGNORECASE,
+)
 _DECIMAL_COMMA = re.compile(r"([-+]?\d+),(\d+)")
 _MOST_COMPARED = 20_000
 """More names are not searched for the nearest one: that would take longer than a person waits."""

@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from dermaffinity.errors import ManifestError
+from dermaffinity.errors import ManifestError, count_of
 
 Protocol = Literal["group", "image", "presplit"]
 """How images are dealt: whole groups, single images, or as the dataset itself divides them."""
@@ -72,10 +72,15 @@ def assign_folds(
     classes, class_index = np.unique(label_of, return_inverse=True)
     counts, group_index = _group_counts(class_index, group_of)
     available = (counts > 0).sum(axis=0) if protocol == "group" else counts.sum(axis=0)  # (C,)
-    rare = [f"{name}: {count} {protocol}s" for name, count in zip(classes, available, strict=True) if count < folds]
+    rare = [
+        f"{name}: {count_of(count, protocol)}" for name, count in zip(classes, available, strict=True) if count < folds
+    ]
     if rare:
-        advice = "use fewer folds, or leave the class out"
-        raise ManifestError(f"every class needs at least {folds} {protocol}s for {folds} folds; {advice}", rare)
+        raise ManifestError(
+            f"every class needs at least {folds} {protocol}s for {folds} folds; use fewer with --folds, or leave the "
+            "class out: empty its labels, or list the others as --set 'classes=[A, B]'",
+            rare,
+        )
     if protocol == "image":
         return _image_folds(class_index, folds, seed)
     lacking = np.full((folds, len(classes)), _LACKING)

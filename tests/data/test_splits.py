@@ -202,7 +202,7 @@ def test_classes_that_are_too_rare_are_all_named(protocol, unit):
     labels = ["a"] * 6 + ["b"] * 2 + ["c"]
     with pytest.raises(ManifestError, match=f"at least 3 {unit} for 3 folds") as refused:
         assign_folds(labels, [str(index) for index in range(9)], protocol=protocol)
-    assert refused.value.problems == (f"b: 2 {unit}", f"c: 1 {unit}")
+    assert refused.value.problems == (f"b: 2 {unit}", f"c: 1 {unit.removesuffix('s')}")
 
 
 def test_many_images_in_few_groups_are_too_few_under_the_group_protocol_only():

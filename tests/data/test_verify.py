@@ -202,6 +202,17 @@ def test_the_statement_counts_groups_and_leaks_under_both_protocols(root):
     assert "better than those to expect on new patients" not in statement
 
 
+def test_nothing_is_said_of_patients_where_none_is_known(root):
+    manifest = manifest_of(root)
+    manifest.rows["group"] = manifest.rows["image"]
+    statement = verify(manifest).statement()
+    assert statement.startswith(
+        "10 images in 2 classes, from 5 images (A) to 5 (B).\nWhich images show the same patient"
+    )
+    assert "of 10 groups" not in statement
+    assert "no test image has another image of its group" not in statement
+
+
 def test_a_leaking_protocol_is_said_to_flatter(root):
     manifest = dataclasses.replace(manifest_of(root), protocol="image")
     manifest.rows["group"] = ["p", "x", "p", "y", *manifest.rows["group"][4:]]

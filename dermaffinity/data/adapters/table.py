@@ -1,6 +1,7 @@
 """Any library whose labels lie in tables."""
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -137,8 +138,9 @@ class TableAdapter(TabledAdapter):
         if not images or (image and image not in images.values()):
             self._refuse_images(tables, image, names)
         first = max(images, key=lambda name: len(tables[name]))
-        joined = _renamed(tables[first], images[first])
-        self.notes.append(f"image: column {images[first]!r}")
+        self._image = images[first]
+        joined = _renamed(tables[first], self._image)
+        self.notes.append(f"image: column {self._image!r}")
         for name, table in tables.items():
             if name != first:
                 joined = self._with(joined, _Other(name, table, keyed[name]), names)
@@ -212,8 +214,12 @@ class TableAdapter(TabledAdapter):
         ]
         if unknown:
             raise DataError(
-                f"{self.name}: the columns found are {', '.join(map(repr, joined))}.", [*self._problems, *unknown]
+                f"{self.name}: the columns found are {self._as_written(joined)}.", [*self._problems, *unknown]
             )
+
+    def _as_written(self, joined: pd.DataFrame) -> str:
+        """The columns by the names that they have in the tables."""
+        return ", ".join(repr(self._image if name == "image" else name) for name in joined)
 
     def _in_roles(self, joined: pd.DataFrame, named: Mapping[str, Sequence[str]]) -> pd.DataFrame:
         """The lines with the columns that `rows` promises."""
@@ -225,7 +231,7 @@ class TableAdapter(TabledAdapter):
         labels = list(named["label"]) or guess(*_LABEL) or _one_hot(joined)
         if not labels:
             raise DataError(
-                f"{self.name}: no column of labels was found among {', '.join(map(repr, joined))}. Name it with "
+                f"{self.name}: no column of labels was found among {self._as_written(joined)}. Name it with "
                 "--set label=COLUMN, or several columns of 0 and 1 with --set 'label=[A, B]'.",
                 self._problems,
             )
@@ -238,6 +244,9 @@ class TableAdapter(TabledAdapter):
                 self.notes.append(f"{role}: column{'s' * (len(columns) > 1)} {', '.join(map(repr, columns))}")
         if not groups:
             self.notes.append("group: no column was found, so each image is its own and a patient may be in all folds")
+            if repeated := _like_groups(joined.drop(columns=["image", *labels])):
+                asked = shlex.join(["--set", f"group={repeated[0]}"])
+                self.notes.append(f"if {' or '.join(map(repr, repeated))} names the patient or lesion, add {asked}")
         if masks:
             rows["mask"] = joined[masks[0]]
         self.groups = tuple(groups)
@@ -267,10 +276,14 @@ class TableAdapter(TabledAdapter):
             if c not in self.classes
         ]
         self.malignant = malignant or tuple(code for code in self.classes if is_malignant(code, self.name))
-        if self.malignant and not malignant:
-            self.notes.append(f"malignant: {', '.join(self.malignant)}, by their names")
+        if not malignant:
+            guess = f"{', '.join(self.malignant)}, by their names" if self.malignant else "none is known by its name"
+            self.notes.append(f"malignant: {guess}")
         if blank := int((self._lines["label"] == "").sum()):
             self.notes.append(f"left out {count_of(blank, 'line')} without a label")
+        counts = self._lines["label"].value_counts()
+        if others := [f"{name} {counts[name]:,}" for name in counts.index if name not in ("", *self.classes)]:
+            self.notes.append(f"left out other labels: {', '.join(others)}")
 
 
 class _Other(NamedTuple):
@@ -299,6 +312,11 @@ def _one_hot(joined: pd.DataFrame) -> list[str]:
     if numbers.shape[1] < 2 or (numbers.sum(axis=1) == 1).mean() < 0.9:
         return []
     return _columns(numbers)
+
+
+def _like_groups(columns: pd.DataFrame) -> list[str]:
+    """The columns of ids that several lines share: far fewer values than lines, and far more than a property has."""
+    return [name for name in _columns(columns) if 0.2 < columns[name].nunique() / len(columns) < 1]
 
 
 def _columns(table: pd.DataFrame) -> list[str]:

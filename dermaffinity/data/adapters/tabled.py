@@ -146,7 +146,8 @@ class TabledAdapter(DatasetAdapter):
                 self.notes.append(finding)
             else:
                 near = [repr(name) for name in names.near(lost.iloc[0])]
-                hint = f". The library has such files as {near[0]}" if near else ". The library has no image"
+                hint = f". The library has such files as {near[0]}; --partial leaves out what is missing"
+                hint = hint if near else ". The library has no image"
                 problems.append(f"{finding}{hint}")
         return found
 

@@ -143,7 +143,8 @@ def test_every_problem_of_the_tables_is_told_at_once(fake, photos, tmp_path):
         "the malignant 'melanom' is not a class (did you mean 'melanoma'?)",
         "1 image that may mean several files, such as '04': b.zip/in/04.jpg, copy/04.png. Give the paths, or keep one "
         "copy of each: 04",
-        "1 image of 12 not among the files: '1001' (line 3). The library has such files as '11.jpg'",
+        "1 image of 12 not among the files: '1001' (line 3). The library has such files as '11.jpg'; --partial leaves "
+        "out what is missing",
         "column 'age': 1 cell with a unit: '42 years' (line 4). Write the numbers alone, all in one unit",
     )
 
@@ -176,11 +177,27 @@ def test_ids_that_match_no_file_and_unknown_columns_are_shown_what_there_is(phot
         "no column 'patients' for group (did you mean 'patient'?)",
     )
     bare = [line.replace("diagnosis", "finding") for line in lines]
-    assert "Name it with --set label=COLUMN" in problems_of(source, write(tmp_path, bare))[0]
+    message = problems_of(source, write(tmp_path, bare))[0]
+    assert "no column of labels was found among 'id', 'finding', 'patient', 'Age'. Name it with --set label" in message
     with pytest.raises(DataError, match=r"no table nothing\.csv"):
         TableAdapter(source, labels=[tmp_path.relative_to(tmp_path) / "nothing.csv"])
     with pytest.raises(DataError, match=r"no table in .*--labels labels\.csv"):
         TableAdapter(source)
+
+
+def test_what_a_person_would_not_expect_is_told(photos, tmp_path):
+    source, lines = photos
+    lines = [line.replace("patient", "Fall-Nr.").replace("melanoma", "Melanom") for line in lines]
+    lines[7] = lines[7].replace("nevus", "unklar")
+    adapter = TableAdapter(source, labels=[write(tmp_path, lines)], classes=["Melanom", "nevus"])
+    assert adapter.notes[3:7] == [
+        "group: no column was found, so each image is its own and a patient may be in all folds",
+        "if 'Fall-Nr.' names the patient or lesion, add --set group=Fall-Nr.",
+        "malignant: none is known by its name",
+        "left out other labels: unklar 1",
+    ]
+    lines[1] = lines[1].replace("40,5", "40 J.")
+    assert "'40 J.' (line 2)" in problems_of(source, write(tmp_path, lines), partial=True)[1][0]
 
 
 def test_lines_of_one_hot_labels_need_exactly_one(fake, photos, tmp_path):
