@@ -851,7 +851,7 @@ def schema() -> None:
 
 @app.command()
 def study(
-    folder: Annotated[Path, typer.Argument(help="The images.")],
+    folder: Annotated[Path, typer.Argument(help="The images, or a manifest that prepare made of them.")],
     labels: Annotated[
         list[Path] | None,
         typer.Option(help="A table of labels or metadata; may be repeated. Without: one folder for each class."),
@@ -864,7 +864,12 @@ def study(
     ] = None,
     partial: Annotated[bool, typer.Option("--partial", help="Accept a library with missing images.")] = False,
     out: Annotated[Path, typer.Option(help="Folder of everything that is written.")] = Path("study"),
-    overrides: Overrides = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="An option of the adapter, see prepare, or a setting of every config."
+        ),
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Prepare, verify, train, compare and report, with a plan and times first. Run it again to resume.

@@ -29,8 +29,8 @@ them, and loses some of the common ones.
 The report, one HTML file: {report}
 Tables and figures:        {tables}
 The runs in a browser:     {dermaffinity} ui --tracking-uri {store}
-Your own library:          {dermaffinity} prepare image_folder FOLDER --out data_manifests/library.csv
-                           (FOLDER holds one folder of images for each class)
+Your own library:          {dermaffinity} study FOLDER --labels labels.csv
+                           (without --labels, FOLDER holds one folder of images for each class)
 """
 
 

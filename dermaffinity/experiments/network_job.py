@@ -57,10 +57,12 @@ class NetworkJob(Job):
         return training_memory(self.config)
 
     def check(self, manifest: Manifest) -> None:
-        """Refuses metadata that the manifest does not have."""
+        """Refuses metadata that the manifest does not have, and weights that cannot be had."""
         if missing := [name for name in self.config.metadata or () if name not in manifest.rows]:
             own = ", ".join(manifest.rows.columns.difference(list(COLUMNS))) or "none"
             raise ConfigError(f"metadata: {manifest.name} has no column {', '.join(missing)}; of its own it has {own}")
+        if not (self.files.finished or self.files.started):
+            build_network(self.config.resolved(), len(manifest.classes), pretrained=True, plugins=self.config.plugins)
 
     @property
     def shared(self) -> str:

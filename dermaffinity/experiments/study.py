@@ -2,21 +2,23 @@
 
 import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dermaffinity.config import Config, shipped
-from dermaffinity.data.manifest import Manifest
+from dermaffinity.config.parts import hyper_parameters
+from dermaffinity.data.adapters.base import adapter_class
+from dermaffinity.data.manifest import Manifest, read_manifest
 from dermaffinity.data.verify import Verification, leak_sentence, verify
-from dermaffinity.errors import DataError
+from dermaffinity.errors import ConfigError, DataError
 from dermaffinity.experiments.compare import ComparedExperiments, compare_experiments
 from dermaffinity.experiments.experiment import Experiment
 from dermaffinity.experiments.prepare import prepare
 from dermaffinity.experiments.report.write import Written, report
-from dermaffinity.experiments.run import config_on, crossval
+from dermaffinity.experiments.run import check_identity, config_on, crossval
 from dermaffinity.files import atomic_write
 from dermaffinity.inference.model_folder import build_network
 from dermaffinity.tracking.mlflow_tracker import MlflowTracker
@@ -76,17 +78,19 @@ def study(
     The same call again resumes: finished folds are kept.
 
     Args:
-        folder: The images.
+        folder: The images; or a manifest that `prepare` made of them.
         labels: Tables of labels; without any, the folder holds one folder for each class.
         adapter: How the folder is read: by default ``table`` with labels, else ``image_folder``.
         out: Folder of the manifest, the runs, the tables and the report.
-        overrides: ``key=value`` texts for every config, such as ``training.epochs=5``.
+        overrides: ``key=value`` texts: for the adapter where it takes the key, such as ``label=diagnosis``, else for
+            every config, such as ``training.epochs=5``.
         quiet: No progress of the training.
         on_note: Told the plan and what happens.
         counting: Opens a bar for what is counted, and gives what to call with the number done and of all.
         **options: Of `prepare`, such as ``folds``, and of the adapter.
 
     Raises:
+        ConfigError: ``out`` holds another study.
         DataError: The library is damaged, or leaks.
 
     Examples:
@@ -99,14 +103,22 @@ def study(
     name = adapter or ("table" if labels else "image_folder")
     if labels:
         options["labels"] = [Path(path) for path in labels]
-    # Anew each time: it is quick, and so a changed table or image is noticed.
-    with counting("hashing images") as on_progress:
-        path = out / _manifest_name(folder)
-        manifest = prepare(name, folder, out=path, on_note=on_note, on_progress=on_progress, **options)
+    taken = hyper_parameters(adapter_class(name))
+    options |= {key: value for key, _, value in (text.partition("=") for text in overrides) if key in taken}
+    overrides = [text for text in overrides if text.partition("=")[0] not in taken]
+    if Path(folder).suffix == ".csv":  # prepared already, in a way that no option of a study says
+        if adapter or any(options.values()):
+            raise ConfigError(f"{folder} is prepared already; give the options of prepare to that command")
+        manifest = read_manifest(Path(folder))
+    else:  # anew each time: it is quick, and so a changed table or image is noticed
+        with counting("hashing images") as on_progress:
+            path = out / _manifest_name(folder)
+            manifest = prepare(name, folder, out=path, on_note=on_note, on_progress=on_progress, **options)
     assert manifest.path is not None
     methods = [method for method in _METHODS if method in shipped("method")]
     configs = {method: config_on(method, manifest, _settings(method, overrides)) for method in methods}
     runs, store = out / "runs", f"sqlite:///{(out / 'mlflow.db').absolute()}"
+    _refuse_another(manifest, configs, runs)
     for line in _plan(manifest, configs, overrides, runs, store):
         on_note(line)
     verification = _verified(manifest, out / "verification.txt", on_note, counting)
@@ -121,6 +133,18 @@ def study(
     named = [one.name for one in reversed(experiments)]
     page = report(named, baseline=configs[_BASELINE].name, out=out / "report.html", runs=runs, tracking_uri=store)
     return Study(manifest, verification, compared, page)
+
+
+def _refuse_another(manifest: Manifest, configs: Mapping[str, Config], runs: Path) -> None:
+    """A study with other images, folds or settings needs a folder of its own."""
+    for config in configs.values():
+        try:
+            check_identity(config, manifest, Experiment(runs / config.name), "test")
+        except ConfigError as error:
+            raise ConfigError(
+                f"{runs.parent} holds another study. Give this one a folder of its own, --out NEW, or remove that one",
+                error.problems,
+            ) from error
 
 
 def _settings(method: str, overrides: Sequence[str]) -> list[str]:
@@ -189,7 +213,7 @@ def _training_time(config: Any, manifest: Manifest) -> str:
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    network = build_network(config.resolved(), len(manifest.classes), pretrained=False, plugins=config.plugins)
+    network = build_network(config.resolved(), len(manifest.classes), pretrained=True, plugins=config.plugins)
     network.to(device).train()
     images = torch.rand(8, 3, config.data.image_size, config.data.image_size, device=device)
     for step in range(3):  # the first warms up

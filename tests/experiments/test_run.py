@@ -62,6 +62,13 @@ def test_changed_settings_under_one_name_are_refused_and_listed(tiny_config, run
     assert error.value.problems == ("scored: there 'test', now 'inner'",)
 
 
+def test_weights_that_cannot_be_had_are_told_before_anything_is_begun(tiny_config, runs, nothing_trains):
+    backbone = "backbone={class: dermaffinity.models.ResNet18, weights: nowhere.pth}"
+    with pytest.raises(ConfigError, match=r"there is no file nowhere\.pth"):
+        run(tiny_config, runs, "name=another", backbone)
+    assert not (runs / "another").exists()
+
+
 def test_the_second_of_two_configs_is_checked_before_the_first_is_begun(tiny_config, runs, nothing_trains):
     configs = [read_config(tiny_config, ["name=another"]), read_config(tiny_config, ["training.epochs=4"])]
     with pytest.raises(ConfigError, match="holds another experiment"):

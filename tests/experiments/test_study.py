@@ -7,7 +7,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from dermaffinity.cli import app
-from dermaffinity.errors import DataError
+from dermaffinity.data.manifest import read_manifest
+from dermaffinity.errors import ConfigError, DataError
 from dermaffinity.experiments.study import study
 
 QUICK = (
@@ -54,14 +55,24 @@ def test_a_study_says_its_plan_first_ends_with_a_report_and_can_be_resumed(phant
         assert {"crossval", "--resume"} <= set(command)
     verb = shlex.split(plan[1].partition(": dermaffinity ")[2])
     assert CliRunner().invoke(app, verb).exit_code == 0
+    other = words | {"overrides": (*QUICK, "training.epochs=2")}
+    with pytest.raises(
+        ConfigError, match=r"holds another study\. Give this one a folder of its own, --out NEW"
+    ) as wrong:
+        study(phantom_library, on_note=again.append, **other)
+    assert wrong.value.problems == ("training.epochs: there 1, now 2",)
+
+
+def draw(folder):
+    for number in range(6):
+        for label in ("nevus", "wart"):
+            path = folder / label / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.effect_noise((32, 32), 10 + number).convert("RGB").save(path)
 
 
 def test_a_study_stops_where_an_image_leaks_and_names_it(tmp_path):
-    for number in range(6):
-        for label in ("nevus", "wart"):
-            path = tmp_path / "photos" / label / f"{number}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.effect_noise((32, 32), 10 + number).convert("RGB").save(path)
+    draw(tmp_path / "photos")
     twin = tmp_path / "photos/wart/0.png"
     twin.write_bytes((tmp_path / "photos/nevus/0.png").read_bytes())
     with pytest.raises(DataError, match=r"verify found damage or leaks .*run the same command again") as caught:
@@ -70,3 +81,27 @@ def test_a_study_stops_where_an_image_leaks_and_names_it(tmp_path):
         "wart/0.png" in problem and "is the same file as nevus/0.png" in problem for problem in caught.value.problems
     )
     assert not (tmp_path / "study/runs").exists()
+
+
+def test_a_study_takes_options_of_the_adapter_or_a_manifest(tmp_path):
+    draw(tmp_path / "photos")
+
+    def plan_of(folder, *settings):
+        told = []
+
+        def note(text):  # before anything is looked at
+            told.append(text)
+            if text.startswith("Plan for"):
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            study(folder, out=tmp_path / "study", overrides=(*QUICK, *settings), on_note=note)
+        return told[-1]
+
+    plan = f"Plan for 12 images in 3 folds (wart 6, nevus 6), in {tmp_path / 'study'}:"
+    assert plan_of(tmp_path / "photos", "classes=[wart, nevus]", "malignant=[nevus]") == plan
+    manifest = tmp_path / "study/photos.csv"
+    assert read_manifest(manifest).malignant == ("nevus",)
+    assert plan_of(manifest) == plan
+    with pytest.raises(ConfigError, match="is prepared already; give the options of prepare to that command"):
+        study(manifest, overrides=["classes=[nevus, wart]"], out=tmp_path / "study")
