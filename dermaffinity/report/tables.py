@@ -261,9 +261,9 @@ def _rich_table(content: pd.DataFrame, title: str) -> "Table":
     from rich.text import Text
 
     table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("")
-    for method in content.columns:
-        table.add_column(Text(method), justify="right")
+    table.add_column("", overflow="fold")
+    for method in content.columns:  # folded, since names often differ only in their ends
+        table.add_column(Text(method, overflow="fold"), justify="right", overflow="fold")
     parts = list(content.index.get_level_values("part"))
     for (part, row), values, next_part in zip(content.index, content.to_numpy(), [*parts[1:], parts[-1]], strict=True):
         # As text: rich would read the brackets of an interval as markup.

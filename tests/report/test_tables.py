@@ -104,6 +104,12 @@ def test_console_table_fits_and_loses_no_number(methods, width):
     assert "…" not in text
 
 
+def test_long_names_of_methods_are_never_cut():
+    methods = [f"a-library-with-a-long-name_{method}" for method in ("affinity_frozen", "affinity_plus", "cosen")]
+    lines = printed(console_table(results_table(dict.fromkeys(methods, SUMMARY), COUNTS), "Recall", 80), 80)
+    assert not any("…" in line for line in lines)
+
+
 def test_console_table_puts_intervals_on_their_own_line_only_when_narrow():
     content = results_table({f"method_{k}": SUMMARY for k in range(4)}, COUNTS)
     assert any("75.0 [55.1, 88.0]" in line for line in printed(console_table(content, "Recall", 100), 100))
