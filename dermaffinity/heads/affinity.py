@@ -45,6 +45,7 @@ class AffinityHead(Head):
     """
 
     score_kind = ScoreKind.SIMILARITY
+    centers_are_places = True
 
     def __init__(
         self,

@@ -45,6 +45,7 @@ class AffinityMixtureHead(Head):
     """
 
     score_kind = ScoreKind.LOGIT
+    centers_are_places = True
     starts_from_samples = True
     whitening: Tensor | None  # (D, D)
 

@@ -85,6 +85,7 @@ class Head(nn.Module, ABC):
     """
 
     score_kind: ClassVar[ScoreKind]
+    centers_are_places: ClassVar[bool] = False  # among the embeddings; else class vectors are directions
     starts_from_samples: bool = False  # whether `start_from` wants to be called before training
 
     def __init__(self, embedding_dim: int, num_classes: int) -> None:

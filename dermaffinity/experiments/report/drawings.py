@@ -90,7 +90,7 @@ def _map(experiment: Experiment, seen: SeenFold) -> Picture:
     # Linear: centers fall where the same map puts them, distances shrink but never grow, and there is nothing to tune.
     # t-SNE would draw tighter clusters, whose sizes and distances mean nothing, and has no place for centers.
     embedding = seen.embedding
-    if not seen.centers_are_places:  # a linear head tells classes by the angle; lengths would fill the map with fans
+    if not seen.centers_are_places:  # such a head tells classes by the angle; lengths would fill the map with fans
         embedding = normalize(embedding)
     plane = PCA(n_components=2, svd_solver="full").fit(embedding)
     if seen.centers_are_places:
@@ -99,8 +99,8 @@ def _map(experiment: Experiment, seen: SeenFold) -> Picture:
         means = [embedding[seen.labels == label].mean(axis=0) for label in range(len(experiment.classes.names))]
         centers = np.stack(means)[:, None]
         meaning = (
-            "large markers are the means of the classes, and all lengths are one, because the class vectors of a "
-            "linear head are directions, not places"
+            "large markers are the means of the classes, and all lengths are one, because the class vectors of "
+            "this head are directions, not places"
         )
     flat = plane.transform(centers.reshape(-1, centers.shape[-1]))
     figure = figures.embedding_figure(

@@ -17,7 +17,6 @@ from dermaffinity.data.transforms import EvaluationStage, FixedStage
 from dermaffinity.errors import DataError
 from dermaffinity.experiments.experiment import Experiment
 from dermaffinity.heads import HeadOutput, Predictions
-from dermaffinity.heads.base import ScoreKind
 from dermaffinity.inference.model_folder import Description, load_networks
 from dermaffinity.inference.predict import predict
 
@@ -35,7 +34,7 @@ class SeenFold:
     predicted: np.ndarray  # (N,), class indices
     embedding: np.ndarray  # (N, D)
     centers: np.ndarray  # (C, M, D)
-    centers_are_places: bool  # a linear head's class vectors are directions, not places among the embeddings
+    centers_are_places: bool  # see `Head`
     novelty: np.ndarray  # (N,), in standard deviations of the inner validation images
     novelty_threshold: float
     difference: float  # largest one between its probabilities now and in the out-of-fold table
@@ -101,7 +100,7 @@ def _revisit_fold(
         seen.probabilities.argmax(dim=1).numpy(),
         seen.embedding.numpy(),
         seen.centers.numpy(),
-        network.head.score_kind is ScoreKind.SIMILARITY,
+        network.head.centers_are_places,
         (distance.numpy().astype(float) - calibration.distance_mean) / calibration.distance_sd,
         calibration.novelty_threshold,
         _difference(seen, known, description),
