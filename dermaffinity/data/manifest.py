@@ -140,6 +140,15 @@ class Manifest:
         return f"<p><b>{html.escape(self.name)}</b>: {len(self.rows):,} images, {groups}</p>{counts.to_html()}"
 
 
+def groups_known(rows: pd.DataFrame) -> bool:
+    """Whether the patient or lesion of any image is known; the group of one without is its own path.
+
+    Args:
+        rows: With the columns ``image`` and ``group``.
+    """
+    return bool((rows["group"] != rows["image"]).any())
+
+
 def by_id(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows with their images' ids in place of paths, also where an image is its own group.
 

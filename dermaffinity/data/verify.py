@@ -13,7 +13,7 @@ import pandas as pd
 
 from dermaffinity.data.images import decode_image, decode_mask, image_size
 from dermaffinity.data.library import ImageLibrary
-from dermaffinity.data.manifest import Manifest, read_manifest
+from dermaffinity.data.manifest import Manifest, groups_known, read_manifest
 from dermaffinity.data.quality import Quality, image_quality, quality_problems
 from dermaffinity.data.splits import TRAINING_ONLY, Leak, assign_folds, measure_leak
 from dermaffinity.errors import ConfigError, DataError, ManifestError, count_of, some_of
@@ -265,18 +265,23 @@ def _statement(manifest: Manifest, leaks: dict[str, Leak]) -> str:
     sizes = rows["group"].value_counts()
     shared = int(sizes[sizes > 1].sum())
     mixed = int((rows.groupby("group")["label"].nunique() > 1).sum())
+    known = groups_known(rows)
+    of_groups = f"of {len(sizes):,} groups (patients or lesions) " if known else ""
     sentences = [
-        f"{len(rows):,} images of {len(sizes):,} groups (patients or lesions) in {len(counts)} classes, from "
-        f"{counts[rarest]:,} images ({rarest}) to {counts[commonest]:,} ({commonest}).",
+        f"{len(rows):,} images {of_groups}in {len(counts)} classes, from {counts[rarest]:,} images ({rarest}) to "
+        f"{counts[commonest]:,} ({commonest}).",
         f"{shared:,} images ({_percent(shared, len(rows))}) share their group with another image; "
-        f"{mixed:,} groups hold more than one class.",
+        f"{mixed:,} groups hold more than one class."
+        if known
+        else "Which images show the same patient or lesion is not known. Those that do may lie on both sides of the "
+        "split, and then the results are better than those to expect on new patients.",
     ]
     if manifest.protocol == "presplit":
         trained = len(manifest.trained_on())
         sentences.append(f"{trained:,} of them are trained on; {len(rows) - trained:,} are the dataset's test set.")
     if external := len(manifest.external()):
         sentences.append(f"{external:,} further images are set aside as an external test.")
-    for protocol, leak in leaks.items():
+    for protocol, leak in leaks.items() if known else ():
         used = protocol == manifest.protocol
         sentences.append(f"Protocol '{protocol}' ({'used here' if used else 'not used here'}): {leak_sentence(leak)}")
     if leaks[manifest.protocol].share > 0:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dermaffinity.data.library import ImageLibrary
+from dermaffinity.data.manifest import groups_known
 from dermaffinity.experiments.report import findings
 from dermaffinity.experiments.report.drawings import roc_curves
 from dermaffinity.experiments.report.words import headlines_of, license_note
@@ -104,10 +105,12 @@ def _content(evaluation: "Evaluation", images: bool) -> dict[str, Any]:
 def _summary(evaluation: "Evaluation") -> list[str]:
     table, model, measures = evaluation.results.table, evaluation.model, evaluation.measures()
     value, low, high = (100 * number for number in interval_of(measures, "balanced_accuracy"))
+    known = groups_known(evaluation.manifest.rows)
+    of_groups = f"{table['group'].nunique():,} patients or lesions of " if known else ""
+    unseen = "none of which it was trained on" if known else "which may show patients that it was trained on"
     sentences = [
-        f"{model.name}, trained on {model.data.name}, was asked about {len(table):,} {evaluation.per}s of "
-        f"{table['group'].nunique():,} patients or lesions of {evaluation.manifest.name}, none of which it was trained "
-        "on.",
+        f"{model.name}, trained on {model.data.name}, was asked about {len(table):,} {evaluation.per}s of {of_groups}"
+        f"{evaluation.manifest.name}, {unseen}.",
         f"On average over the classes it recognized {value:.1f} % of a class's {evaluation.per}s (balanced accuracy, "
         f"95 % interval {low:.1f} to {high:.1f}).",
     ]

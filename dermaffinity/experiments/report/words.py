@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from dermaffinity.data.manifest import groups_known
 from dermaffinity.experiments.compare import ComparedExperiments
 from dermaffinity.experiments.experiment import Experiment
 from dermaffinity.experiments.report.revisit import SeenFold
@@ -21,16 +22,22 @@ from dermaffinity.report.tables import interval_of, percent_interval
 def plain_summary(experiment: Experiment, compared: ComparedExperiments | None, matrix: np.ndarray) -> list[str]:
     """The results in sentences for readers who skip the tables."""
     values, record, classes = experiment.measures(), experiment.record, experiment.classes
-    images, groups = sum(record.class_counts.values()), experiment.out_of_fold.table["group"].nunique()
+    images, table = sum(record.class_counts.values()), experiment.out_of_fold.table
+    known = groups_known(table)
+    of_groups = f"of {table['group'].nunique():,} patients or lesions " if known else ""
     sentences = [
-        f"{experiment.name} was cross-validated on {record.dataset}: {images:,} images of "
-        f"{groups:,} patients or lesions in {len(classes.names)} classes. Every image "
-        f"was classified by one of {record.folds} models that was not trained on its part of the library.",
+        f"{experiment.name} was cross-validated on {record.dataset}: {images:,} images {of_groups}in "
+        f"{len(classes.names)} classes. Every image was classified by one of {record.folds} models that was not "
+        f"trained on its part of the library{'' if known else ', which may show the same patients'}.",
         f"On average over the classes, {_said(values, 'balanced_accuracy', '95 % interval ')} of a class's images were "
         "recognized (balanced accuracy).",
     ]
     if compared and experiment.name in compared.gains:
-        sentences = [compared.sentence(), *sentences, _gain_sentence(compared, experiment.name)]
+        sentences = [
+            compared.sentence(),
+            *sentences,
+            *_gain_sentences(compared.gains[experiment.name], compared.baseline),
+        ]
     if "minority_recall" in values.index:
         sentences.append(
             f"Of the rare classes, those with fewer than {MINORITY_BELOW} images ({', '.join(classes.minority)}), it "
@@ -57,14 +64,24 @@ def plain_summary(experiment: Experiment, compared: ComparedExperiments | None, 
     return sentences
 
 
-def _gain_sentence(compared: ComparedExperiments, name: str) -> str:
-    value, low, high = (100 * number for number in interval_of(compared.gains[name], "gain.balanced_accuracy"))
-    difference = f"{value:+z.1f} percentage points ({low:+z.1f} to {high:+z.1f})".replace("-", "−")
+def _gain_sentences(gains: pd.DataFrame, baseline: str) -> list[str]:
+    def difference(metric: str, unit: str = "") -> str:
+        value, low, high = (100 * number for number in interval_of(gains, f"gain.{metric}"))
+        return f"{value:+z.1f}{unit} ({low:+z.1f} to {high:+z.1f})".replace("-", "−")
+
+    value, low, high = interval_of(gains, "gain.balanced_accuracy")
     if low <= 0 <= high:
         judged = "the interval holds zero, so these images do not tell which of the two is better"
     else:
         judged = f"so on these images it is {'better' if value > 0 else 'worse'}, for the models that were trained"
-    return f"Against {compared.baseline} its balanced accuracy differs by {difference}: {judged}."
+    differs = difference("balanced_accuracy", " percentage points")
+    sentences = [f"Against {baseline} its balanced accuracy differs by {differs}: {judged}."]
+    if {"gain.minority_recall", "gain.majority_recall"} <= set(gains.index):
+        sentences.append(
+            f"Its recall of the rare classes differs by {difference('minority_recall')}, that of the others by "
+            f"{difference('majority_recall')}. An interval that holds zero shows neither a gain nor a loss."
+        )
+    return sentences
 
 
 def headlines_of(measures: pd.DataFrame, classes: Classes) -> list[dict[str, str]]:
@@ -115,7 +132,9 @@ def data_facts(experiment: Experiment) -> list[tuple[str, str]]:
     """Where the images come from and how they were split."""
     record, manifest = experiment.record, experiment.manifest
     protocol = {
-        "group": "group: all images of a patient or lesion are in the same fold",
+        "group": "group: all images of a patient or lesion are in the same fold"
+        if groups_known(experiment.out_of_fold.table)
+        else "group: but no patient or lesion is known, so images were dealt out one by one",
         "image": "image: images are dealt out one by one, whoever they show",
     }
     rows = [

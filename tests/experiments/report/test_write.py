@@ -6,16 +6,20 @@ import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+from made_experiments import made
 
 from dermaffinity.data.manifest import read_manifest, write_manifest
 from dermaffinity.errors import ComparisonError, DataError, ManifestError
 from dermaffinity.experiments.experiment import Experiment
 from dermaffinity.experiments.report import write
+from dermaffinity.experiments.report.words import plain_summary
 from dermaffinity.experiments.results import read_table, write_table
+from dermaffinity.heads import AffinityHead, AffinityMixtureHead, CosineHead, LinearHead
 from dermaffinity.report.tables import results_table
 
 
@@ -113,6 +117,35 @@ def test_numbers_are_those_of_the_summary_tables(whole, changed, runs):
     gain = 100 * compared.gains["tiny_affinity"].loc["gain.balanced_accuracy", "value"]
     assert changed[0].table("Gain over tiny_cosen")[1]["Balanced accuracy"][0].startswith(f"{gain:+.1f} ")
     assert f"Against tiny_cosen its balanced accuracy differs by {gain:+.1f} ".replace("-", "−") in changed[0].text
+    assert "images of 33 patients or lesions in 5 classes" in changed[0].text
+
+
+def test_a_report_without_known_groups_claims_nothing_of_patients(tmp_path):
+    experiment = made(tmp_path / "made", "CrossEntropyLoss")
+    assert plain_summary(experiment, None, experiment.out_of_fold.matrix)[0] == (
+        "made was cross-validated on made: 400 images in 3 classes. Every image was classified by one of 2 models that "
+        "was not trained on its part of the library, which may show the same patients."
+    )
+
+
+def test_centers_are_drawn_where_a_head_measures_distances():
+    """The map and its caption follow; the scores of affinity_plus are logits, though its centers are places."""
+    heads = (AffinityHead, AffinityMixtureHead, CosineHead, LinearHead)
+    assert [head.centers_are_places for head in heads] == [True, True, False, False]
+
+
+def test_gains_and_losses_are_told_together(runs):
+    gains = pd.DataFrame(
+        {"value": [0.01, 0.057, -0.112], "low": [-0.02, -0.056, -0.146], "high": [0.03, 0.182, -0.079]},
+        index=["gain.balanced_accuracy", "gain.minority_recall", "gain.majority_recall"],
+    )
+    compared = SimpleNamespace(baseline="cosen", gains={"tiny_affinity": gains}, sentence=lambda: "Of 2.")
+    experiment = Experiment(runs / "tiny_affinity")
+    told = plain_summary(experiment, compared, experiment.out_of_fold.matrix)
+    assert (
+        "Its recall of the rare classes differs by +5.7 (−5.6 to +18.2), that of the others by −11.2 (−14.6 to −7.9). "
+        "An interval that holds zero shows neither a gain nor a loss."
+    ) in told
 
 
 def test_the_confusion_matrix_counts_every_out_of_fold_image(changed, runs):
