@@ -46,8 +46,12 @@ class Classes:
 
     @classmethod
     def of(cls, counts: Mapping[str, int], malignant: Sequence[str] = ()) -> "Classes":
-        """Those of a library with so many images of each class; fewer than 100 make a minority class."""
-        return cls(tuple(counts), tuple(n for n, count in counts.items() if count < MINORITY_BELOW), tuple(malignant))
+        """Those of a library with so many images of each class.
+
+        A minority class has fewer than 100, and fewer than the mean of the classes: small libraries have frequent ones.
+        """
+        below = min(MINORITY_BELOW, sum(counts.values()) / max(1, len(counts)))
+        return cls(tuple(counts), tuple(name for name, count in counts.items() if count < below), tuple(malignant))
 
     @property
     def columns(self) -> list[str]:

@@ -135,9 +135,11 @@ def test_auc_ranks_images_only_within_their_fold():
     assert (pooled["auc.MEL"][0], by_fold["auc.MEL"][0]) == (0.75, 1)
 
 
-def test_minority_classes_have_fewer_than_100_images():
+def test_minority_classes_have_fewer_than_100_images_and_fewer_than_the_mean():
     classes = Classes.of({"ML": 331, "PYO": 24, "VASC": 99, "DF": 100}, malignant=["ML"])
     assert classes == Classes(("ML", "PYO", "VASC", "DF"), minority=("PYO", "VASC"), malignant=("ML",))
+    assert Classes.of({"NV": 80, "BKL": 39, "MEL": 25, "DF": 12}).minority == ("MEL", "DF")  # the mean is 39
+    assert Classes.of({"A": 20, "B": 20}).minority == ()
 
 
 @pytest.mark.parametrize(
