@@ -187,7 +187,7 @@ def _look(library: ImageLibrary, row: Any) -> _Seen:
         seen.quality = image_quality(image)
         seen.bits = imagehash.phash(Image.fromarray(image), hash_size=_HASH_SIDE).hash.ravel()
     except DataError as error:
-        note("error", str(error))
+        note("error", str(error).removeprefix(f"{row.image}: "))
     if isinstance(row.mask, str):
         try:
             _look_at_mask(library, row, note)

@@ -13,7 +13,7 @@ from dermaffinity.config.parts import hyper_parameters
 from dermaffinity.data.adapters.base import adapter_class
 from dermaffinity.data.manifest import Manifest, read_manifest
 from dermaffinity.data.verify import Verification, leak_sentence, verify
-from dermaffinity.errors import ConfigError, DataError
+from dermaffinity.errors import ConfigError, DataError, count_of
 from dermaffinity.experiments.compare import ComparedExperiments, compare_experiments
 from dermaffinity.experiments.experiment import Experiment
 from dermaffinity.experiments.prepare import prepare
@@ -23,7 +23,7 @@ from dermaffinity.files import atomic_write
 from dermaffinity.inference.model_folder import build_network
 from dermaffinity.tracking.mlflow_tracker import MlflowTracker
 
-# Of features that are computed once: an answer in a minute, where this method is there.
+# Of features that are computed once: the first answer, where this method is there.
 _FAST = "affinity_frozen"
 # In the order of training; the last is what the report is about.
 _METHODS = (_FAST, "cosen", "affinity_plus")
@@ -201,8 +201,7 @@ def _plan(
         settings = (f"data.manifest={path}", f"name={config.name}", *_settings(method, overrides))
         words = [word for setting in settings for word in ("--set", setting)]
         command = _command("crossval", f"library_{method}", *words, "--runs", str(runs), "--tracking-uri", store)
-        duration = "about a minute" if method == _FAST else _training_time(config, manifest)
-        lines.append(f"  train {method}, {duration}: {command} --resume")
+        lines.append(f"  train {method}, {_training_time(config, manifest)}: {command} --resume")
     last = [config.name for config in configs.values()][-1]
     report_command = _command("report", last, "--baseline", configs[_BASELINE].name, "--runs", str(runs))
     return [*lines, f"  compare and report, about a minute: {report_command}"]
@@ -214,20 +213,23 @@ def _training_time(config: Any, manifest: Manifest) -> str:
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network = build_network(config.resolved(), len(manifest.classes), pretrained=True, plugins=config.plugins)
-    network.to(device).train()
+    epochs = config.training.epochs
+    network.to(device).train(epochs > 0)
     images = torch.rand(8, 3, config.data.image_size, config.data.image_size, device=device)
     for step in range(3):  # the first warms up
         if step == 1:
             begun = time.perf_counter()
-        network(images).scores.sum().backward()
+        with torch.set_grad_enabled(epochs > 0):
+            scores = network(images).scores.sum()
+        if epochs:
+            scores.backward()
     if device == "cuda":
         torch.cuda.synchronize()
     seconds = (time.perf_counter() - begun) / (2 * len(images))
-    # Each image is trained on in all folds but its own.
-    seen = len(manifest.trained_on()) * max(1, manifest.folds - 1) * config.training.epochs
-    return (
-        f"{_duration(_OVERHEAD * seconds * seen)} ({config.training.epochs} epochs, {1000 * seconds:.0f} ms an image)"
-    )
+    # Each image is trained on in all folds but its own; without epochs its features are computed once for all.
+    seen = len(manifest.trained_on()) * max(1, manifest.folds - 1) * epochs or len(manifest.development())
+    work = count_of(epochs, "epoch") if epochs else "features alone"
+    return f"{_duration(_OVERHEAD * seconds * seen)} ({work}, {1000 * seconds:.0f} ms an image)"
 
 
 def _duration(seconds: float) -> str:

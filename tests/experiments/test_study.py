@@ -1,5 +1,6 @@
 """One command from images to a report, on a tiny network."""
 
+import re
 import shlex
 
 import pytest
@@ -35,7 +36,8 @@ def test_a_study_says_its_plan_first_ends_with_a_report_and_can_be_resumed(phant
     assert plan[1].startswith("  verify, about 1 s: dermaffinity verify ")
     trained = [line for line in plan if line.startswith("  train ")]
     assert [line.split()[1].rstrip(",") for line in trained][-2:] == ["cosen", "affinity_plus"]
-    assert all(" ms an image): dermaffinity crossval library_" in line for line in trained[-2:])
+    assert all(" ms an image): dermaffinity crossval library_" in line for line in trained)
+    assert re.match(r"  train affinity_frozen, about \d+ s \(features alone, \d+ ms an image\): ", trained[0])
     assert [text for text in notes if text.startswith("Training ")][-1] == "Training affinity_plus …"
     assert found.report.path == out / "report.html"
     assert "library_affinity_plus" in found.report.path.read_text(encoding="utf-8")
