@@ -51,7 +51,8 @@ def connected(address: str | None) -> Iterator[None]:
             if address is None:
                 _start(num_cpus=torch.get_num_threads(), include_dashboard=False, _temp_dir=folder, **quiet)
             else:
-                ray.init(address=address, **quiet)
+                with _unheard():
+                    ray.init(address=address, **quiet)
         except Exception as error:  # Ray raises no kind of its own
             reason = str(error).strip().splitlines()[0]
             raise ConfigError(
@@ -64,6 +65,19 @@ def connected(address: str | None) -> Iterator[None]:
             yield
         finally:
             ray.shutdown()
+
+
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """Drops what Ray's own library writes to stderr: a line each second, where another program answers."""
+    heard = os.dup(2)
+    with open(os.devnull, "wb") as nothing:
+        os.dup2(nothing.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(heard, 2)
+        os.close(heard)
 
 
 def _start(**options: Any) -> None:

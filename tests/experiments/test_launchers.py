@@ -1,9 +1,12 @@
 """The words that choose where jobs run, and jobs as values."""
 
+import os
 import pickle
 
 import pytest
+import ray
 
+from dermaffinity.cluster import connected
 from dermaffinity.config import read_config
 from dermaffinity.errors import ConfigError
 from dermaffinity.experiments import launchers
@@ -52,3 +55,17 @@ def test_an_address_that_does_not_answer_is_refused_at_once(address, message):
     with pytest.raises(ConfigError) as error:
         launcher_of("ray", address)
     assert f"--address {address}: {message}" in str(error.value)
+
+
+def test_an_address_where_something_else_answers_is_told_in_one_sentence(monkeypatch, capfd):
+    def tries(**options):
+        os.write(2, b"gcs_client.cc:210: Failed to get cluster ID\n" * 20)
+        raise ConnectionError("Failed to connect to Ray cluster")
+
+    monkeypatch.setattr("dermaffinity.cluster.check_answers", lambda address: None)
+    monkeypatch.setattr(ray, "init", tries)
+    message = r"^--address db:80: no Ray cluster .* \(Failed to connect to Ray cluster\)"
+    with pytest.raises(ConfigError, match=message), connected("db:80"):
+        pass
+    os.write(2, b"heard again")
+    assert capfd.readouterr().err == "heard again"
