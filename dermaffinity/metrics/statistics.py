@@ -121,7 +121,7 @@ def bootstrap_weights(groups: np.ndarray, labels: np.ndarray, *, resamples: int,
 
 
 def bootstrap_interval(
-    value: float, draws: np.ndarray, limits: tuple[float, float], confidence: float = 0.95
+    value: float, draws: np.ndarray, limits: tuple[float, float], confidence: float = 0.95, groups: int = 0
 ) -> tuple[float, float]:
     """Percentile interval, moved by the resampling's own bias: (low, high).
 
@@ -131,11 +131,15 @@ def bootstrap_interval(
     time, of the worst recall, the calibration error and classes of few groups 80 to 90 %: read those as a lower bound
     of the uncertainty.
 
+    Where all draws agree, as with a class of which no image was found, resampling tells nothing. The interval then
+    reaches as far from the value as Wilson's does from a share of 0 among the groups.
+
     Args:
         value: The measure on the images themselves.
         draws: (B,), the measure on each resample; NaN where it does not exist.
         limits: Smallest and largest value that the measure can have.
         confidence: In (0, 1).
+        groups: How many the measure rests on; 0 where that is not known, and then equal draws are taken as they are.
 
     Examples:
         >>> import numpy as np
@@ -146,6 +150,9 @@ def bootstrap_interval(
     draws = draws[~np.isnan(draws)]
     if math.isnan(value) or len(draws) == 0:
         return math.nan, math.nan
+    if groups and np.ptp(draws) < 1e-12:
+        reach = wilson_interval(0, groups, confidence)[1]
+        return max(value - reach, limits[0]), min(value + reach, limits[1])
     bias = draws.mean() - value
     low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2]) - bias
     return float(max(low, limits[0])), float(min(high, limits[1]))

@@ -74,6 +74,13 @@ class ScoredImages:
         """Share of the seeds that predict each image right: (N,), in [0, 1]."""
         return (self.probabilities.argmax(axis=2) == self.labels).mean(axis=0)
 
+    def groups_behind(self, metric: str) -> int:
+        """How many groups a measure rests on: those of the class it names, or of the class that has the fewest."""
+        counts = {
+            name: len(np.unique(self.groups[self.labels == index])) for index, name in enumerate(self.classes.names)
+        }
+        return counts.get(metric.partition(".")[2]) or min(filter(None, counts.values()))
+
     def resampled(self, measure: Measure, resamples: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """Each measure for each seed (S,), and its mean over the seeds on each resample of the groups (B,).
 
@@ -157,7 +164,8 @@ class Measured:
                 own = self.predictions.labels == self.predictions.classes.names.index(class_code)
                 interval = share_interval(right[own], self.predictions.groups[own])
             else:
-                interval = bootstrap_interval(value, self.draws[name], _LIMITS.get(name, (0, 1)))
+                groups = self.predictions.groups_behind(name)
+                interval = bootstrap_interval(value, self.draws[name], _LIMITS.get(name, (0, 1)), groups=groups)
             rows[name] = (value, *interval)
         return interval_table(rows)
 

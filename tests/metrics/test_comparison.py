@@ -65,6 +65,15 @@ def test_summary_averages_over_seeds_and_has_wilson_for_recall():
     assert (summary["value"] <= summary["high"]).all()
 
 
+def test_a_class_of_which_nothing_was_found_leaves_the_worst_recall_uncertain():
+    table = prediction_table(3.0, seeds=(0,))
+    table.loc[table["label"] == "MEL", [f"p.{name}" for name in CLASSES]] = [float(n != "MEL") / 2 for n in CLASSES]
+    table.loc[table["label"] == "MEL", "predicted"] = next(name for name in CLASSES if name != "MEL")
+    worst = summarize(table, resamples=50).loc["worst_class_recall"]
+    assert (worst["value"], worst["low"]) == (0, 0)
+    assert worst["high"] > 0.05
+
+
 def test_images_of_a_lesion_that_are_right_together_widen_the_interval_of_their_recall():
     table = prediction_table(1.0, seeds=(0,))
     first = table.sort_values("image").groupby("group")[["predicted", *(f"p.{name}" for name in CLASSES)]].first()

@@ -124,6 +124,12 @@ def test_bootstrap_interval_undoes_the_shift_of_resampling_and_stays_within_limi
     assert all(math.isnan(bound) for bound in bootstrap_interval(0.5, np.full(9, np.nan), (0, 1)))
 
 
+def test_equal_draws_are_not_taken_for_certainty():
+    assert bootstrap_interval(0.0, np.zeros(99), (0, 1), groups=9) == pytest.approx((0, wilson_interval(0, 9)[1]))
+    assert bootstrap_interval(1.0, np.ones(99), (0, 1), groups=9) == pytest.approx((wilson_interval(9, 9)[0], 1))
+    assert bootstrap_interval(0.0, np.zeros(99), (0, 1)) == (0, 0)
+
+
 def test_bootstrap_over_groups_covers_the_truth_where_one_over_images_does_not():
     # Four images per group with the same answer: 50 groups are 50 observations, not 200.
     rng = np.random.default_rng(0)
