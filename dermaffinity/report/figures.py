@@ -148,7 +148,7 @@ def reliability_figure(bins: Mapping[str, pd.DataFrame], title: str) -> "Figure"
     _frame(figure, axes, title)
     # Below: inside it would lie on the curve of a model that is unsure and right.
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=_columns(labels, 50), frameon=False)
     return figure
 
 
@@ -281,9 +281,9 @@ def coverage_figure(curves: Mapping[str, pd.DataFrame]) -> "Figure":
     axes.axhline(100 * float(next(iter(curves.values()))["accuracy"].iloc[-1]), color=_GREY, linestyle=":", linewidth=1)
     axes.set(xlabel="images answered, %", ylabel="right among those answered, %")
     axes.set(xlim=(0, 100), ylim=(max(0.0, 10 * np.floor(lowest / 10 - 0.3)), 101))
-    axes.legend(loc="lower left", frameon=False)
     axes.grid(color="#eeeeee")
     _frame(figure, axes, "")
+    _legend_below(figure, list(curves))
     return figure
 
 

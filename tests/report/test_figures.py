@@ -57,7 +57,8 @@ def reliability():
     rng = np.random.default_rng(0)
     labels = rng.integers(4, size=300)
     curves = {
-        name: reliability_bins(labels, rng.dirichlet([a] * 4, 300)) for name, a in (("raw", 0.6), ("calibrated", 2))
+        name: reliability_bins(labels, rng.dirichlet([a] * 4, 300))
+        for name, a in (("as trained", 0.6), ("calibrated", 2), ("adapted", 3))
     }
     return reliability_figure(curves, "Reliability")
 
@@ -324,3 +325,10 @@ def test_a_roc_is_a_step_of_the_mean_over_seeds_with_a_band_from_worst_to_best()
     band = axes.collections[0].get_paths()[0].vertices
     inside = band[(band[:, 0] > 0.2) & (band[:, 0] < 0.9), 1]
     assert set(np.round(inside, 9)) == {0.6, 0.8}
+
+
+def test_the_legend_of_a_coverage_curve_hides_no_curve():
+    figure = coverage()
+    figure.canvas.draw()
+    (legend,) = figure.legends
+    assert legend.get_window_extent().y1 <= figure.axes[0].get_window_extent().y0
