@@ -24,7 +24,7 @@ from dermaffinity.models import DigitNet, IdentityNeck, LesionNetwork
 from dermaffinity.training.precision import has_bfloat16
 from dermaffinity.training.trainer import Trainer
 
-IMAGES, SIZE, BATCH, ROUNDS, CLASSES = 12_800, 28, 128, 3, 10
+IMAGES, SIZE, BATCH, ROUNDS, CLASSES = 6_400, 28, 128, 3, 10
 PRECISION = "bf16-mixed" if has_bfloat16() else "32-true"
 
 

@@ -5,7 +5,7 @@ loaded and augmented, once trained on with a ResNet-18. The same number of steps
 memory: a tenth of them, because the point of the cache is that memory may not hold all. Memory is what the process
 itself allocated, without mapped files, which the system drops when it needs the room.
 
-    python benchmarks/library_cache.py [--images 100000] [--steps 10]
+    python benchmarks/library_cache.py [--images 100000] [--steps 6]
 """
 
 import argparse
@@ -49,7 +49,7 @@ class Pictures(Sequence[np.ndarray]):
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--images", type=int, default=4_000)
-    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--steps", type=int, default=6)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         os.environ["DERMAFFINITY_CACHE"] = folder

@@ -16,7 +16,7 @@ from dermaffinity.models import ResNet18
 from dermaffinity.training import has_bfloat16
 from dermaffinity.training.tricks import GrowingImages
 
-SIZE, BATCH, ROUNDS = 128, 32, 3
+SIZE, BATCH, ROUNDS = 128, 32, 2
 
 
 def main() -> None:
