@@ -13,7 +13,7 @@ best are shaded.
 import argparse
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -26,9 +26,10 @@ from rich.console import Console
 
 from dermaffinity.cli import guarded
 from dermaffinity.config import Config, read_config
+from dermaffinity.data.adapters.base import Record
 from dermaffinity.data.adapters.mnist import DIGITS, RARE_DIGITS, MnistAdapter
 from dermaffinity.data.dataset import ManifestDataset, RowImages
-from dermaffinity.data.manifest import Manifest, write_manifest
+from dermaffinity.data.manifest import write_manifest
 from dermaffinity.data.transforms import EvaluationStage
 from dermaffinity.errors import ConfigError, TrainingError
 from dermaffinity.experiments.compare import compare_experiments
@@ -87,6 +88,22 @@ AUGMENTED = ("augmentation.class=dermaffinity.data.augmentation.DigitAugmentatio
 Value = TypeVar("Value")
 
 
+class ThinnedMnist(MnistAdapter):
+    """A few of the images: 200 to test, 1,000 to train on, in the proportions of the classes."""
+
+    def select(self, records: list[Record], seed: int) -> list[Record]:
+        """See :meth:`DatasetAdapter.select`."""
+        selected = super().select(records, seed)
+        kept = []
+        for test, number in ((True, 200), (False, 1000)):
+            part = [record for record in selected if record.test is test]
+            share = min(1.0, number / len(part))
+            for digit in DIGITS:
+                own = [record for record in part if record.label == digit]
+                kept += own[: max(5, round(share * len(own)))]
+        return kept
+
+
 class Trial(NamedTuple):
     """One training to do: the task, the method's config, what is changed, and the place in the item."""
 
@@ -142,11 +159,12 @@ class Study:
     def manifest(self, experiment: str, label_noise: float) -> Path:
         """Writes the manifest of an experiment; the same one every time."""
         try:
-            adapter = MnistAdapter(self.source, experiment=experiment, label_noise=label_noise)
+            kind = ThinnedMnist if self.quick else MnistAdapter
+            adapter = kind(self.source, experiment=experiment, label_noise=label_noise)
         except ValueError as error:
             raise ConfigError(str(error)) from error
+        adapter.manifest_name += "-quick" if self.quick else ""
         manifest = adapter.prepare()
-        manifest = thinned(manifest) if self.quick else manifest
         path = Path("data_manifests") / f"{manifest.name}.csv"
         write_manifest(manifest, path)
         return path
@@ -446,18 +464,6 @@ def embed_test_images(study: Study, name: str, seed: int) -> tuple[np.ndarray, n
     dataset = ManifestDataset(decoded, images.indices(rows), EvaluationStage(config.data.image_size))
     predictions = predict(network, dataset, device=torch.device("cpu"))
     return predictions.embedding.numpy(), predictions.labels.numpy()
-
-
-def thinned(manifest: Manifest) -> Manifest:
-    """A manifest of a few images: 200 to test, 1,000 to train on, in the proportions of the classes."""
-    rows = manifest.rows
-    parts = []
-    for fold, number in ((0, 200), (-1, 1000)):
-        part = rows[rows["fold"] == fold]
-        share = min(1.0, number / len(part))
-        for _, own in part.groupby("label"):
-            parts.append(own.iloc[: max(5, round(share * len(own)))])
-    return replace(manifest, name=f"{manifest.name}-quick", rows=pd.concat(parts).sort_index().reset_index(drop=True))
 
 
 if __name__ == "__main__":

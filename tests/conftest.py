@@ -27,6 +27,23 @@ training: {{epochs: 3, batch_size: 8, learning_rate: 0.02}}
 """
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first in each worker's share, or one of them would be left for the end.
+
+    Workers start with equal shares of the list, one after the other, and take from the ends of others' later. A file
+    stays whole, because its tests share what they train.
+    """
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    slow = list(dict.fromkeys(item.path for item in items if item.get_closest_marker("slow")))
+    quick = [item for item in items if item.path not in slow]
+    share, ordered = len(items) // workers, []
+    for worker in range(workers):
+        ordered += [item for path in slow[worker::workers] for item in items if item.path == path]
+        room = max(0, (worker + 1) * share - len(ordered)) if worker + 1 < workers else len(quick)
+        ordered, quick = ordered + quick[:room], quick[room:]
+    items[:] = ordered
+
+
 @pytest.fixture(scope="session")
 def phantom_library(tmp_path_factory) -> Path:
     """A folder of 66 synthetic lesions in ten classes, at most 40 pixels wide."""

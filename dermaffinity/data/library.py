@@ -172,9 +172,10 @@ class ImageLibrary:
                 if not _is_archive(path):
                     found.append(self._relative(path))
                     continue
-                found.append(f"{self._relative(path)}/")
+                archive = f"{self._relative(path)}/"
+                found.append(archive)
                 try:
-                    found += [f"{self._relative(path)}/{member}" for member in self._members(path)]
+                    found += [f"{archive}{member}" for member in self._members(path)]
                 except DataError as error:
                     problems += error.problems or [error.message]
         if broken:

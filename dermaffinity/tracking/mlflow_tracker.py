@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from itertools import chain, count
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from types import ModuleType
@@ -509,6 +510,7 @@ def _resolved(uri: str) -> str:
     return f"sqlite:///{path}"
 
 
+@cache  # each change of a level makes every logger forget what it knows, which took a fifteenth of a short training
 def _mlflow() -> ModuleType:
     """Import MLflow late, because it takes seconds, and quietly."""
     for key, value in _ENVIRONMENT.items():

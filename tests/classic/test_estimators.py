@@ -87,7 +87,9 @@ def test_the_scale_and_origin_of_a_feature_do_not_matter(found):
     table, _, _ = rows()
     other = table * np.geomspace(0.01, 100, 15) + np.arange(15)
     expected = fitted(found(CLASSES, 0, num_features=2)).predict_proba(table)
-    np.testing.assert_allclose(fitted(found(CLASSES, 0, num_features=2), other).predict_proba(other), expected, atol=1e-6)
+    np.testing.assert_allclose(
+        fitted(found(CLASSES, 0, num_features=2), other).predict_proba(other), expected, atol=1e-6
+    )
 
 
 def test_flat_neighbors_on_all_features_are_scikit_learns():

@@ -3,6 +3,7 @@
 import io
 import re
 
+import pytest
 from rich.console import Console
 
 from dermaffinity.config import read_config
@@ -11,6 +12,7 @@ from dermaffinity.experiments import demo
 from dermaffinity.tracking.mlflow_tracker import MlflowTracker
 
 
+@pytest.mark.slow
 def test_the_demo_says_first_what_was_found_and_ends_with_its_files_and_can_be_repeated(tmp_path, monkeypatch):
     def smaller(folder, **_):
         write_phantom(folder, fraction=0.03, image_size=40)

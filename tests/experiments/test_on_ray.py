@@ -115,6 +115,7 @@ def parent(process):
         return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
 
 
+@pytest.mark.slow
 def test_a_machine_lost_in_mid_job_costs_nothing_and_changes_nothing(cluster, tiny_config, folder, monkeypatch):
     (folder / "go").touch()
     run(tiny_config, folder, Path("expected"), launcher_of("inline"), "tiny_knn.yaml")
@@ -154,6 +155,7 @@ def test_a_machine_lost_in_mid_job_costs_nothing_and_changes_nothing(cluster, ti
     assert len({process for process, _ in trained()}) >= 2
 
 
+@pytest.mark.slow
 def test_a_job_that_kills_its_process_is_listed_and_the_driver_lives(cluster, tiny_config, folder, monkeypatch):
     monkeypatch.setattr(on_ray, "_TRIES", 1)
     (folder / "kill").touch()
@@ -210,6 +212,7 @@ def test_a_machine_takes_as_many_jobs_as_asked_if_its_memory_holds_them(
     assert console.file.getvalue() == (said if asked == 40 else "")
 
 
+@pytest.mark.slow
 def test_a_pool_of_this_machine_is_silent_and_leaves_nothing(commands, fresh_folder, uninterrupted, tiny_config):
     folder = fresh_folder("pool")
     before = set(Path("/tmp").glob("da-ray-*"))
@@ -239,6 +242,7 @@ def test_a_pool_of_this_machine_is_silent_and_leaves_nothing(commands, fresh_fol
     assert set(Path("/tmp").glob("da-ray-*")) <= before
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_workers_and_the_tracking_runs(commands, fresh_folder, tiny_config):
     folder = fresh_folder("stopped_pool")
     moment = ("dermaffinity.experiments.logbook.identity", 1, "after", int(signal.SIGINT))

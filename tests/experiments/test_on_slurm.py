@@ -116,6 +116,7 @@ def went_on(folder):
     return [epoch for _, epoch in epochs] == [0, 1, 1, 2] and len({process for process, _ in epochs}) == 2
 
 
+@pytest.mark.slow
 def test_a_task_that_is_stopped_at_its_limit_is_queued_again_and_goes_on(tiny_config, folder, monkeypatch):
     def executor(path):
         made = submitit.LocalExecutor(path, max_num_timeout=5)
@@ -131,6 +132,7 @@ def test_a_task_that_is_stopped_at_its_limit_is_queued_again_and_goes_on(tiny_co
     assert went_on(folder)
 
 
+@pytest.mark.slow
 def test_a_task_that_is_killed_is_listed_with_the_place_of_its_last_lines(tiny_config, folder, monkeypatch):
     (folder / "slow_part.py").write_text(PLUGIN.replace("time.sleep(100)", "os.kill(os.getpid(), 9)"))
     monkeypatch.syspath_prepend(str(folder))

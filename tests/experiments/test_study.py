@@ -20,6 +20,7 @@ QUICK = (
 )
 
 
+@pytest.mark.slow
 def test_a_study_says_its_plan_first_ends_with_a_report_and_can_be_resumed(phantom_library, tmp_path):
     out, notes = tmp_path / "study", []
 

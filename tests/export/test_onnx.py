@@ -42,8 +42,8 @@ class CosineTowardsCenters(Head):
 
 
 def shipped_parts() -> dict[str, dict]:
-    """The different networks that the shipped configs describe, by their parts: small backbones with a few methods."""
-    found = {}
+    """Every backbone, neck and head of the shipped configs. A head sees no backbone: after its first, a small one."""
+    found, backbones = {}, []
     names = [f"hamfit7_{method}" for method in shipped("method")]
     names += [f"{dataset}_{method}" for dataset in ("demo", "mnist", "mnist2d") for method in ("softmax", "affinity")]
     for name in names:
@@ -51,8 +51,11 @@ def shipped_parts() -> dict[str, dict]:
         if "backbone" not in config:
             continue  # a method without a network
         parts = {section: config[section] for section in ("backbone", "neck", "head")}
-        found[json.dumps({**parts, "backbone": config["backbone"]["class"]}, sort_keys=True)] = parts
-    return {"-".join(part["class"].rpartition(".")[2] for part in parts.values()): parts for parts in found.values()}
+        if parts["backbone"] in backbones:
+            parts |= SMALL
+        backbones.append(parts["backbone"])
+        found["-".join(part["class"].rpartition(".")[2] for part in parts.values())] = parts
+    return found
 
 
 SHIPPED = shipped_parts()

@@ -5,6 +5,7 @@ import pytest
 from dermaffinity.cli import app
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "classes", "images"), [("isic2020", 2, 16), ("pad_ufes_20", 5, 40), ("derm7pt", 4, 32)]
 )
