@@ -27,11 +27,11 @@ def recipe():
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory) -> Path:
-    """MNIST's files with 200 training and 60 test images: a bright block in a place that tells the digit."""
+    """MNIST's files with 300 training and 60 test images: a bright block in a place that tells the digit."""
     folder = tmp_path_factory.mktemp("digits") / "MNIST" / "raw"
     folder.mkdir(parents=True)
     random = np.random.default_rng(0)
-    for prefix, number in (("train", 200), ("t10k", 60)):
+    for prefix, number in (("train", 300), ("t10k", 60)):
         labels = np.arange(number, dtype=np.uint8) % 10
         images = random.integers(0, 60, (number, 28, 28), dtype=np.uint8)
         for image, label in zip(images, labels, strict=True):
@@ -43,7 +43,7 @@ def digits(tmp_path_factory) -> Path:
     return folder.parents[1]
 
 
-def run(recipe, monkeypatch, capsys, folder: Path, *words: str, epochs: int = 5) -> str:
+def run(recipe, monkeypatch, capsys, folder: Path, *words: str, epochs: int = 8) -> str:
     monkeypatch.chdir(folder)
     # On few digits; the drawn ones are easy.
     fast = (f"training.epochs={epochs}", "training.batch_size=16", "training.learning_rate=0.02")
@@ -64,7 +64,7 @@ def test_table_1_has_every_row_method_and_seed_and_a_second_call_trains_nothing(
     recipe, digits, fresh_folder, monkeypatch, capsys
 ):
     folder = fresh_folder("table1")
-    shown = run(recipe, monkeypatch, capsys, folder, "table1", str(digits), "--seeds", "0", "1")
+    shown = run(recipe, monkeypatch, capsys, folder, "table1", str(digits), "--seeds", "0", "1", epochs=4)
     table = pd.read_csv(folder / "runs/reproduction/table1-quick.csv")
     assert len(table) == 2 * 3 * 2
     assert table["row"].unique().tolist() == ["all training images", "25 % of even digits, augmented"]
@@ -87,7 +87,7 @@ def test_table_1_has_every_row_method_and_seed_and_a_second_call_trains_nothing(
 
     trained = {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/fold-*/fold-?_seed-?.safetensors")}
     assert len(trained) == 12
-    assert run(recipe, monkeypatch, capsys, folder, "table1", str(digits), "--seeds", "0", "1") == shown
+    assert run(recipe, monkeypatch, capsys, folder, "table1", str(digits), "--seeds", "0", "1", epochs=4) == shown
     assert {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/fold-*/fold-?_seed-?.safetensors")} == trained
 
 
@@ -108,7 +108,7 @@ def test_the_papers_numbers_are_those_of_the_documents(recipe):
 @pytest.mark.slow
 def test_figure_2_measures_the_spread_of_every_method(recipe, digits, fresh_folder, monkeypatch, capsys):
     folder = fresh_folder("figure2")
-    shown = run(recipe, monkeypatch, capsys, folder, "figure2", str(digits))
+    shown = run(recipe, monkeypatch, capsys, folder, "figure2", str(digits), epochs=4)
     spread = pd.read_csv(folder / "runs/reproduction/figure2-quick-spread.csv")
     assert spread["method"].tolist() == ["softmax", "center", "affinity", "affinity_relative"]
     assert (spread["spacing_ratio"] >= 1).all()
@@ -163,7 +163,7 @@ def test_table_1_augments_every_method_alike_and_changes_nothing_else(recipe, di
 @pytest.mark.skipif(not REAL.is_dir(), reason="MNIST is not beside the checkout")
 def test_a_quick_run_on_real_digits_learns_something(recipe, fresh_folder, monkeypatch, capsys):
     folder = fresh_folder("real")
-    run(recipe, monkeypatch, capsys, folder, "figure8", str(REAL), epochs=8)
+    run(recipe, monkeypatch, capsys, folder, "figure8", str(REAL))
     assert pd.read_csv(folder / "runs/reproduction/figure8-quick.csv")["accuracy"].min() > 0.5
 
 
