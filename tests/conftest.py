@@ -44,6 +44,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items[:] = ordered
 
 
+@pytest.fixture(scope="module", autouse=True)
+def layout_where_it_is_tested(request):
+    """Figures are laid out in the tests of reports alone: it takes more than a third of the time of drawing them."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "report" not in request.path.parts:
+            patch.setattr("dermaffinity.report.figures._layout", lambda: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def phantom_library(tmp_path_factory) -> Path:
     """A folder of 66 synthetic lesions in ten classes, at most 40 pixels wide."""

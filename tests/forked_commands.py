@@ -66,6 +66,7 @@ def run(argv: list[str], folder: str, environment: dict[str, str], signals: list
         send_at(target, call, when, number)
     # Every epoch is saved, so that one that is interrupted is found.
     importlib.import_module("dermaffinity.training.trainer").CHECKPOINT_SECONDS = 0.0
+    importlib.import_module("dermaffinity.report.figures")._layout = lambda: None  # as in conftest.py
     sys.argv = ["dermaffinity", *argv]
     from dermaffinity.cli import main as dermaffinity
 

@@ -15,6 +15,7 @@ from dermaffinity.files import atomic_write
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import LayoutEngine
 
 # Okabe and Ito's palette, which readers with any kind of color vision can tell apart; black and yellow left out.
 METHOD_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -483,12 +484,16 @@ def save_figure(figure: "Figure", path: Path) -> None:
 def _figure(width: float, height: float) -> "Figure":
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08)
-    figure = Figure(figsize=(width, height), dpi=120, layout=layout)
+    figure = Figure(figsize=(width, height), dpi=120, layout=_layout())
     FigureCanvasAgg(figure)
     return figure
+
+
+def _layout() -> "LayoutEngine":
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    return ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08)
 
 
 def _most_frequent_first(class_counts: Mapping[str, int]) -> dict[str, str]:
