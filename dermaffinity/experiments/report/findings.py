@@ -99,7 +99,7 @@ def class_table(experiment: Experiment) -> Table:
         table.append([*cells, *([] if external is None else [f"{external.get(name, 0):,}"])])
     columns = ["Class", "Kind", "Images", "Groups", *(f"Fold {fold}" for fold in in_fold.columns)]
     return Table(
-        f"Images of each class; groups are patients or lesions, rare is below {MINORITY_BELOW} images and below the mean",
+        f"Images of each class; groups are patients or lesions; rare: under {MINORITY_BELOW} images and below the mean",
         [*columns, *([] if external is None else ["Set aside"])],
         table,
     )

@@ -40,8 +40,8 @@ def plain_summary(experiment: Experiment, compared: ComparedExperiments | None, 
         ]
     if "minority_recall" in values.index:
         sentences.append(
-            f"Of the rare classes, those below {MINORITY_BELOW} images and below the mean ({', '.join(classes.minority)}), "
-            f"it recognized {_said(values, 'minority_recall')}."
+            f"Of the rare classes, those with fewer than {MINORITY_BELOW} images and fewer than the mean "
+            f"({', '.join(classes.minority)}), it recognized {_said(values, 'minority_recall')}."
         )
     recalls = values.loc[[f"recall.{name}" for name in classes.names], "value"]
     weakest = int(np.nanargmin(recalls))
