@@ -275,7 +275,9 @@ def crossval(
     seeds: Annotated[str, typer.Option(help="Such as 0,1,2.")] = "0",
     overrides: Overrides = None,
     plugins: Plugins = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where an earlier command stopped.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Keep finished jobs and continue an interrupted run.")
+    ] = False,
     external: Annotated[
         bool, typer.Option("--external", help="Score the manifest's external images as well, once, at the end.")
     ] = False,
@@ -352,7 +354,9 @@ def fit(
     )
     if not fitted.complete:  # torchrun has started this process to help another
         return
-    print(f"{fitted.path / 'classifier'}: trained on {sum(fitted.record.class_counts.values()):,} images; not scored.")
+    images, held_out = sum(fitted.record.class_counts.values()), fitted.record.config["data"]["validation_fraction"]
+    made = f"made from {images:,} images, {100 * held_out:.0f} % of them held out to calibrate; not scored"
+    print(f"{fitted.path / 'classifier'}: {made}.")
     print("Expect about what crossval measures of the same method on the same manifest.")
     print(f"Next: {_command('predict', str(fitted.path), 'IMAGES')}")
 
@@ -459,7 +463,7 @@ def benchmark(
     tracking_uri: Uri = None,
     quiet: Quiet = False,
 ) -> None:
-    """Compare many methods on one split: tune, train, test, rank. Stopped and called again, it goes on.
+    """Compare many methods on one split: tune, train, test, rank. Run it again to resume.
 
     Example: dermaffinity benchmark hamfit7_cosen hamfit7_softmax hamfit7_affinity --seeds 0,1,2 --tuned
     """
@@ -563,10 +567,13 @@ def predict(
     print(f"{out}: {rows:,} images, {len(faults):,} skipped; {classifier.description.intended_use}")
     if columns_of(files) and (known := classifier.description.metadata):
         print(f"What the table says of {', '.join(known)} counts as evidence.")
-    print(f"Novelty above {classifier.novelty_threshold:.2f}: about 5 % of images like the training images at most.")
+    print(
+        f"At most about 5 % of images like the training images have a novelty above {classifier.novelty_threshold:.2f}."
+    )
     if len(always) < len(guarantees):
         promised = guarantees.loc[~guarantees["always"], "coverage"].min()
-        print(f"Sets were asked to hold {100 * coverage:g} % of each class, and hold at least {100 * promised:.0f} %.")
+        asked = f"{100 * coverage:g} % of each class, and hold at least {100 * promised:.0f} %"
+        print(f"Prediction sets were asked to hold {asked}.")
     if len(always):
         print(f"Included in every prediction set: too few calibration images of {', '.join(always)}.")
     if faults:
@@ -674,9 +681,12 @@ def explain(
     explanation = classifier.explain(model, image, views=int(views), device=device, plugins=plugins or ())  # type: ignore[arg-type]
     explanation.save(out, library)
     print(f"{out}: {explanation.predicted} with {100 * explanation.probabilities.max():.1f} %")
-    print(f"{100 * explanation.coverage:g} % set: {', '.join(explanation.prediction_set) or 'empty'}")
+    print(
+        f"Prediction set at {100 * explanation.coverage:g} % coverage: "
+        f"{', '.join(explanation.prediction_set) or 'empty'}"
+    )
     state = "above" if explanation.novel else "below"
-    print(f"Novelty {explanation.novelty:.2f}, {state} its limit of {explanation.novelty_threshold:.2f}")
+    print(f"Novelty {explanation.novelty:.2f}, {state} the novelty threshold {explanation.novelty_threshold:.2f}")
     if explanation.examples is None:
         print("This model was saved without training examples.")
     print(explanation.intended_use)

@@ -60,7 +60,7 @@ def test_predict_writes_one_row_per_image_of_files_folders_and_zips(commands, to
     assert [tuple(json.loads(row[6])) for row in rows] == classifier.predict_sets(PICTURES[:4])
     assert "out/table.csv: 4 images, 0 skipped; Research use only" in done.stdout
     assert "Included in every prediction set: too few calibration images of BCC, ML." in done.stdout
-    assert "Sets were asked to hold 90 % of each class, and hold at least 80 %." in done.stdout
+    assert "Prediction sets were asked to hold 90 % of each class, and hold at least 80 %." in done.stdout
 
 
 def test_predict_reports_and_skips_what_is_bad_and_ends_with_one(commands, toy_model, tmp_path):
