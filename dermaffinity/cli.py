@@ -287,6 +287,9 @@ def crossval(
             "--inner", help="Score the inner validation images instead of the test folds: for choosing settings."
         ),
     ] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="One epoch at 32 pixels, under names of its own: does it work at all?")
+    ] = False,
     baseline: Annotated[str, typer.Option(help="The config that the others are compared with.")] = "cosen",
     launcher: Launcher = "inline",
     address: Address = None,
@@ -309,6 +312,7 @@ def crossval(
         resume=resume,
         external=external,
         inner=inner,
+        quick=quick,
         **_how(folds, seeds, launcher, address, jobs_per_device, slurm, runs, tracking_uri, quiet),
     )
     if not experiments:  # torchrun has started this process to help another

@@ -167,6 +167,10 @@ class Config(Section):
         """The config with one valid value changed."""
         return self.model_copy(update={section: getattr(self, section).model_copy(update={key: value})})
 
+    def quick(self) -> "Config":
+        """The config at 32 pixels, under a name of its own: to see that it works at all."""
+        return self.with_setting("data", "image_size", 32).model_copy(update={"name": f"{self.name}.quick"})
+
     def portable(self) -> dict[str, Any]:
         """``resolved`` without the folders of this machine: files by their names."""
         config = self.resolved()
@@ -212,6 +216,10 @@ class NetworkConfig(Config):
     def tricks(self) -> list[Component]:
         """The sections that change how the network is trained, in the order in which they act."""
         return [part for name, part in self.components().items() if self.kinds()[name] is TRICK]
+
+    def quick(self) -> Config:
+        """See `Config.quick`; and for one epoch, where there is one."""
+        return super().quick().with_setting("training", "epochs", min(1, self.training.epochs))
 
     def portable(self) -> dict[str, Any]:
         """See `Config.portable`."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 import pandas as pd
 
 from dermaffinity.config import Config, read_config
+from dermaffinity.config.parts import flatten
 from dermaffinity.data.manifest import Manifest, read_manifest
 from dermaffinity.errors import ComparisonError, ConfigError, DataError, TrainingError
 from dermaffinity.experiments.compare import find_baseline
@@ -48,7 +49,6 @@ QUICK = (
     "Quick: one fold, one seed, one epoch at 32 pixels. This shows that the benchmark works; its numbers mean nothing."
 )
 
-_QUICKLY = {"data.image_size": 32, "training.epochs": 1}
 _GAINS = ("gain.balanced_accuracy", "gain.minority_recall", "gain.majority_recall")
 
 Failures = dict[str, tuple[str, ...]]
@@ -339,8 +339,8 @@ def _read(sources: Sequence[str | Path], overrides: Sequence[str], quick: bool) 
         if name in configs:
             raise ConfigError(f"{source}: every config needs a name of its own, and {name} is there already")
         if quick:
-            own += [f"{key}={value}" for key, value in _QUICKLY.items() if config.setting(key) is not None]
-            own.append(f"name={json.dumps(f'{name}.quick')}")
+            before, after = (dict(flatten(one.resolved())) for one in (config, config.quick()))
+            own += [f"{key}={json.dumps(value)}" for key, value in after.items() if value != before[key]]
             config = read_config(source, own)
         configs[name] = Method(source, own, config)
     return configs

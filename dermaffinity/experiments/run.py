@@ -99,6 +99,7 @@ def crossval(
     resume: bool = False,
     external: bool = False,
     inner: bool = False,
+    quick: bool = False,
     **how: Unpack[How],
 ) -> list[Experiment]:
     """Trains and scores every fold of one or more configs, and tracks them in MLflow.
@@ -110,6 +111,7 @@ def crossval(
         resume: Keep finished jobs and continue.
         external: Score the manifest's external images as well, once, at the end.
         inner: Score the inner validation images instead of the test folds, for choosing settings.
+        quick: One epoch at 32 pixels, under names of its own: whether it works at all. Its numbers mean nothing.
         **how: See `How`.
 
     Returns, raises: As `run_experiments`.
@@ -122,7 +124,8 @@ def crossval(
     """
     asked = [configs] if isinstance(configs, str | Path | Config) else configs
     plan = Plan.of(how, resume=resume, external=external, scored="inner" if inner else "test")
-    return run_experiments([config_on(one, data, overrides) for one in asked], plan)
+    found = [config_on(one, data, overrides) for one in asked]
+    return run_experiments([config.quick() for config in found] if quick else found, plan)
 
 
 def run_experiments(configs: Sequence[Config], plan: Plan) -> list[Experiment]:

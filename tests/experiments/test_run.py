@@ -16,7 +16,7 @@ from dermaffinity.experiments import network_job
 from dermaffinity.experiments import run as running
 from dermaffinity.experiments.experiment import Experiment
 from dermaffinity.experiments.record import training_numbers
-from dermaffinity.experiments.run import Plan, run_experiments
+from dermaffinity.experiments.run import Plan, crossval, run_experiments
 from dermaffinity.files import hold
 from dermaffinity.inference.model_folder import read_description
 from dermaffinity.losses import CrossEntropyLoss
@@ -187,6 +187,15 @@ def test_inner_validation_images_are_scored_instead_of_the_test_folds(tiny_confi
         assert table.equals(pd.read_csv(folder / "validation.csv"))
         rows = pd.read_csv(tiny_config.parent / "phantom-5.csv", comment="#").set_index("image")["fold"]
         assert (rows[table["image"]] != fold).all()
+
+
+def test_a_quick_trial_has_a_name_of_its_own_and_all_folds(tiny_config, tmp_path):
+    (experiment,) = crossval(read_config(tiny_config), quick=True, runs=tmp_path, quiet=True)
+    assert (experiment.path.name, experiment.complete) == (f"{read_config(tiny_config).name}.quick", True)
+    settings = read_config(experiment.path / "config.yaml")
+    assert (settings.setting("training.epochs"), settings.data.image_size) == (1, 32)
+    assert read_config("demo_affinity_frozen").quick().setting("training.epochs") == 0
+    assert read_config("demo_knn").quick().name == "demo_knn.quick"
 
 
 def test_a_job_that_another_process_works_on_is_left_to_it(tiny_config, tmp_path, monkeypatch):
