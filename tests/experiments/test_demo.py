@@ -49,5 +49,5 @@ def test_the_demo_says_first_what_was_found_and_ends_with_its_files_and_can_be_r
     assert note.startswith(first.splitlines()[0])
     assert note.count("[Report of demo_affinity_plus](#/experiments/") == 1
     assert (tmp_path / "demo" / "compare" / "recall.png").stat().st_size > 10_000
-    assert "prepare image_folder FOLDER --out data_manifests/library.csv" in first
+    assert "study FOLDER --labels labels.csv" in first
     assert "synthetic: the numbers show that the tool works" in first

@@ -26,6 +26,6 @@ def test_a_public_dataset_is_prepared_verified_trained_reported_and_its_model_ev
 
     fake.run(app, ["prepare", "ham10000", str(ham_source), "--folds", "2", "--out", "ham.csv"])
     done = fake.run(app, ["evaluate", f"study/runs/{name}_cosen", "ham.csv", "--known-only", "--no-images", "--quiet"])
-    answers = pd.read_csv(f"evaluations/{name}_cosen_on_ham/predictions.csv")
+    answers = pd.read_csv(f"evaluations/{name}_cosen_on_ham10000/predictions.csv")
     assert answers["label"].nunique() == classes
-    assert "Balanced accuracy" in done.output
+    assert "ham10000, images: percent [95 % interval]" in done.output
