@@ -46,7 +46,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def layout_where_it_is_tested(request):
-    """Figures are laid out in the tests of reports alone: it takes more than a third of the time of drawing them."""
+    """Lays figures out in the tests of reports alone, because it takes more than a third of the time of drawing."""
     with pytest.MonkeyPatch.context() as patch:
         if "report" not in request.path.parts:
             patch.setattr("dermaffinity.report.figures._layout", lambda: None)
