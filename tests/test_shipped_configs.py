@@ -43,9 +43,10 @@ def test_every_method_of_a_dataset_is_an_experiment_and_differs_from_the_others_
         for key in PART_OF_A_METHOD:
             config["training"].pop(key, None)
         config["backbone"].pop("views", None)  # of prediction
-        if config["training"].pop("freeze_backbone"):  # nothing is trained, on features of several stages
+        if config["training"].pop("freeze_backbone"):  # nothing is trained, on features of several stages and sizes
             config["training"]["epochs"] = first.training.epochs
-        config["backbone"].pop("pooled_stages", None)
+        for key in ("pooled_stages", "sizes"):
+            config["backbone"].pop(key, None)
     for section in ("augmentation", "backbone", "training"):
         assert all(config[section] == configs[0][section] for config in configs), section
     for method in yaml.safe_load(DATASETS[dataset].read_text(encoding="utf-8")).get("methods", ()):

@@ -3,13 +3,14 @@
 import hashlib
 import shlex
 from abc import ABC
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from dermaffinity.errors import ConfigError
 
@@ -76,6 +77,9 @@ class ResNet18(Backbone):
             for the last alone, 2, 3 or 4 for 768, 896 or 960 features. Earlier ones see color and texture.
         views: In evaluation the features are the mean over 1, 2, 4 or 8 symmetries of a square image, at that many
             times the work: the image, its mirror image, both turned by 180 degrees, all of them turned by 90 degrees.
+        sizes: Sides in pixels, at least 32, of squares that images are resized to; the features of all sizes side by
+            side. Fixed filters see coarse structure in a small image and texture in a large one. None for images as
+            they come.
 
     Examples:
         >>> import torch
@@ -92,12 +96,15 @@ class ResNet18(Backbone):
         frozen_stages: int = 0,
         pooled_stages: int = 1,
         views: Literal[1, 2, 4, 8] = 1,
+        sizes: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         if not 1 <= pooled_stages <= 4:
             raise ValueError(f"pooled_stages must be from 1 to 4, got {pooled_stages}")
         if views not in VIEWS:
             raise ValueError(f"views must be 1, 2, 4 or 8, got {views}")
+        if sizes is not None and (len(set(sizes)) < max(1, len(sizes)) or min(sizes) < 32):
+            raise ValueError(f"sizes must be different sides of at least 32 pixels, or null, got {list(sizes)}")
         try:
             from torchvision.models import ResNet18_Weights, resnet18
         except RuntimeError as error:  # "operator torchvision::nms does not exist"
@@ -112,9 +119,10 @@ class ResNet18(Backbone):
             state = _download(ResNet18_Weights.IMAGENET1K_V1) if imagenet else _read(Path(weights), network)
             network.load_state_dict(_without_last_layer(state))
         self.network = network
-        self.num_features = sum((64, 128, 256, 512)[-pooled_stages:])
+        self.num_features = sum((64, 128, 256, 512)[-pooled_stages:]) * (1 if sizes is None else len(sizes))
         self.pooled_stages = pooled_stages
         self.views = views
+        self.sizes = sizes
         self.freeze(frozen_stages)
 
     def stages(self) -> list[list[str]]:
@@ -130,6 +138,11 @@ class ResNet18(Backbone):
         return mean_over_views(self._features, images, self.views)
 
     def _features(self, images: Tensor) -> Tensor:
+        if self.sizes is None:
+            return self._pooled(images)
+        return torch.cat([self._pooled(_resized(images, size)) for size in self.sizes], dim=1)
+
+    def _pooled(self, images: Tensor) -> Tensor:
         network = self.network
         maps, pooled = network.maxpool(network.relu(network.bn1(network.conv1(images)))), []
         for stage in (network.layer1, network.layer2, network.layer3, network.layer4):
@@ -236,6 +249,11 @@ def views_of(images: Tensor, views: int) -> Iterator[Tensor]:
 def mean_over_views(features: Callable[[Tensor], Tensor], images: Tensor, views: int) -> Tensor:
     """The mean (N, F) of the features of each of the ``views`` of images (N, 3, S, S)."""
     return torch.stack([features(view) for view in views_of(images, views)]).mean(dim=0)
+
+
+def _resized(images: Tensor, size: int) -> Tensor:
+    """Images (N, 3, S, S) as (N, 3, size, size), without aliasing."""
+    return F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
 
 
 def _download(weights: Any) -> dict[str, Tensor]:

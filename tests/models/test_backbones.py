@@ -204,6 +204,9 @@ def test_frozen_stages_neither_learn_nor_count_and_the_others_do():
     [
         ({"frozen_stages": 6}, "frozen_stages must be from 0 to 5, got 6"),
         ({"views": 3}, "views must be 1, 2, 4 or 8, got 3"),
+        ({"sizes": [16, 64]}, r"sizes must be different sides of at least 32 pixels, or null, got \[16, 64\]"),
+        ({"sizes": [64, 64]}, r"sizes must be different .* got \[64, 64\]"),
+        ({"sizes": []}, r"sizes must be different .* got \[\]"),
     ],
 )
 def test_what_a_resnet18_cannot_do_is_refused(options, message):
@@ -223,3 +226,23 @@ def test_several_stages_give_the_means_of_their_maps_side_by_side():
     last = one(images)
     assert (one.num_features, three.num_features) == (512, 896)
     torch.testing.assert_close(three(images), torch.cat([maps["layer2"], maps["layer3"], last], dim=1))
+
+
+def test_several_sizes_give_the_features_of_the_resized_images_side_by_side():
+    from torchvision.transforms.v2.functional import resize
+
+    torch.manual_seed(0)
+    as_they_come = ResNet18(weights=None, pooled_stages=2).eval()
+    sizes = ResNet18(weights=None, pooled_stages=2, sizes=[32, 96]).eval()
+    sizes.load_state_dict(as_they_come.state_dict())
+    images = torch.rand(2, 3, 64, 64)
+    expected = torch.cat([as_they_come(resize(images, [size, size])) for size in (32, 96)], dim=1)
+    assert sizes.num_features == 2 * as_they_come.num_features
+    torch.testing.assert_close(sizes(images), expected)
+
+
+def test_with_several_sizes_an_image_means_the_same_whatever_way_it_is_turned():
+    torch.manual_seed(0)
+    backbone = ResNet18(weights=None, sizes=[32, 80], views=8).eval()
+    images = torch.rand(2, 3, 64, 64)
+    torch.testing.assert_close(backbone(images.rot90(1, (2, 3)).flip(2)), backbone(images))
