@@ -135,8 +135,8 @@ def _gains(base: Measured, other: Measured) -> pd.DataFrame:
     rows = {}
     for gain, metric in gained_in.items():
         value = other.value(metric) - base.value(metric)
-        draws = other.draws[metric] - base.draws[metric]
-        rows[f"gain.{gain}"] = (value, *bootstrap_interval(value, draws, (-1, 1)))
+        draws, groups = other.draws[metric] - base.draws[metric], base.predictions.groups_behind(metric)
+        rows[f"gain.{gain}"] = (value, *bootstrap_interval(value, draws, (-1, 1), groups=groups))
     return interval_table(rows)
 
 

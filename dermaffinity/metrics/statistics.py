@@ -131,8 +131,8 @@ def bootstrap_interval(
     time, of the worst recall, the calibration error and classes of few groups 80 to 90 %: read those as a lower bound
     of the uncertainty.
 
-    Where all draws agree, as with a class of which no image was found, resampling tells nothing. The interval then
-    reaches as far from the value as Wilson's does from a share of 0 among the groups.
+    Where all draws agree, as with a class of which no image was found or two methods that answered alike, resampling
+    tells nothing. The interval then reaches as far from the value as Wilson's does from a share of 0 among the groups.
 
     Args:
         value: The measure on the images themselves.

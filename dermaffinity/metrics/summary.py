@@ -75,7 +75,12 @@ class ScoredImages:
         return (self.probabilities.argmax(axis=2) == self.labels).mean(axis=0)
 
     def groups_behind(self, metric: str) -> int:
-        """How many groups a measure rests on: those of the class it names, or of the class that has the fewest."""
+        """How many groups a measure rests on: those of the class it names, or of the class that has the fewest.
+
+        Accuracy, in which classes do not count alike, rests on all.
+        """
+        if metric == "accuracy":
+            return len(np.unique(self.groups))
         counts = {
             name: len(np.unique(self.groups[self.labels == index])) for index, name in enumerate(self.classes.names)
         }

@@ -73,10 +73,10 @@ def gains_table(gains: Mapping[str, pd.DataFrame], class_counts: Mapping[str, in
         >>> scored = ScoredImages.from_table(pd.read_csv("out_of_fold.csv"), Classes(("AK", "ML")))
         >>> measured = Measured.of(scored, resamples=50)
         >>> gains_table({"affinity_plus": compare(measured, measured).gains}, {"AK": 4, "ML": 4}).loc["classes"]
-                      affinity_plus
+                        affinity_plus
         row
-        AK (n=4)  +0.0 [+0.0, +0.0]
-        ML (n=4)  +0.0 [+0.0, +0.0]
+        AK (n=4)  +0.0 [-56.1, +56.1]
+        ML (n=4)  +0.0 [-56.1, +56.1]
     """
     return _interval_table(gains, class_counts, prefix="gain.", overall_prefix="gain.", sign="+")
 

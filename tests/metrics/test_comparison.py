@@ -7,7 +7,7 @@ from dermaffinity.metrics import comparison as module
 from dermaffinity.metrics.classification import Classes, classification_metrics
 from dermaffinity.metrics.comparison import check_paired
 from dermaffinity.metrics.standings import contest
-from dermaffinity.metrics.statistics import share_interval
+from dermaffinity.metrics.statistics import share_interval, wilson_interval
 from dermaffinity.metrics.summary import Measured, ScoredImages
 
 CLASSES = ("ML", "BCC", "MEL")
@@ -133,9 +133,18 @@ def test_gains_are_the_differences_of_the_summaries():
 def test_a_method_against_itself_gains_nothing():
     table = prediction_table(1.0)
     comparison = compare(table, table, resamples=50, test_train_ratio=0.5)
-    assert (comparison.gains == 0).all(axis=None)
+    assert (comparison.gains["value"] == 0).all()
     assert (comparison.tests["p"] == 1).all()
     assert (comparison.gained, comparison.lost) == (0, 0)
+
+
+def test_methods_that_answered_alike_may_still_differ_on_other_lesions():
+    table = prediction_table(1.0)
+    gains = compare(table, table, resamples=50).gains
+    reach = wilson_interval(0, 10)[1]  # MEL has 20 images in 10 groups
+    assert gains.loc["gain.MEL"].tolist() == pytest.approx([0, -reach, reach])
+    assert gains.at["gain.ML", "high"] == pytest.approx(wilson_interval(0, 30)[1])
+    assert gains.at["gain.accuracy", "high"] == pytest.approx(wilson_interval(0, 60)[1])
 
 
 def test_swapping_the_methods_turns_the_gains_around():
@@ -152,7 +161,7 @@ def test_pairing_makes_the_interval_of_like_methods_narrow():
     baseline = prediction_table(1.0)
     probabilities = [f"p.{name}" for name in CLASSES]
     candidate = baseline.copy()
-    changed = candidate.index[:3]
+    changed = candidate.index[candidate["label"] != candidate["predicted"]][:3]
     candidate.loc[changed, probabilities] = np.eye(3)[pd.Index(CLASSES).get_indexer(candidate.loc[changed, "label"])]
     candidate.loc[changed, "predicted"] = candidate.loc[changed, "label"]
     gain = compare(baseline, candidate, resamples=200).gains.loc["gain.accuracy"]
