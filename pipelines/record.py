@@ -3,10 +3,14 @@
     dermaffinity benchmark hamfit7_{cosen,softmax,cosen_plus,logit_adjusted,vs,balanced_softmax_plus,affinity_plus} \\
         --seeds 0,1,2 --external
     python pipelines/record.py hamfit7
+    python pipelines/record.py hamfit7 --frozen
 
 Trains nothing: it reads the finished experiments of all arms, chooses the strength of the class frequencies on inner
 validation images, averages the seeds of each fold, adds what metadata say, and writes every measure and gain with its
-interval to ``runs/record/``.
+interval to ``runs/record/``. With ``--frozen`` it holds the methods on frozen features against trained ones:
+
+    dermaffinity crossval hamfit7_affinity_frozen --seeds 0,1,2 --external
+    dermaffinity crossval hamfit7_logistic_frozen --seeds 0,1,2 --external
 """
 
 import argparse
@@ -26,6 +30,9 @@ from dermaffinity.report.tables import console_table
 ARMS = ("softmax", "cosen", "cosen_plus", "logit_adjusted", "vs", "balanced_softmax_plus", "affinity_plus")
 PRIOR_LEFT_OUT = ("logit_adjusted", "vs", "balanced_softmax_plus", "affinity_plus")
 """Arms whose scores are those of equally frequent classes."""
+FROZEN = ("affinity_frozen", "logistic_frozen")
+TRAINED = ("softmax", "cosen", "affinity_plus")
+"""Arms that the methods on frozen features are held against."""
 METADATA = ("age", "sex", "site")
 BOUNDS = ("value", "low", "high")
 GAINS = {name: MEASURES[name] for name in ("balanced_accuracy", "minority_recall", "majority_recall")}
@@ -36,11 +43,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("dataset", help="of the arms' configs, such as hamfit7")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--frozen", action="store_true", help="the methods on frozen features")
     arguments = parser.parse_args()
-    trained = {arm: Experiment.open(f"{arguments.dataset}_{arm}", arguments.runs) for arm in ARMS}
-    results = record(trained)
-    results.insert(0, "experiment", trained["cosen"].record.dataset)
-    write_table(results, arguments.runs / "record" / f"{arguments.dataset}.csv")
+    names = (*FROZEN, *TRAINED) if arguments.frozen else ARMS
+    arms = {arm: Experiment.open(f"{arguments.dataset}_{arm}", arguments.runs) for arm in names}
+    results = frozen(arms) if arguments.frozen else record(arms)
+    results.insert(0, "experiment", arms["cosen"].record.dataset)
+    name = f"{arguments.dataset}_frozen.csv" if arguments.frozen else f"{arguments.dataset}.csv"
+    write_table(results, arguments.runs / "record" / name)
     console = Console(highlight=False)
     for part, table in tables(results).items():
         console.print(console_table(table, f"{part}: percent [95 % interval]", console.width))
@@ -72,6 +82,22 @@ def record(trained: Mapping[str, Experiment]) -> pd.DataFrame:
         for name, one in comparisons.items():
             found.append(rows(f"{part}: gain by metadata", name, one.gains, GAINS))
             found.append(rows("gain by metadata", name, one.gains, {"balanced_accuracy": part}))
+    return pd.concat(found, ignore_index=True)
+
+
+def frozen(arms: Mapping[str, Experiment]) -> pd.DataFrame:
+    """The single models on frozen features, and what they gain over trained networks; columns as of `record`."""
+    scored = {}
+    for name, arm in arms.items():
+        assert arm.external is not None
+        scored[name] = {"out-of-fold": arm.out_of_fold, "external": arm.external}
+    found = [measures({name: own for name, own in scored.items() if name in FROZEN})]
+    for part in ("out-of-fold", "external"):
+        measured = {name: own[part].measured for name, own in scored.items()}
+        for base in TRAINED:
+            for name in FROZEN:
+                gained = compare(measured[base], measured[name]).gains
+                found.append(rows(f"{part}: gain over {base}", name, gained, GAINS))
     return pd.concat(found, ignore_index=True)
 
 

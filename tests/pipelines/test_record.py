@@ -102,3 +102,15 @@ def test_strengths_are_swept_on_inner_validation_images_and_every_table_can_be_s
     console = Console(width=200, record=True, file=io.StringIO())
     console.print(console_table(shown["single models: gain over cosen"], "title", 200))
     assert "affinity_plus" in console.export_text()
+
+
+def test_methods_on_frozen_features_are_held_against_trained_arms(arms):
+    of = {"affinity_frozen": "logit_adjusted", "logistic_frozen": "cosen_plus"} | {n: n for n in pipeline.TRAINED}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(Measured.of.__func__.__kwdefaults__, "resamples", 100)
+        found = pipeline.frozen({name: arms[own] for name, own in of.items()})
+    own, best = (arms[name].external.summary["value"]["balanced_accuracy"] for name in ("cosen_plus", "affinity_plus"))
+    assert value(found, "external", "logistic_frozen") == pytest.approx(100 * own, abs=0.051)
+    gain = value(found, "external: gain over affinity_plus", "logistic_frozen")
+    assert gain == pytest.approx(100 * (own - best), abs=0.051)
+    assert set(found["method"]) == set(pipeline.FROZEN)
