@@ -97,7 +97,7 @@ def frozen(arms: Mapping[str, Experiment]) -> pd.DataFrame:
         for base in TRAINED:
             for name in FROZEN:
                 gained = compare(measured[base], measured[name]).gains
-                found.append(rows(f"{part}: gain over {base}", name, gained, GAINS))
+                found.append(rows(f"{part}: gain", f"{name} over {base}", gained, GAINS))
     return pd.concat(found, ignore_index=True)
 
 

@@ -1,6 +1,6 @@
 """Gaussian affinity in closed form: centers and metric from the training images, nothing trained by steps."""
 
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -64,13 +64,25 @@ class GaussianAffinity(Refit):
     @torch.no_grad()
     def __call__(self, head: Any, training: Predictions, validation: Predictions, *, seed: int) -> dict[str, float]:
         """See `Refit`."""
-        moved = (_means(training).float() - head.centers.mean(dim=1)).norm(dim=1).mean().item()
+        means, number = _means(training), head.centers.shape[1]
+        moved = (means.float() - head.centers.mean(dim=1)).norm(dim=1).mean().item()
         if head.whitening is None:
-            head.centers.copy_(self._fitted(head, training, None, seed)[0])
+            identity = torch.eye(head.embedding_dim, dtype=torch.float64)
+            head.centers.copy_(means[:, None] if number == 1 else _clusters(training, number, identity, seed)[0])
             return {"centers_moved": moved}
+        shrinkages: tuple[float, ...] = (0.0,)  # beyond what is estimated
+        if self.shrinkage == "auto":
+            spread = _Spread.estimated(training)
+        else:
+            spread = _Spread.around(means[training.labels], training)
+            shrinkages = _SHRINKAGES if self.shrinkage is None else (self.shrinkage,)
         found = []
-        for shrinkage in _SHRINKAGES if self.shrinkage is None else (self.shrinkage,):
-            centers, whitening = self._fitted(head, training, shrinkage, seed)
+        for shrinkage in shrinkages:
+            centers, whitening = means[:, None], spread.whitening(shrinkage)
+            if number > 1:
+                centers, nearest = _clusters(training, number, whitening, seed)
+                if self.shrinkage != "auto":
+                    whitening = _Spread.around(nearest, training).whitening(shrinkage)
             head.centers.copy_(centers)
             for temperature in _TEMPERATURES:
                 head.whitening.copy_(whitening * (head.sigma / (2 * temperature)) ** 0.5)
@@ -80,47 +92,58 @@ class GaussianAffinity(Refit):
         head.whitening.copy_(whitening)
         head.centers.copy_(centers)
         chosen = {"temperature": temperature, "validation_cross_entropy": loss, "centers_moved": moved}
-        return chosen if shrinkage == "auto" else {**chosen, "shrinkage": shrinkage}
+        return chosen if self.shrinkage == "auto" else {**chosen, "shrinkage": shrinkage}
 
-    def _fitted(
-        self, head: Any, training: Predictions, shrinkage: float | Literal["auto"] | None, seed: int
-    ) -> tuple[Tensor, Tensor]:
-        """Centers (C, M, D) and metric (D, D); with a shrinkage of None the head's own metric."""
-        means, number = _means(training), head.centers.shape[1]
-        identity = torch.eye(head.embedding_dim, dtype=torch.float64)
-        whitening = identity if shrinkage is None else _whitening(training, means[training.labels], shrinkage)
-        if number == 1:
-            return means[:, None], whitening
-        centers, nearest = _clusters(training, number, whitening, seed)
-        return centers, whitening if shrinkage is None else _whitening(training, nearest, shrinkage)
+
+class _Spread(NamedTuple):
+    """A covariance, as the eigenvalues (D,) and vectors (D, D) of its correlations and the deviations' inverses (D,).
+
+    Of correlations, because scales of dimensions may differ by more than numbers have digits, and because all
+    shrinkages then share one decomposition. A dimension in which nothing varies is left out.
+    """
+
+    values: Tensor
+    vectors: Tensor
+    scale: Tensor
+
+    @classmethod
+    def around(cls, nearest: Tensor, training: Predictions) -> "_Spread":
+        """Of the images around the center (N, D) that each belongs to, each class counting alike."""
+        labels, classes = training.labels, training.scores.shape[1]
+        residual = training.embedding.double() - nearest
+        residual = residual / (classes * torch.bincount(labels))[labels, None].sqrt()
+        return cls._of(residual.T @ residual, training)
+
+    @classmethod
+    def estimated(cls, training: Predictions) -> "_Spread":
+        """Of the images around the class means, shrunk as scikit-learn's Ledoit-Wolf estimates ask."""
+        from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
+        priors = np.full(training.scores.shape[1], 1 / training.scores.shape[1])
+        analysis = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto", priors=priors)
+        fitted = analysis.fit(training.embedding.double().numpy(), training.labels.numpy())
+        return cls._of(torch.from_numpy(fitted.covariance_), training)
+
+    @classmethod
+    def _of(cls, covariance: Tensor, training: Predictions) -> "_Spread":
+        deviation = covariance.diag().sqrt()
+        # Below, what varies is the rounding.
+        varies = deviation > 1e-6 * training.embedding.double().abs().amax(dim=0)
+        scale = torch.where(varies, 1 / deviation, 0)
+        values, vectors = torch.linalg.eigh(scale[:, None] * covariance * scale)
+        return cls(values, vectors, scale)
+
+    def whitening(self, shrinkage: float) -> Tensor:
+        """W (D, D) with W'W the inverse of the covariance whose correlations are that much smaller."""
+        values = self.values.lerp(torch.ones_like(self.values), shrinkage)
+        root = torch.where(values > 1e-9, values.clamp_min(0).rsqrt(), 0)
+        return (self.vectors * root) @ self.vectors.T * self.scale
 
 
 def _means(training: Predictions) -> Tensor:
     """Mean embeddings (C, D) of the classes, in float64."""
     embedding, labels = training.embedding.double(), training.labels
     return torch.stack([embedding[labels == label].mean(dim=0) for label in range(training.scores.shape[1])])
-
-
-def _whitening(training: Predictions, nearest: Tensor, shrinkage: float | Literal["auto"]) -> Tensor:
-    """W (D, D) with W'W the inverse of the covariance around the center (N, D) that each image belongs to."""
-    embedding, labels, classes = training.embedding.double(), training.labels, training.scores.shape[1]
-    if shrinkage == "auto":
-        from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-
-        analysis = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto", priors=np.full(classes, 1 / classes))
-        covariance = torch.from_numpy(analysis.fit(embedding.numpy(), labels.numpy()).covariance_)
-    else:
-        residual = (embedding - nearest) / (classes * torch.bincount(labels))[labels, None].sqrt()
-        covariance = residual.T @ residual
-        covariance = covariance.lerp(covariance.diag().diag(), shrinkage)
-    # Of the correlations first, because scales of dimensions may differ by more than numbers have digits. A dimension
-    # in which nothing varies is left out.
-    deviation = covariance.diag().sqrt()
-    varies = deviation > 1e-6 * embedding.abs().amax(dim=0)  # below, what varies is the rounding
-    scale = torch.where(varies, 1 / deviation, 0)
-    values, vectors = torch.linalg.eigh(scale[:, None] * covariance * scale)
-    root = torch.where(values > 1e-9, values.clamp_min(0).rsqrt(), 0)
-    return (vectors * root) @ vectors.T * scale
 
 
 def _clusters(training: Predictions, number: int, whitening: Tensor, seed: int) -> tuple[Tensor, Tensor]:
