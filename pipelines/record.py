@@ -1,7 +1,7 @@
 """The record: what affinity+ gains over CoSen as a method and as a system, by the plan of docs/record_plan.md.
 
-    dermaffinity benchmark hamfit7_{cosen,softmax,cosen_plus,logit_adjusted,vs,balanced_softmax_plus,affinity_plus} \\
-        --seeds 0,1,2 --external
+    dermaffinity benchmark hamfit7_{cosen,softmax,cosen_plus,logit_adjusted,vs,balanced_softmax_plus} \\
+        hamfit7_affinity{,_plus} --seeds 0,1,2 --external
     python pipelines/record.py hamfit7
     python pipelines/record.py hamfit7 --frozen
 
@@ -27,7 +27,7 @@ from dermaffinity.metrics.summary import Measured, ScoredImages
 from dermaffinity.report.method_tables import MEASURES
 from dermaffinity.report.tables import console_table
 
-ARMS = ("softmax", "cosen", "cosen_plus", "logit_adjusted", "vs", "balanced_softmax_plus", "affinity_plus")
+ARMS = ("softmax", "cosen", "cosen_plus", "logit_adjusted", "vs", "balanced_softmax_plus", "affinity", "affinity_plus")
 PRIOR_LEFT_OUT = ("logit_adjusted", "vs", "balanced_softmax_plus", "affinity_plus")
 """Arms whose scores are those of equally frequent classes."""
 FROZEN = ("affinity_frozen", "logistic_frozen")

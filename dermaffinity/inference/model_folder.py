@@ -367,7 +367,7 @@ def build_network(
         plugins: Modules outside dermaffinity that parts may come from.
 
     Raises:
-        ConfigError: When a class comes from elsewhere, or is not what its section asks for.
+        ConfigError: When a class comes from elsewhere, is not what its section asks for, or refuses its arguments.
     """
 
     def part(section: str, **facts: int) -> Any:
@@ -379,7 +379,10 @@ def build_network(
             found = part_class(sections[section]["class"], import_class(NetworkConfig.kinds()[section].base), plugins)
         except ConfigError as error:
             raise ConfigError(f"{section}: {error.message}") from error
-        return build(found, facts, arguments)
+        try:
+            return build(found, facts, arguments)
+        except ValueError as error:
+            raise ConfigError(f"{section}: {error}") from error
 
     backbone = part("backbone")
     neck = part("neck", num_features=backbone.num_features)

@@ -226,6 +226,12 @@ def test_each_part_tells_the_next_its_size():
     assert network.head.centers.shape == (5, 2, 8)
 
 
+def test_what_a_backbone_cannot_be_is_said_in_words():
+    backbone = {"class": "dermaffinity.models.ResNet18", "weights": None, "pooled_stages": 7}
+    with pytest.raises(ConfigError, match="backbone: pooled_stages must be from 1 to 4, got 7"):
+        build_network(SECTIONS | {"backbone": backbone}, 3, pretrained=True)
+
+
 def test_weights_that_are_about_to_be_replaced_are_not_read():
     sections = SECTIONS | {"backbone": {"class": "dermaffinity.models.ResNet18", "weights": "nowhere.pth"}}
     assert isinstance(build_network(sections, 3, pretrained=False).backbone, ResNet18)
