@@ -338,7 +338,7 @@ def test_weights_that_are_not_the_ones_described_are_refused(saved, tmp_path, da
     ("section", "values", "message"),
     [
         ("head", {"class": "dermaffinity.heads.LinearHead"}, "do not fit together"),
-        ("head", SECTIONS["head"] | {"sigma": -1}, "do not fit together .*sigma must be positive"),
+        ("head", SECTIONS["head"] | {"sigma": -1}, "head: sigma must be positive"),
         ("head", SECTIONS["head"] | {"centres": 2}, "do not fit together .*centres"),
         ("head", {"class": "dermaffinity.heads.Affinity"}, r"has no class 'Affinity' \(did you mean"),
         (
