@@ -132,7 +132,7 @@ class ResNet18(Backbone):
         return [[f"network.{name}" for name in names if name.startswith(start)] for start in starts]
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features (N, F) of images (N, 3, H, W); with several views in evaluation, H equals W."""
+        """Features (N, F) of images (N, 3, H, W); with several views in evaluation, or with sizes, H equals W."""
         if self.training or self.views == 1:
             return self._features(images)
         return mean_over_views(self._features, images, self.views)
