@@ -51,6 +51,8 @@ def shipped_parts() -> dict[str, dict]:
         if "backbone" not in config:
             continue  # a method without a network
         parts = {section: config[section] for section in ("backbone", "neck", "head")}
+        if parts["backbone"].get("views", 1) > 2:
+            parts["backbone"] |= {"views": 2}  # each is a network of its own in the file; four are tested below
         if parts["backbone"] in backbones:
             parts |= SMALL
         backbones.append(parts["backbone"])
