@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from dermaffinity.experiments.evaluate import Evaluation, evaluate
     from dermaffinity.experiments.experiment import Experiment
     from dermaffinity.experiments.fit import fit
+    from dermaffinity.experiments.join import join
     from dermaffinity.experiments.prepare import prepare
     from dermaffinity.experiments.review import review
     from dermaffinity.experiments.run import crossval
@@ -45,6 +46,7 @@ __all__ = [
     "evaluate",
     "explain",
     "fit",
+    "join",
     "predict",
     "prepare",
     "read_manifest",
@@ -65,6 +67,7 @@ _HOME = {
     "experiments.evaluate": ("Evaluation", "evaluate"),
     "experiments.experiment": ("Experiment",),
     "experiments.fit": ("fit",),
+    "experiments.join": ("join",),
     "experiments.prepare": ("prepare",),
     "experiments.review": ("review",),
     "experiments.run": ("crossval",),

@@ -366,6 +366,29 @@ def fit(
 
 
 @app.command()
+def join(
+    name: Annotated[str, typer.Argument(help="Of the new experiment, such as hamfit7_joined.")],
+    sources: Annotated[
+        list[str], typer.Argument(help="Experiments: folders or config names.", metavar="RUN_OR_CONFIG...")
+    ],
+    runs: Runs = Path("runs"),
+    tracking_uri: Uri = None,
+) -> None:
+    """Make one experiment of several finished ones: the mean of their networks.
+
+    Methods that err on different images know more together. Nothing is trained.
+
+    Example: dermaffinity join hamfit7_joined hamfit7_affinity_plus hamfit7_affinity_frozen
+    """
+    from dermaffinity.experiments.join import join
+
+    joined = join(name, sources, runs=runs, tracking_uri=tracking_uri)
+    _show([joined], already=set())
+    first, *others = joined.record.joined
+    print(f"Next: {_command('compare', name, *others, first, '--baseline', first)}")
+
+
+@app.command()
 def compare(
     sources: Annotated[
         list[str], typer.Argument(help="Experiments: folders or config names.", metavar="RUN_OR_CONFIG...")

@@ -4,6 +4,7 @@
         hamfit7_affinity{,_plus} --seeds 0,1,2 --external
     python pipelines/record.py hamfit7
     python pipelines/record.py hamfit7 --frozen
+    python pipelines/record.py hamfit7 --joined
 
 Trains nothing: it reads the finished experiments of all arms, chooses the strength of the class frequencies on inner
 validation images, averages the seeds of each fold, adds what metadata say, and writes every measure and gain with its
@@ -11,10 +12,18 @@ interval to ``runs/record/``. With ``--frozen`` it holds the methods on frozen f
 
     dermaffinity crossval hamfit7_affinity_frozen --seeds 0,1,2 --external
     dermaffinity crossval hamfit7_logistic_frozen --seeds 0,1,2 --external
+
+With ``--joined`` it does so for means of trained networks and closed forms on frozen features:
+
+    dermaffinity join hamfit7_affinity_joined hamfit7_affinity_plus hamfit7_affinity_frozen
+    dermaffinity join hamfit7_logit_adjusted_joined hamfit7_logit_adjusted hamfit7_logistic_frozen
+    dermaffinity join hamfit7_vs_joined hamfit7_vs hamfit7_logistic_frozen
+    dermaffinity join hamfit7_balanced_softmax_joined hamfit7_balanced_softmax_plus hamfit7_logistic_frozen
+    dermaffinity join hamfit7_cosen_plus_joined hamfit7_cosen_plus hamfit7_logistic_frozen
 """
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -33,6 +42,9 @@ PRIOR_LEFT_OUT = ("logit_adjusted", "vs", "balanced_softmax_plus", "affinity_plu
 FROZEN = ("affinity_frozen", "logistic_frozen")
 TRAINED = ("softmax", "cosen", "affinity_plus")
 """Arms that the methods on frozen features are held against."""
+JOINED = ("cosen_plus_joined", "logit_adjusted_joined", "vs_joined", "balanced_softmax_joined", "affinity_joined")
+APART = ("softmax", "cosen", "cosen_plus", "affinity_plus")
+"""Arms that the means are held against."""
 METADATA = ("age", "sex", "site")
 BOUNDS = ("value", "low", "high")
 GAINS = {name: MEASURES[name] for name in ("balanced_accuracy", "minority_recall", "majority_recall")}
@@ -43,14 +55,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("dataset", help="of the arms' configs, such as hamfit7")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
-    parser.add_argument("--frozen", action="store_true", help="the methods on frozen features")
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--frozen", action="store_true", help="the methods on frozen features")
+    kind.add_argument("--joined", action="store_true", help="means of trained networks and methods on frozen features")
     arguments = parser.parse_args()
-    names = (*FROZEN, *TRAINED) if arguments.frozen else ARMS
+    measured, names, ending = record, ARMS, ""
+    if arguments.frozen:
+        measured, names, ending = frozen, (*FROZEN, *TRAINED), "_frozen"
+    if arguments.joined:
+        measured, names, ending = joined, (*JOINED, *APART), "_joined"
     arms = {arm: Experiment.open(f"{arguments.dataset}_{arm}", arguments.runs) for arm in names}
-    results = frozen(arms) if arguments.frozen else record(arms)
+    results = measured(arms)
     results.insert(0, "experiment", arms["cosen"].record.dataset)
-    name = f"{arguments.dataset}_frozen.csv" if arguments.frozen else f"{arguments.dataset}.csv"
-    write_table(results, arguments.runs / "record" / name)
+    write_table(results, arguments.runs / "record" / f"{arguments.dataset}{ending}.csv")
     console = Console(highlight=False)
     for part, table in tables(results).items():
         console.print(console_table(table, f"{part}: percent [95 % interval]", console.width))
@@ -99,6 +116,28 @@ def frozen(arms: Mapping[str, Experiment]) -> pd.DataFrame:
                 gained = compare(measured[base], measured[name]).gains
                 found.append(rows(f"{part}: gain", f"{name} over {base}", gained, GAINS))
     return pd.concat(found, ignore_index=True)
+
+
+def joined(arms: Mapping[str, Experiment]) -> pd.DataFrame:
+    """The means of models, as trained and told class frequencies by either rule, and what they gain over others."""
+    chosen = {name: arms[name].chosen_strengths() for name in JOINED[1:]}
+    as_softmax = {name: arms[name].chosen_strengths(reference=arms["softmax"]) for name in chosen}
+    means = {name: arms[name] for name in JOINED}
+    means |= {f"{name}, prior": arms[name].with_prior(strength=own) for name, own in chosen.items()}
+    means |= {f"{name}, prior as softmax": arms[name].with_prior(strength=own) for name, own in as_softmax.items()}
+    scored = {name: parts(arm) for name, arm in (arms | means).items() if name != "softmax"}
+    found = [measures({name: own for name, own in scored.items() if name in means})]
+    found += [strengths("strength of the prior", chosen), strengths("strength of the prior, as softmax", as_softmax)]
+    for part in next(iter(scored.values())):
+        measured = {name: own[part].measured for name, own in scored.items()}
+        for base in APART[1:]:
+            for name in means:
+                gained = compare(measured[base], measured[name]).gains
+                found.append(rows(f"{part}: gain over {base}", name, gained, GAINS))
+        for name in JOINED[:-1]:
+            gained = compare(measured[name], measured["affinity_joined"]).gains
+            found.append(rows(f"{part}: gain of affinity_joined", name, gained, GAINS))
+    return pd.concat([*found, system_effects(scored, list(means))])
 
 
 def parts(arm: Experiment) -> dict[str, Results]:
@@ -154,10 +193,17 @@ def gains(scored: Mapping[str, Mapping[str, Results]]) -> pd.DataFrame:
                 found.append(rows(f"{part}: gain of {ours}", name, comparison.gains, GAINS))
                 tests = comparison.tests.set_index(["test", "metric"])["p_holm"]
                 found.append(one(f"{part}: gain of {ours}", name, "p (Holm)", tests["sign_flip", "balanced_accuracy"]))
+    found.append(system_effects(scored, [name for name in scored if name != "cosen"]))
+    return pd.concat(found)
+
+
+def system_effects(scored: Mapping[str, Mapping[str, Results]], names: Sequence[str]) -> pd.DataFrame:
+    """What ensembles of some arms gain over CoSen's single models."""
+    found = []
     for single, ensemble in (("single models", "ensembles of three"), ("external", "external, ensembles")):
         base = scored["cosen"][single]
         seeds = base.table["seed"].unique()
-        for name in (name for name in scored if name != "cosen"):
+        for name in names:
             repeated = pd.concat([scored[name][ensemble].table.assign(seed=seed) for seed in seeds])
             measured = Measured.of(ScoredImages.from_table(repeated, base.classes))
             effect = compare(base.measured, measured).gains

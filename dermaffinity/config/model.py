@@ -57,6 +57,8 @@ class Kind:
     tried: bool = True
 
 
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+"""Of an experiment."""
 TRICK = Kind("dermaffinity.training.tricks.Trick")
 """Of the sections that change how a network is trained: a new trick is one file, and its section here one line."""
 
@@ -125,7 +127,7 @@ class Config(Section):
         5
     """
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)
+    name: str = Field(pattern=NAME, max_length=100)
     dataset: str | None = None  # the halves that it was composed of, by name; no part of the experiment
     method: str | None = None
     plugins: tuple[str, ...] = ()  # modules outside dermaffinity that the config may take classes from

@@ -26,7 +26,7 @@ from dermaffinity.experiments.results import (
 )
 from dermaffinity.files import atomic_write
 from dermaffinity.inference.metadata import MetadataEvidence
-from dermaffinity.inference.model_folder import Description, FoldModel, read_description
+from dermaffinity.inference.model_folder import Description, read_description
 from dermaffinity.metrics.classification import Classes, classification_metrics
 
 if TYPE_CHECKING:
@@ -276,11 +276,6 @@ class Experiment:
             found |= {(one.fold, one.seed): model for one in model.fold_models}
         return found
 
-    @property
-    def fold_models(self) -> dict[tuple[int, int], FoldModel]:
-        """The fold models with their calibration, by fold and seed."""
-        return {key: model.fold_models[0] for key, model in self.models.items()}
-
     @cached_property
     def out_of_fold(self) -> Results:
         """Results for the images it scored: every image by the model, or models, that had it as a test image."""
@@ -301,11 +296,11 @@ class Experiment:
     @cached_property
     def inner(self) -> Results:
         """Results for the inner validation images by single models: for choosing, not for reporting."""
-        return Results("inner", self.classes, as_separate_images(self._inner))
+        return Results("inner", self.classes, as_separate_images(self.validation))
 
     @cached_property
-    def _inner(self) -> pd.DataFrame:
-        """What single models say of their inner validation images, calibrated."""
+    def validation(self) -> pd.DataFrame:
+        """The prediction table of single models for their inner validation images, calibrated where they can be."""
         single = self._with(averaged=False)
         table, calibrated = single._answers(single.predictions("validation"), ("fold", "seed"), single.temperatures)
         return table if calibrated is None else calibrated
@@ -355,6 +350,11 @@ class Experiment:
     def told_outside(self, seed: int) -> np.ndarray:
         """What class frequencies add to the mean of all fold models of a seed: (C,)."""
         return np.mean([self._prior_told(model) for model in self._priors if model[1] == seed], axis=0)
+
+    @property
+    def assumed_shares(self) -> dict[Model, np.ndarray]:
+        """Logarithms (C,) of the class frequencies that each model's probabilities assume, see `learned_prior`."""
+        return {model: learned for model, (_, learned) in self._priors.items()}
 
     @cached_property
     def _priors(self) -> dict[Model, tuple[np.ndarray, np.ndarray]]:
@@ -457,7 +457,8 @@ class Experiment:
 
     def _inner_majority_recall(self) -> dict[int, float]:
         """The majority recall on each fold's inner validation images, seeds together; 1 where no class is common."""
-        of_folds = {fold: self._inner[self._inner["fold"] == fold] for fold in self._inner["fold"].unique().tolist()}
+        table = self.validation
+        of_folds = {fold: table[table["fold"] == fold] for fold in table["fold"].unique().tolist()}
         return {
             fold: classification_metrics(*arrays(own, self.classes), self.classes).get("majority_recall", 1.0)
             for fold, own in of_folds.items()

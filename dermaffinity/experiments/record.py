@@ -27,6 +27,7 @@ class ExperimentRecord(BaseModel):
     format: Literal[3] = 3
     name: str  # of the config
     config: dict[str, Any]  # resolved, without what may differ between machines
+    joined: dict[str, dict[str, Any]] = {}  # configs of the experiments that it is the mean of, by name; see `join`
     scored: Scored  # "test" for the test folds; "inner" for the inner validation images; "none": see `fit`
     dataset: str  # name of the manifest
     split_hash: str  # of ids, labels, groups and folds: the same at any resolution
@@ -79,11 +80,12 @@ class ExperimentRecord(BaseModel):
     @property
     def title(self) -> str:
         """What was done, in a sentence."""
+        name = f"{self.name}, the mean of {' and '.join(self.joined)}," if self.joined else self.name
         if self.scored == "none":
             return f"{self.name}, trained on all images of {self.dataset} and not scored"
         if self.protocol == "presplit":
-            return f"{self.name} on the test set of {self.dataset}"
-        return f"{self.folds}-fold cross-validation of {self.name} on {self.dataset}, {self.protocol} protocol"
+            return f"{name} on the test set of {self.dataset}"
+        return f"{self.folds}-fold cross-validation of {name} on {self.dataset}, {self.protocol} protocol"
 
     @property
     def test_train_ratio(self) -> float | None:
@@ -95,7 +97,7 @@ class ExperimentRecord(BaseModel):
 
     def differences(self, other: "ExperimentRecord") -> list[str]:
         """In what another one is not the same experiment, a line each."""
-        compared = {"config", "split_hash", "images_digest", "scored"}
+        compared = {"config", "joined", "split_hash", "images_digest", "scored"}
         # A setting that is left out equals one that did not exist when the experiment was begun.
         before, now = (
             {key: value for key, value in flatten(record.model_dump(include=compared)) if value is not None}

@@ -32,8 +32,8 @@ from dermaffinity.report.figures import METHOD_COLORS, confusion_figure, reliabi
 from dermaffinity.tracking.base import NullTracker, Run, Tracker
 from dermaffinity.training.precision import slow_precision, with_precision
 
-# Seconds to wait while another process opens or measures the same experiment.
-_PATIENCE = 600.0
+PATIENCE = 600.0
+"""Seconds to wait while another process opens or measures the same experiment."""
 
 # What a browser shows of each experiment first.
 _MAIN_MEASURES = ("minority_recall", "worst_class_recall", "balanced_accuracy")
@@ -176,7 +176,7 @@ def run_experiments(configs: Sequence[Config], plan: Plan) -> list[Experiment]:
         for config, experiment in zip(configs, experiments, strict=True):
             for remark in shortfalls(config, experiment.jobs):
                 console.print(f"Warning: {config.name}: {remark}", highlight=False, soft_wrap=True)
-        return [_finished(path, run, failures, logbook) for path, run in runs.items()]
+        return [measured(path, run, failures, logbook) for path, run in runs.items()]
 
 
 def check_identity(config: Config, manifest: Manifest, experiment: Experiment, scored: Scored) -> None:
@@ -268,14 +268,49 @@ def _jobs(config: Config, manifest: Manifest, experiment: Experiment, plan: Plan
 def _open(config: Config, manifest: Manifest, experiment: Experiment, plan: Plan, color: str) -> Run:
     """Makes or reopens the folder and the tracking run of a config."""
     # Held, so that processes that start together on different folds share one tracking run.
-    with hold(experiment.path, _PATIENCE):
+    with hold(experiment.path, PATIENCE):
         sweep_partial(experiment.path)
         return _open_held(config, manifest, experiment, plan, color)
 
 
 def _open_held(config: Config, manifest: Manifest, experiment: Experiment, plan: Plan, color: str) -> Run:
-    ran, tracker = versions(), plan.tracker
+    ran = versions()
     record = experiment.record if experiment.exists else _record(config, manifest, plan.scored, ran)
+    return open_run(
+        experiment,
+        record,
+        config.resolved(),
+        plan.tracker,
+        ran=ran,
+        source=manifest.source,
+        portable=config.portable(),
+        color=color,
+    )
+
+
+def open_run(
+    experiment: Experiment,
+    record: ExperimentRecord,
+    config: Mapping[str, Any],
+    tracker: Tracker,
+    *,
+    ran: Mapping[str, str],
+    source: str,
+    portable: Mapping[str, Any],
+    color: str,
+) -> Run:
+    """Makes or reopens the tracking run of an experiment, whose folder is held, and writes what is run to both.
+
+    Args:
+        experiment: Begun or not.
+        record: Its own, or the one to begin it with.
+        config: Resolved; what it says of files holds on this machine.
+        tracker: Opens the run.
+        ran: See `versions`.
+        source: Where the images come from.
+        portable: The config without paths.
+        color: Of the run in the browser.
+    """
     run = tracker.parent(
         record.dataset,
         record.name,
@@ -296,8 +331,8 @@ def _open_held(config: Config, manifest: Manifest, experiment: Experiment, plan:
     if not experiment.exists:
         write_json(experiment.path / FILE, record.model_dump(mode="json"))
     with atomic_write(experiment.path / "config.yaml") as file:
-        yaml.safe_dump(config.resolved(), file, sort_keys=False)
-    run.log_params(_in_short(record) | record.config)
+        yaml.safe_dump(dict(config), file, sort_keys=False)
+    run.log_params({**_in_short(record), **(record.joined or record.config)})
     counts = record.class_counts
     tracker.show(
         record.dataset,
@@ -305,14 +340,16 @@ def _open_held(config: Config, manifest: Manifest, experiment: Experiment, plan:
         charts=[f"{kind}.{name}" for kind in ("recall", "gain") for name in sorted(counts, key=counts.__getitem__)],
         rows={"role": "parent", "scored": "test"},
     )
-    run.log_text(yaml.safe_dump(config.portable(), sort_keys=False), "config.yaml")
-    profile = {"num_rows": sum(record.class_counts.values()), **record.class_counts}
-    run.log_dataset(record.dataset, record.split_hash, manifest.source, "cross-validation", profile)
+    run.log_text(yaml.safe_dump(dict(portable), sort_keys=False), "config.yaml")
+    profile = {"num_rows": sum(counts.values()), **counts}
+    run.log_dataset(record.dataset, record.split_hash, source, "cross-validation", profile)
     return run
 
 
 def _in_short(record: ExperimentRecord) -> dict[str, str]:
     """What tells methods apart, by names that sort first: MLflow compares runs by the first three that differ."""
+    if record.joined:
+        return {"Method": record.name, "Joined": " and ".join(record.joined)}
     sections = ("head", "loss") if record.has_network else ("estimator",)
     classes = {section.title(): record.config[section]["class"].rpartition(".")[2] for section in sections}
     return {"Method": record.name, **classes}
@@ -341,11 +378,11 @@ def _record(config: Config, manifest: Manifest, scored: Scored, ran: dict[str, s
     )
 
 
-def _finished(path: Path, run: Run, failures: Sequence[str], logbook: Logbook) -> Experiment:
-    """The experiment, measured once no fold of any seed is missing."""
+def measured(path: Path, run: Run, failures: Sequence[str], logbook: Logbook) -> Experiment:
+    """The experiment of a folder, measured, written and tracked once no fold of any seed is missing."""
     # A job's label starts with the config's name, which has no blanks.
     experiment = Experiment(path, failures=[one for one in failures if one.startswith(f"{path.name} ")])
-    with hold(path, _PATIENCE):
+    with hold(path, PATIENCE):
         if experiment.complete:
             _write(experiment)
         logbook.attempt(lambda: _track(experiment, run))

@@ -44,10 +44,9 @@ class BundleNetwork(nn.Module):
     def __init__(self, models: str | Path, plugins: Sequence[str] = ()) -> None:
         super().__init__()
         description = read_description(Path(models))
-        sections = description.model_dump(by_alias=True, include={"backbone", "neck", "head"})
         networks = [
-            build_network(sections, len(description.classes), pretrained=False, plugins=plugins)
-            for _ in description.fold_models
+            build_network(description.parts(one), len(description.classes), pretrained=False, plugins=plugins)
+            for one in description.fold_models
         ]
         self.classifier = Ensemble(description, networks).float()
 

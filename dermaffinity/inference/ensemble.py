@@ -27,6 +27,7 @@ class Ensemble(nn.Module):
     temperature: Tensor
     told: Tensor
     temperatures: Tensor
+    shift: Tensor
     distance_mean: Tensor
     distance_sd: Tensor
     known_scores: Tensor
@@ -35,6 +36,7 @@ class Ensemble(nn.Module):
     def __init__(self, description: Description, networks: Sequence[LesionNetwork]) -> None:
         super().__init__()
         self.fold_models = nn.ModuleList(networks)
+        self.is_shifted = [fold_model.shift is not None for fold_model in description.fold_models]
         known = [fold_model.calibration for fold_model in description.fold_models]
         scores = [[calibration.scores[name] for name in description.classes] for calibration in known]
         images = [[len(own) for own in fold_model] for fold_model in scores]  # (K, C)
@@ -47,6 +49,7 @@ class Ensemble(nn.Module):
             "temperature": description.temperature,
             "told": description.told,
             "temperatures": [calibration.temperature for calibration in known],
+            "shift": [fold_model.shift or [0.0] * len(description.classes) for fold_model in description.fold_models],
             "distance_mean": [calibration.distance_mean for calibration in known],
             "distance_sd": [calibration.distance_sd for calibration in known],
             "known_scores": padded,
@@ -89,7 +92,10 @@ class Ensemble(nn.Module):
         score = 1 - _with_temperature(raw, self.temperatures[index])
         below = (self.known_scores[index] < score[..., None]).sum(dim=3)  # (V, N, C)
         usual = (self.known_images[index] - below + 1) / (self.known_images[index] + 1)
-        return raw.mean(dim=0), novelty.mean(dim=0), usual.mean(dim=0), outputs[0].embedding
+        mean = raw.mean(dim=0)
+        if self.is_shifted[index]:
+            mean = _with_temperature(mean, torch.ones_like(self.temperature), self.shift[index])
+        return mean, novelty.mean(dim=0), usual.mean(dim=0), outputs[0].embedding
 
 
 def _with_temperature(probabilities: Tensor, temperature: Tensor, evidence: Tensor | float = 0.0) -> Tensor:

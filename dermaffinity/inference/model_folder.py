@@ -76,11 +76,22 @@ class File(Section):
     sha256: str
 
 
+class Parts(Section):
+    """What a network is built from."""
+
+    backbone: Component
+    neck: Component
+    head: Component
+
+
 class FoldModel(File):
-    """The network of one fold and seed."""
+    """The network of one fold and seed; where experiments were joined, one of each has these."""
 
     fold: int
     seed: int
+    parts: Parts | None = None  # where they are not the classifier's
+    # (C,), added to the logarithms of its probabilities before the mean, where others assume other class frequencies.
+    shift: tuple[float, ...] | None = None
     calibration: Calibration
     metadata: MetadataEvidence | None = None  # of the images it was fitted to
     examples: File | None = None  # see `TrainingExamples`
@@ -122,10 +133,16 @@ class Description(Facts):
         known = [own for fold_model in self.fold_models if (own := fold_model.metadata) is not None]
         return np.mean([own(rows) for own in known], axis=0) if known else np.zeros((len(rows), len(self.classes)))
 
+    def parts(self, fold_model: FoldModel) -> dict[str, Any]:
+        """The sections that a fold model's network is built from, see `build_network`."""
+        own = self if fold_model.parts is None else fold_model.parts
+        return own.model_dump(by_alias=True, include=set(Parts.model_fields))
+
     @property
     def plugins(self) -> tuple[str, ...]:
-        """The modules outside dermaffinity that parts of the network come from; whoever loads it must trust them."""
-        modules = [part.class_path.rpartition(".")[0] for part in (self.backbone, self.neck, self.head)]
+        """The modules outside dermaffinity that parts of the networks come from; whoever loads it must trust them."""
+        parts = [part for fold_model in self.fold_models for part in self.parts(fold_model).values()]
+        modules = [part["class"].rpartition(".")[0] for part in parts]
         return tuple(dict.fromkeys(module for module in modules if module.partition(".")[0] != "dermaffinity"))
 
 
@@ -218,15 +235,20 @@ def join_models(
     temperature: float,
     told: Sequence[float] | None = None,
     *,
+    name: str | None = None,
+    shifts: Sequence[Sequence[float]] | None = None,
     examples: bool = True,
 ) -> None:
-    """Writes one model folder with the fold models of several that share their facts.
+    """Writes one model folder with the fold models of several that share their facts, but for the parts of networks.
 
     Args:
         folders: Model folders.
         target: Where to; made if need be.
         temperature: Of the mean of all fold models' probabilities.
         told: (C,), see `told_prior`; None for the mean of what each was told.
+        name: Of the classifier; None for that of the first.
+        shifts: For each folder (C,), added to the logarithms of its fold models' probabilities so that these assume the
+            class frequencies that the first folder's do; None where all assume the same.
         examples: Whether to keep what tells of single training images: their embeddings, names and hashes.
 
     Raises:
@@ -242,15 +264,31 @@ def join_models(
     """
     sweep_partial(target)
     descriptions = [read_description(folder) for folder in folders]
-    fold_models: list[FoldModel] = []
-    for folder, description in zip(folders, descriptions, strict=True):
-        for fold_model in description.fold_models:
-            kept = fold_model if examples else fold_model.model_copy(update={"examples": None})
-            for file in (kept, kept.examples):
-                if file is not None:
-                    _write(target / file.file, _content(folder, file))
-            fold_models.append(kept)
     facts = Facts.model_validate(descriptions[0].model_dump(by_alias=True, include=set(Facts.model_fields)))
+    if name is not None:
+        facts = facts.model_copy(update={"name": name})
+    shared = Parts.model_validate(facts.model_dump(by_alias=True, include=set(Parts.model_fields)))
+    fold_models: list[FoldModel] = []
+    for number, (folder, description) in enumerate(zip(folders, descriptions, strict=True)):
+        for fold_model in description.fold_models:
+            # Experiments that are joined name the files of a fold and seed alike.
+            ending = f"_{len(fold_models)}" if fold_model.file in {one.file for one in fold_models} else ""
+
+            def copied(file: File, folder: Path = folder, ending: str = ending) -> File:
+                return _write(target / f"{Path(file.file).stem}{ending}.safetensors", _content(folder, file))
+
+            parts = Parts.model_validate(description.parts(fold_model))
+            changes: dict[str, Any] = {
+                "file": (weights := copied(fold_model)).file,
+                "sha256": weights.sha256,
+                "parts": None if parts == shared else parts,
+                "examples": copied(fold_model.examples) if examples and fold_model.examples else None,
+            }
+            if shifts is not None and any(shifts[number]):
+                assumed = tuple(np.add(fold_model.calibration.assumed, shifts[number]).tolist())
+                changes["shift"] = tuple(shifts[number])
+                changes["calibration"] = fold_model.calibration.model_copy(update={"assumed": assumed})
+            fold_models.append(fold_model.model_copy(update=changes))
     if not examples:
         facts = facts.model_copy(update={"data": facts.data.model_copy(update={"image_hashes": ""})})
     if told is None:
@@ -311,12 +349,12 @@ def load_networks(folder: Path, description: Description, plugins: Sequence[str]
     Raises:
         DataError: When a file is missing or not the one described, or a part is not what its place asks for.
     """
-    sections = description.model_dump(by_alias=True, include={"backbone", "neck", "head"})
     networks = []
     for fold_model in description.fold_models:
         content = _content(folder, fold_model)
         try:
-            network = build_network(sections, len(description.classes), pretrained=False, plugins=plugins)
+            parts = description.parts(fold_model)
+            network = build_network(parts, len(description.classes), pretrained=False, plugins=plugins)
             network.load_state_dict(load(content))
         except ConfigError as error:
             raise DataError(f"{folder}: {error.message}", error.problems) from error
@@ -400,7 +438,7 @@ def _describe(
         "versions": {"dermaffinity": dermaffinity.__version__, **{name: metadata.version(name) for name in _PACKAGES}},
         "temperature": temperature,
         "told": list(told),
-        "fold_models": [json.loads(fold_model.model_dump_json()) for fold_model in fold_models],
+        "fold_models": [json.loads(fold_model.model_dump_json(by_alias=True)) for fold_model in fold_models],
     }
     # Weights that training started from lie on this machine, and are replaced anyway.
     if "weights" in values["backbone"]:
@@ -436,6 +474,7 @@ def _contradictions(description: Description) -> list[str]:
                 for fold_model in description.fold_models
                 for name in ("log_shares", "assumed")
             ]
+            + [("shift", one.file, one.shift) for one in description.fold_models if one.shift is not None]
             if len(values) != len(classes)
         ]
     )

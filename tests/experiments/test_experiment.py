@@ -38,7 +38,7 @@ def test_calibrated_results_are_each_models_at_its_own_temperature(tiny):
     classes, calibrated = tiny.classes, tiny.out_of_fold.calibrated
     for fold in range(3):
         own = tiny.out_of_fold.table.query("fold == @fold")[classes.columns].to_numpy()
-        expected = with_temperature(own, tiny.fold_models[fold, 0].calibration.temperature)
+        expected = with_temperature(own, tiny.models[fold, 0].fold_models[0].calibration.temperature)
         assert calibrated.query("fold == @fold")[classes.columns].to_numpy() == pytest.approx(expected)
     assert {"ece.calibrated", "brier.calibrated"} < set(tiny.measures().index)
 

@@ -114,3 +114,28 @@ def test_methods_on_frozen_features_are_held_against_trained_arms(arms):
     gain = value(found, "external: gain", "logistic_frozen over affinity_plus")
     assert gain == pytest.approx(100 * (own - best), abs=0.051)
     assert set(found[found["part"] == "out-of-fold"]["method"]) == set(pipeline.FROZEN)
+
+
+def test_means_of_models_are_held_against_what_they_are_of_and_against_one_another(arms):
+    of = {
+        "cosen_plus_joined": "cosen_plus",
+        "logit_adjusted_joined": "logit_adjusted",
+        "affinity_joined": "affinity_plus",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(Measured.of.__func__.__kwdefaults__, "resamples", 100)
+        patch.setattr(pipeline, "JOINED", tuple(of))
+        found = pipeline.joined({name: arms[own] for name, own in (of | {n: n for n in pipeline.APART}).items()})
+    ensembles = {name: own.ensemble().out_of_fold.summary["value"] for name, own in arms.items()}
+    part, single = "ensembles of three", "single models"
+    gain = 100 * (ensembles["affinity_plus"] - ensembles["cosen_plus"])["balanced_accuracy"]
+    assert value(found, f"{part}: gain over cosen_plus", "affinity_joined") == pytest.approx(gain, abs=0.051)
+    assert value(found, f"{part}: gain of affinity_joined", "cosen_plus_joined") == pytest.approx(gain, abs=0.051)
+    assert value(found, f"{part}: gain over affinity_plus", "affinity_joined") == 0
+    effect = 100 * (ensembles["affinity_plus"] - arms["cosen"].out_of_fold.summary["value"])["balanced_accuracy"]
+    assert value(found, f"{part}: gain over cosen, {single}", "affinity_joined") == pytest.approx(effect, abs=0.051)
+    arm = arms["logit_adjusted"]
+    told = arm.with_prior(strength=arm.chosen_strengths(reference=arms["softmax"])).out_of_fold.summary["value"]
+    measured = value(found, single, "logit_adjusted_joined, prior as softmax")
+    assert measured == pytest.approx(100 * told["balanced_accuracy"], abs=0.051)
+    assert not found["method"].str.startswith("cosen_plus_joined, prior").any()

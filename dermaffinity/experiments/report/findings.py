@@ -14,7 +14,7 @@ from dermaffinity.experiments.experiment import Experiment
 from dermaffinity.experiments.report.revisit import SeenFold
 from dermaffinity.experiments.results import arrays
 from dermaffinity.metrics.classification import MINORITY_BELOW, Classes
-from dermaffinity.metrics.conformal import in_set, p_values, promised_coverage
+from dermaffinity.metrics.conformal import calibration_scores, in_set, p_values, promised_coverage
 from dermaffinity.metrics.curves import coverage_curve
 from dermaffinity.metrics.statistics import share_interval
 from dermaffinity.metrics.subgroups import subgroup_gaps
@@ -181,18 +181,18 @@ def novelty_sentence(experiment: Experiment, seen: list[SeenFold] | None) -> str
 
 def prediction_sets(experiment: Experiment) -> tuple[Table | None, str]:
     """How often prediction sets hold the true class, for each class on its own, against the promise."""
-    if not experiment.models:
-        why = "which are gone" if experiment.record.has_network else "and this method leaves none"
-        return None, f"Prediction sets need the models' calibration scores, {why}."
+    if not experiment.record.has_network:
+        return None, "Prediction sets need a trained model, and this method leaves none."
     answers, names = Answers.of(experiment), experiment.classes.names
     folds = answers.rows["fold"].to_numpy()
     inside = np.zeros((len(folds), len(names)), dtype=bool)
-    fold_models = {fold: experiment.fold_models[fold, experiment.seeds[0]] for fold in sorted(np.unique(folds))}
-    for fold, fold_model in fold_models.items():
-        here = folds == fold
-        scores = [np.asarray(fold_model.calibration.scores[name]) for name in names]
-        inside[here] = in_set(p_values(scores, answers.probabilities[here]), COVERAGE)
-    known = {name: [len(one.calibration.scores[name]) for one in fold_models.values()] for name in names}
+    inner = _first_seed(experiment, experiment.validation)
+    scores = {
+        fold: calibration_scores(*arrays(own, experiment.classes)) for fold, own in inner.groupby("fold", sort=True)
+    }
+    for fold, own_scores in scores.items():
+        inside[folds == fold] = in_set(p_values(own_scores, answers.probabilities[folds == fold]), COVERAGE)
+    known = {name: [len(own[index]) for own in scores.values()] for index, name in enumerate(names)}
     promised = [min(promised_coverage(COVERAGE, [count]) for count in known[name]) for name in names]
     note = (
         "Each fold's model makes sets from its own inner validation images (conformal prediction, for each class on "

@@ -104,23 +104,25 @@ def headlines_of(measures: pd.DataFrame, classes: Classes) -> list[dict[str, str
 
 def run_facts(experiment: Experiment) -> list[tuple[str, str]]:
     """Method and the settings that matter."""
-    config, training = experiment.record.config, experiment.record.config.get("training")
-    facts = [("Config", experiment.name)]
-    facts += [
-        (title, _component(config[section])) for title, section in (
-            ("Network", "backbone"), ("Neck", "neck"), ("Head", "head"), ("Loss", "loss"),
-            ("Augmentation", "augmentation"), ("Features", "features"), ("Estimator", "estimator"),
-        ) if section in config
-    ]  # fmt: skip
+    config, joined = experiment.record.config, experiment.record.joined
+    facts = [("Config", experiment.name), *([("Mean of", ", ".join(joined))] if joined else [])]
+    for name, own in (joined or {"": config}).items():
+        of = f" of {name}" if name else ""
+        facts += [
+            (f"{title}{of}", _component(own[section])) for title, section in (
+                ("Network", "backbone"), ("Neck", "neck"), ("Head", "head"), ("Loss", "loss"), ("Refit", "refit"),
+                ("Augmentation", "augmentation"), ("Features", "features"), ("Estimator", "estimator"),
+            ) if own.get(section)
+        ]  # fmt: skip
+        if training := own.get("training"):
+            evenly = ", classes sampled evenly" if training["balanced_sampling"] else ""
+            facts.append((f"Training{of}", f"{training['epochs']} epochs, batches of {training['batch_size']}, "
+             f"learning rate {training['learning_rate']:g}, weight decay {training['weight_decay']:g}, precision "
+             f"{training['precision']}{evenly}"))  # fmt: skip
     crop = config["data"]["lesion_crop"]
     facts.append(("Image size", f"{config['data']['image_size']} pixels, " + (
         "whole image" if crop is None else f"cropped to the lesion's mask with a margin of {crop:g} lesion sizes"
     )))  # fmt: skip
-    if training:
-        evenly = ", classes sampled evenly" if training["balanced_sampling"] else ""
-        facts.append(("Training", f"{training['epochs']} epochs, batches of {training['batch_size']}, learning rate "
-         f"{training['learning_rate']:g}, weight decay {training['weight_decay']:g}, precision "
-         f"{training['precision']}{evenly}"))  # fmt: skip
     return [
         *facts,
         ("Seeds", ", ".join(map(str, experiment.seeds))),
@@ -153,27 +155,32 @@ def data_facts(experiment: Experiment) -> list[tuple[str, str]]:
 
 def discipline(experiment: Experiment) -> list[str]:
     """What the models saw of which images, in sentences."""
-    config, training = experiment.record.config, experiment.record.config.get("training")
+    config, joined = experiment.record.config, experiment.record.joined
+    settings = {name: own.get("training") for name, own in (joined or {"": config}).items()}
+    networks = {name: training for name, training in settings.items() if training is not None}
     held_out = (
         f"{100 * config['data']['validation_fraction']:.0f} % of each model's training images were held out by group "
         "as inner validation. "
     )
-    if training is None:
+    if not networks:
         held_out += "The estimator did not learn from them."
     else:
         held_out += (
             "Temperatures, the novelty threshold and the scores behind prediction sets come from there, never from "
             "test images. "
-        ) + (
-            f"Training ran for all {training['epochs']} epochs; the last network was kept, whatever its score."
-            if training["patience"] is None
-            else f"Training stopped {training['patience']} epochs after the best inner validation score, and that "
-            "network was kept."
-        )
+        ) + " ".join(
+            f"Training{f' of {name}' if name else ''} " + (
+                f"ran for all {training['epochs']} epochs; the last network was kept, whatever its score."
+                if training["patience"] is None
+                else f"stopped {training['patience']} epochs after the best inner validation score, and that network "
+                "was kept."
+            ) for name, training in networks.items()
+        )  # fmt: skip
+    model = "mean of the models" if joined else "model"
     return [
-        f"Every image was scored once ({_seeds(experiment)}), by the model of the fold that had it as a test image.",
+        f"Every image was scored once ({_seeds(experiment)}), by the {model} of the fold that had it as a test image.",
         held_out,
-        *(["Class counts that losses use were taken from the training images of each fold alone."] if training else []),
+        *(["Class counts that losses use were taken from the training images of each fold alone."] if networks else []),
         "These files do not tell whether a person chose settings by earlier test results. If so, the numbers are too "
         "good.",
     ]
@@ -206,8 +213,10 @@ def subgroups_note(experiment: Experiment, columns: list[str]) -> str:
     )
 
 
-def map_note(seen: list[SeenFold] | None) -> str:
+def map_note(experiment: Experiment, seen: list[SeenFold] | None) -> str:
     """How the map was made, or why there is none."""
+    if experiment.record.joined:
+        return "Left out: a mean of several networks has no embedding; the reports of each have a map."
     if not seen:
         return "Left out: the map needs the images and the models, which were not at hand where this was written."
     difference = max(fold.difference for fold in seen)
@@ -265,17 +274,24 @@ def commands(experiment: Experiment) -> str:
     else:
         lines.append(f"# copy the manifest {name} to {path}")
     lines.append(shlex.join(["dermaffinity", "verify", path]))
-    words = ["dermaffinity", "crossval", f"{experiment.name}.yaml", "--seeds", ",".join(map(str, experiment.seeds))]
+    joined = experiment.record.joined
+    words = ["dermaffinity", "crossval", *(f"{name}.yaml" for name in joined or (experiment.name,))]
+    words += ["--seeds", ",".join(map(str, experiment.seeds))]
     lines.append(shlex.join([*words, *(["--external"] if experiment.external is not None else [])]))
+    if joined:
+        lines.append(shlex.join(["dermaffinity", "join", experiment.name, *joined]))
     lines.append(shlex.join(["dermaffinity", "report", f"runs/{experiment.name}"]))
     return "\n".join(lines)
 
 
 def portable_config(experiment: Experiment) -> str:
     """The resolved config, without paths of the machine it was run on."""
-    config = dict(experiment.record.config)
-    config["data"] = {"manifest": f"data_manifests/{experiment.record.dataset}.csv", **config["data"]}
-    return yaml.safe_dump(config, sort_keys=False)
+    record = experiment.record
+    configs = [
+        {**config, "data": {"manifest": f"data_manifests/{record.dataset}.csv", **config["data"]}}
+        for config in record.joined.values() or (record.config,)
+    ]
+    return "---\n".join(yaml.safe_dump(config, sort_keys=False) for config in configs)
 
 
 def versions(experiment: Experiment) -> list[tuple[str, str]]:

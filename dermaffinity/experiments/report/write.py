@@ -23,6 +23,7 @@ from dermaffinity.report.tables import gains_table, p_value_table, results_table
 from dermaffinity.tracking.mlflow_tracker import MlflowTracker
 
 _USUAL_BASELINE = "cosen"
+_NO_MAP = "The embedding map, novelty and pictures of cases are left out: "
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def _leave_out_what_is_gone(subject: Experiment, notes: list[str]) -> None:
         _ = subject.models
     except DataError as error:
         subject.models = {}
-        notes.append(f"Prediction sets are left out: {error.message}.")
+        notes.append(f"{_NO_MAP}{error.message}.")
     try:
         missing = subject.manifest is None
     except ManifestError as error:
@@ -174,14 +175,16 @@ def _revisit(
     manifest = experiment.manifest
     if manifest is None or not experiment.models:
         return None
-    left_out = "The embedding map, novelty and pictures of cases are left out: "
+    if experiment.record.joined:
+        notes.append(f"{_NO_MAP}a mean of several networks has no embedding; the reports of each have them.")
+        return None
     if manifest.root is None or not manifest.root.exists():
-        notes.append(f"{left_out}the images were not at hand where this report was written.")
+        notes.append(f"{_NO_MAP}the images were not at hand where this report was written.")
         return None
     try:
         return revisit(experiment, manifest, seed=experiment.seeds[0], on_progress=on_progress)
     except DermaffinityError as error:
-        notes.append(f"{left_out}{error.message}.")
+        notes.append(f"{_NO_MAP}{error.message}.")
         return None
 
 
@@ -269,7 +272,7 @@ def _content(
         "external_note": words.external_note(experiment),
         "subgroups": list(split_tables.values()),
         "subgroups_note": words.subgroups_note(experiment, list(split_tables)),
-        "map_note": words.map_note(seen),
+        "map_note": words.map_note(experiment, seen),
         "case_groups": groups,
         "cases_note": words.cases_note(experiment, shown, images),
         "unrecorded": words.unrecorded(experiment),

@@ -259,10 +259,10 @@ def test_what_comes_from_data_is_escaped(runs, tmp_path):
     assert evil in page.text
     assert "<i>run" in page.text
     assert not [tag for tag, _ in page.tags if tag in ("img", "i")]
-    assert any("Prediction sets are left out" in note for note in notes)  # the models have other classes
+    assert any("its model has other classes" in note for note in notes)
 
 
-def test_models_that_are_gone_and_an_unknown_manifest_are_left_out_in_words(runs, tmp_path):
+def test_models_that_are_gone_and_an_unknown_manifest_are_left_out_in_words(runs, tmp_path, changed):
     folder = tmp_path / "runs" / "old"
     shutil.copytree(runs / "tiny_affinity", folder)
     for path in folder.glob("fold-*/classifier.json"):
@@ -270,9 +270,9 @@ def test_models_that_are_gone_and_an_unknown_manifest_are_left_out_in_words(runs
     config_file = (folder / "config.yaml").read_text()
     (folder / "config.yaml").write_text(re.sub(r"manifest: .*", "manifest: gone.csv", config_file))
     page, notes = report(tmp_path / "runs", "old")
-    assert any(note.startswith("Prediction sets are left out") for note in notes)
+    assert any(note.startswith("The embedding map, novelty and pictures of cases are left out") for note in notes)
     assert any("the manifest phantom-5.csv of split" in note for note in notes)
-    assert "Prediction sets need the models' calibration scores, which are gone." in page.text
+    assert page.table("Prediction sets asked") == changed[0].table("Prediction sets asked")
     assert "Protocol 'group': no test image has another image of its group in training." in page.text
     assert "license: not recorded with these results" in page.text
 
