@@ -42,9 +42,16 @@ PRIOR_LEFT_OUT = ("logit_adjusted", "vs", "balanced_softmax_plus", "affinity_plu
 FROZEN = ("affinity_frozen", "logistic_frozen")
 TRAINED = ("softmax", "cosen", "affinity_plus")
 """Arms that the methods on frozen features are held against."""
-JOINED = ("cosen_plus_joined", "logit_adjusted_joined", "vs_joined", "balanced_softmax_joined", "affinity_joined")
-APART = ("softmax", "cosen", "cosen_plus", "affinity_plus")
-"""Arms that the means are held against."""
+JOINED = {
+    "cosen_plus_joined": "cosen_plus",
+    "logit_adjusted_joined": "logit_adjusted",
+    "vs_joined": "vs",
+    "balanced_softmax_joined": "balanced_softmax_plus",
+    "affinity_joined": "affinity_plus",
+}
+"""Means of a trained arm and one on frozen features, and which the trained arm is."""
+APART = ("cosen", "cosen_plus", "affinity_plus")
+"""Arms that all means are held against."""
 METADATA = ("age", "sex", "site")
 BOUNDS = ("value", "low", "high")
 GAINS = {name: MEASURES[name] for name in ("balanced_accuracy", "minority_recall", "majority_recall")}
@@ -63,7 +70,7 @@ def main() -> None:
     if arguments.frozen:
         measured, names, ending = frozen, (*FROZEN, *TRAINED), "_frozen"
     if arguments.joined:
-        measured, names, ending = joined, (*JOINED, *APART), "_joined"
+        measured, names, ending = joined, (*JOINED, "softmax", "cosen", *JOINED.values()), "_joined"
     arms = {arm: Experiment.open(f"{arguments.dataset}_{arm}", arguments.runs) for arm in names}
     results = measured(arms)
     results.insert(0, "experiment", arms["cosen"].record.dataset)
@@ -120,23 +127,29 @@ def frozen(arms: Mapping[str, Experiment]) -> pd.DataFrame:
 
 def joined(arms: Mapping[str, Experiment]) -> pd.DataFrame:
     """The means of models, as trained and told class frequencies by either rule, and what they gain over others."""
-    chosen = {name: arms[name].chosen_strengths() for name in JOINED[1:]}
+    chosen = {name: arms[name].chosen_strengths() for name in JOINED if name != "cosen_plus_joined"}
     as_softmax = {name: arms[name].chosen_strengths(reference=arms["softmax"]) for name in chosen}
     means = {name: arms[name] for name in JOINED}
     means |= {f"{name}, prior": arms[name].with_prior(strength=own) for name, own in chosen.items()}
     means |= {f"{name}, prior as softmax": arms[name].with_prior(strength=own) for name, own in as_softmax.items()}
-    scored = {name: parts(arm) for name, arm in (arms | means).items() if name != "softmax"}
+    scored = {name: parts(arm) for name, arm in (arms | means).items() if name in {*means, *APART, *JOINED.values()}}
     found = [measures({name: own for name, own in scored.items() if name in means})]
     found += [strengths("strength of the prior", chosen), strengths("strength of the prior, as softmax", as_softmax)]
     for part in next(iter(scored.values())):
         measured = {name: own[part].measured for name, own in scored.items()}
-        for base in APART[1:]:
+        for base in APART:
             for name in means:
                 gained = compare(measured[base], measured[name]).gains
                 found.append(rows(f"{part}: gain over {base}", name, gained, GAINS))
-        for name in JOINED[:-1]:
-            gained = compare(measured[name], measured["affinity_joined"]).gains
-            found.append(rows(f"{part}: gain of affinity_joined", name, gained, GAINS))
+        for name, trained in JOINED.items():
+            gained = compare(measured[trained], measured[name]).gains
+            found.append(rows(f"{part}: gain by joining", name, gained, GAINS))
+            if name != "affinity_joined":
+                gained = compare(measured[name], measured["affinity_joined"]).gains
+                found.append(rows(f"{part}: gain of affinity_joined", name, gained, GAINS))
+    for name, trained in JOINED.items():
+        gained = compare(arms[trained].inner.measured, arms[name].inner.measured).gains
+        found.append(rows("inner validation: gain by joining", name, gained, GAINS))
     return pd.concat([*found, system_effects(scored, list(means))])
 
 

@@ -124,14 +124,15 @@ def test_means_of_models_are_held_against_what_they_are_of_and_against_one_anoth
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(Measured.of.__func__.__kwdefaults__, "resamples", 100)
-        patch.setattr(pipeline, "JOINED", tuple(of))
-        found = pipeline.joined({name: arms[own] for name, own in (of | {n: n for n in pipeline.APART}).items()})
+        patch.setattr(pipeline, "JOINED", of)
+        found = pipeline.joined({name: arms[own] for name, own in (of | {n: n for n in arms}).items()})
     ensembles = {name: own.ensemble().out_of_fold.summary["value"] for name, own in arms.items()}
     part, single = "ensembles of three", "single models"
     gain = 100 * (ensembles["affinity_plus"] - ensembles["cosen_plus"])["balanced_accuracy"]
     assert value(found, f"{part}: gain over cosen_plus", "affinity_joined") == pytest.approx(gain, abs=0.051)
     assert value(found, f"{part}: gain of affinity_joined", "cosen_plus_joined") == pytest.approx(gain, abs=0.051)
-    assert value(found, f"{part}: gain over affinity_plus", "affinity_joined") == 0
+    assert value(found, f"{part}: gain by joining", "logit_adjusted_joined") == 0
+    assert value(found, "inner validation: gain by joining", "affinity_joined") == 0
     effect = 100 * (ensembles["affinity_plus"] - arms["cosen"].out_of_fold.summary["value"])["balanced_accuracy"]
     assert value(found, f"{part}: gain over cosen, {single}", "affinity_joined") == pytest.approx(effect, abs=0.051)
     arm = arms["logit_adjusted"]

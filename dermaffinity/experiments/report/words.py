@@ -116,9 +116,11 @@ def run_facts(experiment: Experiment) -> list[tuple[str, str]]:
         ]  # fmt: skip
         if training := own.get("training"):
             evenly = ", classes sampled evenly" if training["balanced_sampling"] else ""
-            facts.append((f"Training{of}", f"{training['epochs']} epochs, batches of {training['batch_size']}, "
-             f"learning rate {training['learning_rate']:g}, weight decay {training['weight_decay']:g}, precision "
-             f"{training['precision']}{evenly}"))  # fmt: skip
+            facts.append((f"Training{of}", (
+                f"{training['epochs']} epochs, batches of {training['batch_size']}, learning rate "
+                f"{training['learning_rate']:g}, weight decay {training['weight_decay']:g}, precision "
+                f"{training['precision']}{evenly}" if training["epochs"] else "no steps: see Refit"
+            )))  # fmt: skip
     crop = config["data"]["lesion_crop"]
     facts.append(("Image size", f"{config['data']['image_size']} pixels, " + (
         "whole image" if crop is None else f"cropped to the lesion's mask with a margin of {crop:g} lesion sizes"
@@ -168,14 +170,10 @@ def discipline(experiment: Experiment) -> list[str]:
         held_out += (
             "Temperatures, the novelty threshold and the scores behind prediction sets come from there, never from "
             "test images. "
-        ) + " ".join(
-            f"Training{f' of {name}' if name else ''} " + (
-                f"ran for all {training['epochs']} epochs; the last network was kept, whatever its score."
-                if training["patience"] is None
-                else f"stopped {training['patience']} epochs after the best inner validation score, and that network "
-                "was kept."
-            ) for name, training in networks.items()
-        )  # fmt: skip
+        )
+        held_out += " ".join(
+            f"Training{f' of {name}' if name else ''} {_end_of(training)}" for name, training in networks.items()
+        )
     model = "mean of the models" if joined else "model"
     return [
         f"Every image was scored once ({_seeds(experiment)}), by the {model} of the fold that had it as a test image.",
@@ -184,6 +182,14 @@ def discipline(experiment: Experiment) -> list[str]:
         "These files do not tell whether a person chose settings by earlier test results. If so, the numbers are too "
         "good.",
     ]
+
+
+def _end_of(training: dict[str, Any]) -> str:
+    if not training["epochs"]:
+        return "took no steps: only the head was set, on features of the backbone as it came."
+    if training["patience"] is None:
+        return f"ran for all {training['epochs']} epochs; the last network was kept, whatever its score."
+    return f"stopped {training['patience']} epochs after the best inner validation score, and that network was kept."
 
 
 def external_note(experiment: Experiment) -> str:

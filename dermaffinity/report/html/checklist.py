@@ -46,8 +46,8 @@ def checklist(
          + (": some test images have relatives in training." if leaks else ": disjoint by group.")),
         ("Model, software, initialization", "22–24", "12c, 22", "What was run; How to reproduce."),
         ("Training, choice of the final model", "25–26", "12c", "What was run; Inner validation and test."),
-        ("Ensembling", "27", "12g", "Out-of-fold results are of single models; external results of the mean of the "
-         "folds' models."),
+        ("Ensembling", "27", "12g", "Out-of-fold results are of each fold's own model, or of the mean of several "
+         "that are joined; external results of the mean of the folds' models."),
         ("Class imbalance", "–", "13", "Recall of every class, minority and worst-class recall: see Results."),
         ("Measures, intervals, tests", "28–29", "12e", "Results" + ("; Gain over the baseline." if baseline else
          "; no baseline was compared.")),
