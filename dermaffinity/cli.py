@@ -383,6 +383,10 @@ def join(
     from dermaffinity.experiments.join import join
 
     joined = join(name, sources, runs=runs, tracking_uri=tracking_uri)
+    if joined.record.scored == "none":
+        print(f"{joined.path}: the classifier of all; no image is left to score it on")
+        print(f"Next: {_command('predict', str(joined.path), 'FOLDER')}")
+        return
     _show([joined], already=set())
     first, *others = joined.record.joined
     print(f"Next: {_command('compare', name, *others, first, '--baseline', first)}")

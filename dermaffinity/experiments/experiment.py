@@ -148,6 +148,11 @@ class Experiment:
         needed = {self.job(fold, seed) for seed in self.seeds for fold in range(self.record.folds)}
         return bool(needed) and not self.failures and needed <= set(self.jobs)
 
+    @property
+    def as_run(self) -> bool:
+        """Whether it answers as it was run, not averaged over seeds nor told anything by a ``with_`` method."""
+        return not self.averaged and (self.frequencies, self._strengths, self._metadata) == (None, None, None)
+
     def ensemble(self) -> "Experiment":
         """The same experiment with the mean of all seeds' models in each fold, in place of one model after the other.
 
@@ -351,11 +356,6 @@ class Experiment:
         """What class frequencies add to the mean of all fold models of a seed: (C,)."""
         return np.mean([self._prior_told(model) for model in self._priors if model[1] == seed], axis=0)
 
-    @property
-    def assumed_shares(self) -> dict[Model, np.ndarray]:
-        """Logarithms (C,) of the class frequencies that each model's probabilities assume, see `learned_prior`."""
-        return {model: learned for model, (_, learned) in self._priors.items()}
-
     @cached_property
     def _priors(self) -> dict[Model, tuple[np.ndarray, np.ndarray]]:
         """Of each model the logarithms (C,) of the class shares in its training, and of those that it assumes."""
@@ -368,7 +368,8 @@ class Experiment:
         loss, found = Component.model_validate(config["loss"]) if self.record.has_network else None, {}
         for job in self.jobs:
             # Never images to train on: the inner validation part and, unless the dataset brings a test set, the fold.
-            alone = self.record.protocol == "presplit" or self.record.scored == "none"
+            # Where the fold was not scored it is not known; its classes are as frequent as those of the others.
+            alone = self.record.protocol == "presplit" or self.record.scored != "test"
             parts = ["validation"] if alone else ["validation", "predictions"]
             tables = [read_table(job.path / f"{part}.csv") for part in parts]
             unseen = pd.concat([table["label"] for table in tables]).value_counts().reindex(names, fill_value=0)

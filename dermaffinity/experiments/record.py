@@ -82,7 +82,7 @@ class ExperimentRecord(BaseModel):
         """What was done, in a sentence."""
         name = f"{self.name}, the mean of {' and '.join(self.joined)}," if self.joined else self.name
         if self.scored == "none":
-            return f"{self.name}, trained on all images of {self.dataset} and not scored"
+            return f"{name.rstrip(',')}, trained on all images of {self.dataset} and not scored"
         if self.protocol == "presplit":
             return f"{name} on the test set of {self.dataset}"
         return f"{self.folds}-fold cross-validation of {name} on {self.dataset}, {self.protocol} protocol"
@@ -97,6 +97,12 @@ class ExperimentRecord(BaseModel):
 
     def differences(self, other: "ExperimentRecord") -> list[str]:
         """In what another one is not the same experiment, a line each."""
+        if list(self.joined) != list(other.joined):
+            there, here = (
+                f"the mean of {', '.join(record.joined)}, in this order" if record.joined else "no mean"
+                for record in (self, other)
+            )
+            return [f"what it is: there {there}; now {here}"]
         compared = {"config", "joined", "split_hash", "images_digest", "scored"}
         # A setting that is left out equals one that did not exist when the experiment was begun.
         before, now = (

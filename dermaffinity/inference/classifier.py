@@ -593,8 +593,9 @@ def _find(source: str | Path) -> Path:
             return folder
     if any((folder / "experiment.json").is_file() for folder in (path, path.parent)):
         raise DataError(
-            f"{path}: has no classifier yet, which is written when every fold is finished; run dermaffinity crossval "
-            "--resume, or load the folder of one finished fold. A method without a network leaves none"
+            f"{path}: has no classifier yet, which is written when every fold is finished; run the command that made "
+            "it again, crossval with --resume, or load the folder of one finished fold. A method without a network "
+            "leaves none"
         )
     found = "nothing is there" if not path.exists() else "no classifier.json is there" if path.is_dir() else "a file"
     raise DataError(f"{path}: expected the folder of a trained classifier or experiment, but found: {found}")

@@ -1,6 +1,7 @@
 """Two experiments as one: every number is the mean of theirs, and the classifier says what the tables say."""
 
 import dataclasses
+import itertools
 import re
 import shutil
 
@@ -10,10 +11,10 @@ import pytest
 
 import dermaffinity as da
 from dermaffinity.data.manifest import read_manifest, write_manifest
-from dermaffinity.errors import ComparisonError, ConfigError
+from dermaffinity.errors import ComparisonError, ConfigError, DataError
 from dermaffinity.experiments.report import report
 from dermaffinity.experiments.results import read_table
-from dermaffinity.inference.model_folder import read_description
+from dermaffinity.inference.model_folder import changed, join_models, read_description, told_prior
 from dermaffinity.training.calibration import ensemble_temperature
 
 AFFINITY = """\
@@ -128,8 +129,52 @@ def test_the_same_again_is_written_anew_and_another_mean_is_refused(desk, both):
     before = both.out_of_fold.table
     again = da.join("both", ["affinity", "softmax"], runs=desk / "runs", tracking_uri=f"sqlite:///{desk}/mlflow.db")
     assert again.out_of_fold.table.equals(before)
-    with pytest.raises(ConfigError, match="another experiment of this name"):
-        da.join("both", ["softmax", "again"], runs=desk / "runs", tracking_uri=f"sqlite:///{desk}/mlflow.db")
+    with pytest.raises(
+        ConfigError, match="there the mean of affinity, softmax, in this order; now the mean of softmax, aff"
+    ):
+        da.join("both", ["softmax", "affinity"], runs=desk / "runs", tracking_uri=f"sqlite:///{desk}/mlflow.db")
+
+
+def test_what_was_told_all_members_is_told_their_mean_once(desk, tmp_path):
+    runs = tmp_path / "runs"
+    for name in ("affinity", "softmax"):
+        folder = shutil.copytree(desk / "runs" / name, runs / name)
+        record = (folder / "experiment.json").read_text()
+        (folder / "experiment.json").write_text(record.replace('"prior_strength": null', '"prior_strength": 1.0'))
+        for job in folder.glob("fold-*"):
+            known = read_description(job)
+            told = changed(known, told=tuple(told_prior(known.fold_models, strength=1.0)))
+            (job / "classifier.json").write_text(told.model_dump_json(by_alias=True))
+    both = da.join("both", ["affinity", "softmax"], runs=runs, tracking_uri=f"sqlite:///{desk}/mlflow.db")
+    table = both.out_of_fold.table.query("fold == 1").head(5)
+    images = [both.manifest.root / name for name in table["image"]]
+    said = da.LesionClassifier.load(both.job(1, 0).path).predict_proba(images)
+    np.testing.assert_allclose(said, table[both.classes.columns], atol=1e-5)
+
+
+def test_a_mean_that_was_stopped_is_incomplete_and_nothing_old_is_left_in_it(desk, tmp_path, monkeypatch):
+    runs, uri = tmp_path / "runs", f"sqlite:///{desk}/mlflow.db"
+    for name in ("affinity", "softmax", "both"):
+        shutil.copytree(desk / "runs" / name, runs / name)
+    shutil.copytree(runs / "both" / "fold-0_seed-0", runs / "both" / "fold-0_seed-7")  # of an earlier mean
+    number = itertools.count()
+
+    def stopped(*arguments, **words):
+        if next(number) == 2:
+            raise KeyboardInterrupt
+        return join_models(*arguments, **words)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("dermaffinity.experiments.join.join_models", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            da.join("both", ["affinity", "softmax"], runs=runs, tracking_uri=uri)
+    half = da.Experiment.open("both", runs)
+    assert len(half.jobs) == 2
+    assert not half.complete
+    with pytest.raises(DataError, match="some folds are still to be run"):
+        report([half], images=False)
+    assert da.join("both", ["affinity", "softmax"], runs=runs, tracking_uri=uri).complete
+    assert da.Experiment.open("both", runs).seeds == [0]
 
 
 def test_a_mean_of_the_same_network_twice_is_that_network(desk):
@@ -158,21 +203,30 @@ def test_all_reasons_against_a_mean_are_told_at_once(desk, tmp_path):
         shutil.copytree(desk / "runs" / name, runs / name, ignore=shutil.ignore_patterns("*.safetensors"))
     shutil.rmtree(runs / "softmax" / "fold-1_seed-0")
     (runs / "softmax" / "fold-0_seed-0" / "external.csv").unlink()
+    (runs / "affinity" / "config.yaml").unlink()
     record = (runs / "softmax" / "experiment.json").read_text()
     (runs / "softmax" / "experiment.json").write_text(record.replace('"image_size": 32', '"image_size": 64'))
+    told = da.Experiment.open("affinity", runs).with_prior(strength=0.5)
     with pytest.raises(ComparisonError) as refused:
-        da.join("all", ["affinity", "affinity", "both", "softmax"], runs=runs)
+        da.join("softmax", ["affinity", told, "both", "softmax"], runs=runs)
     told = "\n".join(refused.value.problems)
     for expected in (
         "affinity is named twice",
+        "softmax is one of them; give the mean a name of its own",
+        "affinity was averaged or told something",
+        "affinity has lost its config.yaml",
         "both is a mean itself; name affinity and softmax instead",
         "softmax has folds that are still to be run",
         "softmax has data {",
-        "affinity scored the external images and softmax did not",
     ):
         assert expected in told
-    with pytest.raises(ComparisonError, match="there is only one"):
-        da.join("one", ["affinity"], runs=runs)
+    with pytest.raises(ComparisonError, match="name two experiments or more, not 1"):
+        da.join("one", "affinity", runs=runs)
+    (runs / "both" / "fold-0_seed-0" / "external.csv").unlink()
+    (runs / "affinity" / "fold-0_seed-0" / "external.csv").unlink()
+    with pytest.raises(ComparisonError, match="again scored the external images and affinity did not"):
+        da.join("one", [desk / "runs" / "again", runs / "affinity"], runs=runs)
     with pytest.raises(ConfigError, match="'a b' is no name of an experiment"):
         da.join("a b", ["affinity", "softmax"], runs=runs)
-    assert not (runs / "all").exists()
+    with pytest.raises(ConfigError, match="at most 100 letters"):
+        da.join("a" * 101, ["affinity", "softmax"], runs=runs)

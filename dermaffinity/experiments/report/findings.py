@@ -199,6 +199,11 @@ def prediction_sets(experiment: Experiment) -> tuple[Table | None, str]:
         "its own). The stated coverage is an average over the choice of those images; with few of them, the share "
         f"measured here may differ. {sizes_of_sets(inside)}"
     )
+    if experiment.record.joined:
+        note += (
+            " These are sets of the mean. The classifier averages the p values of its networks instead, which promises "
+            "less: see set_guarantees."
+        )
     return sets_table(answers, inside, known, promised), note
 
 

@@ -290,14 +290,14 @@ def commands(experiment: Experiment) -> str:
     return "\n".join(lines)
 
 
-def portable_config(experiment: Experiment) -> str:
-    """The resolved config, without paths of the machine it was run on."""
+def portable_configs(experiment: Experiment) -> dict[str, str]:
+    """The resolved configs of all that was trained, without paths of the machine it was run on, by name."""
     record = experiment.record
-    configs = [
-        {**config, "data": {"manifest": f"data_manifests/{record.dataset}.csv", **config["data"]}}
-        for config in record.joined.values() or (record.config,)
-    ]
-    return "---\n".join(yaml.safe_dump(config, sort_keys=False) for config in configs)
+    configs = {
+        name: {**config, "data": {"manifest": f"data_manifests/{record.dataset}.csv", **config["data"]}}
+        for name, config in (record.joined or {experiment.name: record.config}).items()
+    }
+    return {name: yaml.safe_dump(config, sort_keys=False) for name, config in configs.items()}
 
 
 def versions(experiment: Experiment) -> list[tuple[str, str]]:
@@ -305,7 +305,8 @@ def versions(experiment: Experiment) -> list[tuple[str, str]]:
     found, model = dict(experiment.record.versions), model_of(experiment)
     commit = found.pop("git_commit", None)
     found |= {} if model is None else model.versions
-    rows = [("commit", commit or "not recorded"), *found.items(), ("split", experiment.record.split_hash)]
+    of = " of the mean; the reports of each have those of the trainings" if experiment.record.joined else ""
+    rows = [("commit", f"{commit or 'not recorded'}{of}"), *found.items(), ("split", experiment.record.split_hash)]
     return rows if model is None else [*rows, ("images", model.data.images_digest)]
 
 

@@ -117,8 +117,8 @@ def _check_finished(experiment: Experiment) -> None:
         )
     if not experiment.complete:
         raise DataError(
-            f"{experiment.path}: some folds are still to be run; run dermaffinity crossval CONFIG --resume, then "
-            "report again"
+            f"{experiment.path}: some folds are still to be run; run the command that made it again, dermaffinity "
+            "crossval CONFIG --resume or dermaffinity join, then report again"
         )
 
 
@@ -285,6 +285,6 @@ def _content(
             thumbnails=shown,
         ),
         "commands": words.commands(experiment),
-        "config": words.portable_config(experiment),
+        "configs": words.portable_configs(experiment),
         "versions": words.versions(experiment),
     }  # fmt: skip
