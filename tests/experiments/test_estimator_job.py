@@ -128,7 +128,7 @@ def test_a_network_and_an_estimator_see_the_same_rows_and_are_compared(
     assert reported.code == 0, reported.stderr
     report = (folder / "runs/tiny_knn/report.html").read_text()
     assert "FlatKNN: " in report
-    assert "calibration scores, and this method leaves none" in report
+    assert "Prediction sets need a trained model, and this method leaves none" in report
     assert "Gain over the baseline tiny" in report
 
 

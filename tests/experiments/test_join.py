@@ -17,6 +17,8 @@ from dermaffinity.experiments.results import read_table
 from dermaffinity.inference.model_folder import changed, join_models, read_description, told_prior
 from dermaffinity.training.calibration import ensemble_temperature
 
+pytestmark = pytest.mark.slow
+
 AFFINITY = """\
 neck: {class: dermaffinity.models.UnitNeck, dim: 8}
 head: {class: dermaffinity.heads.AffinityMixtureHead, centers_per_class: 2, sigma: 0.5}

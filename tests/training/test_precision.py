@@ -90,7 +90,7 @@ def test_an_experiment_keeps_and_tracks_the_precision_that_it_began_with(tiny_co
 def test_imitated_bfloat16_is_announced_once_with_its_cost(tiny_config, tmp_path, monkeypatch):
     on(monkeypatch, False)
     monkeypatch.setattr("dermaffinity.experiments.run.launch", lambda *arguments: None)
-    monkeypatch.setattr("dermaffinity.experiments.run._finished", lambda *arguments: None)
+    monkeypatch.setattr("dermaffinity.experiments.run.measured", lambda *arguments: None)
     configs = [read_config(tiny_config, ["training.precision=bf16-mixed", f"name=tiny{n}"]) for n in range(2)]
     console = Console(file=StringIO())
     run_experiments(configs, Plan(runs=tmp_path, console=console))
