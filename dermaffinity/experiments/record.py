@@ -80,9 +80,9 @@ class ExperimentRecord(BaseModel):
     @property
     def title(self) -> str:
         """What was done, in a sentence."""
-        name = f"{self.name}, the mean of {' and '.join(self.joined)}," if self.joined else self.name
+        name = f"{self.name} (the mean of {' and '.join(self.joined)})" if self.joined else self.name
         if self.scored == "none":
-            return f"{name.rstrip(',')}, trained on all images of {self.dataset} and not scored"
+            return f"{name}, trained on all images of {self.dataset} and not scored"
         if self.protocol == "presplit":
             return f"{name} on the test set of {self.dataset}"
         return f"{self.folds}-fold cross-validation of {name} on {self.dataset}, {self.protocol} protocol"

@@ -192,8 +192,9 @@ def test_a_mean_of_the_same_network_twice_is_that_network(desk):
 def test_the_report_names_both_and_how_to_join_them(desk, both, tmp_path):
     written = report([both], out=tmp_path / "report.html", images=False)
     text = " ".join(re.sub("<[^>]+>", " ", written.path.read_text()).split())
+    assert both.record.title.startswith("3-fold cross-validation of both (the mean of affinity and softmax) on ")
     assert "Mean of affinity, softmax" in text
-    assert "Head of affinity AffinityMixtureHead" in text
+    assert "Part 1 affinity Network SmallConvNet" in text
     assert "dermaffinity join both affinity softmax" in text
     assert "a mean of several networks has no embedding" in " ".join(written.notes)
     assert "Prediction sets asked to hold the true class" in text

@@ -201,8 +201,8 @@ def prediction_sets(experiment: Experiment) -> tuple[Table | None, str]:
     )
     if experiment.record.joined:
         note += (
-            " These are sets of the mean. The classifier averages the p values of its networks instead, which promises "
-            "less: see set_guarantees."
+            " These are sets of the mean. The classifier makes its sets from the mean of its networks' p values, which "
+            "promises less; it says how much."
         )
     return sets_table(answers, inside, known, promised), note
 

@@ -18,16 +18,20 @@ from dermaffinity.inference.model_folder import Description
 from dermaffinity.metrics.classification import MINORITY_BELOW, Classes
 from dermaffinity.report.tables import interval_of, percent_interval
 
+# What takes no part where there are no epochs.
+_OF_EPOCHS = ("loss", "augmentation")
+
 
 def plain_summary(experiment: Experiment, compared: ComparedExperiments | None, matrix: np.ndarray) -> list[str]:
     """The results in sentences for readers who skip the tables."""
     values, record, classes = experiment.measures(), experiment.record, experiment.classes
     images, table = sum(record.class_counts.values()), experiment.out_of_fold.table
     known = groups_known(table)
+    models = f"means of {len(record.joined)} models" if record.joined else "models"
     of_groups = f"of {table['group'].nunique():,} patients or lesions " if known else ""
     sentences = [
         f"{experiment.name} was cross-validated on {record.dataset}: {images:,} images {of_groups}in "
-        f"{len(classes.names)} classes. Every image was classified by one of {record.folds} models that was not "
+        f"{len(classes.names)} classes. Every image was classified by one of {record.folds} {models} that was not "
         f"trained on its part of the library{'' if known else ', which may show the same patients'}.",
         f"On average over the classes, {_said(values, 'balanced_accuracy', '95 % interval ')} of a class's images were "
         "recognized (balanced accuracy).",
@@ -105,21 +109,22 @@ def headlines_of(measures: pd.DataFrame, classes: Classes) -> list[dict[str, str
 def run_facts(experiment: Experiment) -> list[tuple[str, str]]:
     """Method and the settings that matter."""
     config, joined = experiment.record.config, experiment.record.joined
-    facts = [("Config", experiment.name), *([("Mean of", ", ".join(joined))] if joined else [])]
-    for name, own in (joined or {"": config}).items():
-        of = f" of {name}" if name else ""
+    facts = [("Mean of", ", ".join(joined)) if joined else ("Config", experiment.name)]
+    for number, (name, own) in enumerate((joined or {"": config}).items(), 1):
+        facts += [(f"Part {number}", name)] if joined else []
+        training = own.get("training")
         facts += [
-            (f"{title}{of}", _component(own[section])) for title, section in (
+            (title, _component(own[section])) for title, section in (
                 ("Network", "backbone"), ("Neck", "neck"), ("Head", "head"), ("Loss", "loss"), ("Refit", "refit"),
                 ("Augmentation", "augmentation"), ("Features", "features"), ("Estimator", "estimator"),
-            ) if own.get(section)
+            ) if own.get(section) and (training is None or training["epochs"] or section not in _OF_EPOCHS)
         ]  # fmt: skip
-        if training := own.get("training"):
+        if training:
             evenly = ", classes sampled evenly" if training["balanced_sampling"] else ""
-            facts.append((f"Training{of}", (
+            facts.append(("Training", (
                 f"{training['epochs']} epochs, batches of {training['batch_size']}, learning rate "
                 f"{training['learning_rate']:g}, weight decay {training['weight_decay']:g}, precision "
-                f"{training['precision']}{evenly}" if training["epochs"] else "no steps: see Refit"
+                f"{training['precision']}{evenly}" if training["epochs"] else "no epochs: see Refit"
             )))  # fmt: skip
     crop = config["data"]["lesion_crop"]
     facts.append(("Image size", f"{config['data']['image_size']} pixels, " + (
@@ -186,7 +191,7 @@ def discipline(experiment: Experiment) -> list[str]:
 
 def _end_of(training: dict[str, Any]) -> str:
     if not training["epochs"]:
-        return "took no steps: only the head was set, on features of the backbone as it came."
+        return "had no epochs: only the head was fitted, on features of the backbone as it came."
     if training["patience"] is None:
         return f"ran for all {training['epochs']} epochs; the last network was kept, whatever its score."
     return f"stopped {training['patience']} epochs after the best inner validation score, and that network was kept."
