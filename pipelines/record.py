@@ -20,10 +20,14 @@ With ``--joined`` it does so for means of trained networks and closed forms on f
     dermaffinity join hamfit7_vs_joined hamfit7_vs hamfit7_logistic_frozen
     dermaffinity join hamfit7_balanced_softmax_joined hamfit7_balanced_softmax_plus hamfit7_logistic_frozen
     dermaffinity join hamfit7_cosen_plus_joined hamfit7_cosen_plus hamfit7_logistic_frozen
+
+With ``--several`` for means of several trained networks and a closed form, of which `SEVERAL` has the parts:
+
+    dermaffinity join hamfit7_affinity_logit_adjusted_joined hamfit7_{affinity_plus,logit_adjusted,affinity_frozen}
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -50,6 +54,20 @@ JOINED = {
     "affinity_joined": "affinity_plus",
 }
 """Means of a trained arm and one on frozen features, and which the trained arm is."""
+SEVERAL = {
+    "affinity_logit_adjusted_joined": ("affinity_plus", "logit_adjusted", "affinity_frozen"),
+    "affinity_vs_joined": ("affinity_plus", "vs", "affinity_frozen"),
+    "affinity_balanced_softmax_joined": ("affinity_plus", "balanced_softmax_plus", "affinity_frozen"),
+    "affinity_all_joined": ("affinity_plus", "logit_adjusted", "vs", "balanced_softmax_plus", "affinity_frozen"),
+    "logit_adjusted_vs_joined": ("logit_adjusted", "vs", "logistic_frozen"),
+    "logit_adjusted_balanced_softmax_joined": ("logit_adjusted", "balanced_softmax_plus", "logistic_frozen"),
+    "vs_balanced_softmax_joined": ("vs", "balanced_softmax_plus", "logistic_frozen"),
+}
+"""Means of several trained arms and one on frozen features, and what each is the mean of."""
+CHOSEN = ("affinity_logit_adjusted_joined", "vs_balanced_softmax_joined")
+"""The candidate and the control that the plan's rule chose on inner validation images of hamfit-7 and hamfit-5."""
+LED = ("affinity_plus", "affinity_joined", "logit_adjusted_joined")
+"""What the chosen candidate is held against besides the control and CoSen."""
 APART = ("cosen", "cosen_plus", "affinity_plus")
 """Arms that all means are held against."""
 METADATA = ("age", "sex", "site")
@@ -65,12 +83,15 @@ def main() -> None:
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--frozen", action="store_true", help="the methods on frozen features")
     kind.add_argument("--joined", action="store_true", help="means of trained networks and methods on frozen features")
+    kind.add_argument("--several", action="store_true", help="means of several trained networks and one of those")
     arguments = parser.parse_args()
     measured, names, ending = record, ARMS, ""
     if arguments.frozen:
         measured, names, ending = frozen, (*FROZEN, *TRAINED), "_frozen"
     if arguments.joined:
         measured, names, ending = joined, (*JOINED, "softmax", "cosen", *JOINED.values()), "_joined"
+    if arguments.several:
+        measured, names, ending = several, (*SEVERAL, "softmax", "cosen", *LED), "_several"
     arms = {arm: Experiment.open(f"{arguments.dataset}_{arm}", arguments.runs) for arm in names}
     results = measured(arms)
     results.insert(0, "experiment", arms["cosen"].record.dataset)
@@ -127,14 +148,9 @@ def frozen(arms: Mapping[str, Experiment]) -> pd.DataFrame:
 
 def joined(arms: Mapping[str, Experiment]) -> pd.DataFrame:
     """The means of models, as trained and told class frequencies by either rule, and what they gain over others."""
-    chosen = {name: arms[name].chosen_strengths() for name in JOINED if name != "cosen_plus_joined"}
-    as_softmax = {name: arms[name].chosen_strengths(reference=arms["softmax"]) for name in chosen}
-    means = {name: arms[name] for name in JOINED}
-    means |= {f"{name}, prior": arms[name].with_prior(strength=own) for name, own in chosen.items()}
-    means |= {f"{name}, prior as softmax": arms[name].with_prior(strength=own) for name, own in as_softmax.items()}
+    means, found = with_priors(arms, JOINED)
     scored = {name: parts(arm) for name, arm in (arms | means).items() if name in {*means, *APART, *JOINED.values()}}
-    found = [measures({name: own for name, own in scored.items() if name in means})]
-    found += [strengths("strength of the prior", chosen), strengths("strength of the prior, as softmax", as_softmax)]
+    found.insert(0, measures({name: own for name, own in scored.items() if name in means}))
     for part in next(iter(scored.values())):
         measured = {name: own[part].measured for name, own in scored.items()}
         for base in APART:
@@ -151,6 +167,35 @@ def joined(arms: Mapping[str, Experiment]) -> pd.DataFrame:
         gained = compare(arms[trained].inner.measured, arms[name].inner.measured).gains
         found.append(rows("inner validation: gain by joining", name, gained, GAINS))
     return pd.concat([*found, system_effects(scored, list(means))])
+
+
+def several(arms: Mapping[str, Experiment]) -> pd.DataFrame:
+    """Every mean of several on inner validation images, and the chosen two like those of `joined`."""
+    means, found = with_priors(arms, CHOSEN)
+    scored = {name: parts(arm) for name, arm in (arms | means).items() if name in {*means, "cosen", *LED}}
+    found.insert(0, measures({name: own for name, own in scored.items() if name in means}))
+    for part in next(iter(scored.values())):
+        measured = {name: own[part].measured for name, own in scored.items()}
+        for base in ("cosen", *LED, CHOSEN[1]):
+            gained = compare(measured[base], measured[CHOSEN[0]]).gains
+            found.append(rows(f"{part}: gain of {CHOSEN[0]}", base, gained, GAINS))
+    for name in ("cosen", *SEVERAL):
+        found.append(rows("inner validation", name, arms[name].inner.summary, GAINS))
+    return pd.concat([*found, system_effects(scored, list(means))])
+
+
+def with_priors(
+    arms: Mapping[str, Experiment], names: Iterable[str]
+) -> tuple[dict[str, Experiment], list[pd.DataFrame]]:
+    """Means as trained and told class frequencies by either rule, and the strengths that the rules chose."""
+    means = {name: arms[name] for name in names}
+    told = [name for name in means if name != "cosen_plus_joined"]
+    chosen = {name: arms[name].chosen_strengths() for name in told}
+    as_softmax = {name: arms[name].chosen_strengths(reference=arms["softmax"]) for name in told}
+    means |= {f"{name}, prior": arms[name].with_prior(strength=own) for name, own in chosen.items()}
+    means |= {f"{name}, prior as softmax": arms[name].with_prior(strength=own) for name, own in as_softmax.items()}
+    found = [strengths("strength of the prior", chosen), strengths("strength of the prior, as softmax", as_softmax)]
+    return means, found
 
 
 def parts(arm: Experiment) -> dict[str, Results]:
