@@ -140,3 +140,22 @@ def test_means_of_models_are_held_against_what_they_are_of_and_against_one_anoth
     measured = value(found, single, "logit_adjusted_joined, prior as softmax")
     assert measured == pytest.approx(100 * told["balanced_accuracy"], abs=0.051)
     assert not found["method"].str.startswith("cosen_plus_joined, prior").any()
+
+
+def test_of_means_of_several_only_the_chosen_are_scored_beyond_inner_validation(arms):
+    of = dict.fromkeys(pipeline.SEVERAL, "logit_adjusted") | {n: n for n in ("softmax", "cosen", "affinity_plus")}
+    of |= dict(zip(pipeline.CHOSEN, ("affinity_plus", "logit_adjusted"), strict=True))
+    of |= {"affinity_joined": "affinity_plus", "logit_adjusted_joined": "logit_adjusted"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(Measured.of.__func__.__kwdefaults__, "resamples", 100)
+        found = pipeline.several({name: arms[own] for name, own in of.items()})
+    candidate, control = pipeline.CHOSEN
+    scored = found[found["part"] != "inner validation"]["method"].str.split(",").str[0]
+    assert not set(scored) & set(pipeline.SEVERAL) - {candidate, control}
+    ensembles = {name: arms[name].ensemble().external.summary["value"] for name in ("affinity_plus", "logit_adjusted")}
+    gain = 100 * (ensembles["affinity_plus"] - ensembles["logit_adjusted"])["balanced_accuracy"]
+    measured = value(found, f"external, ensembles: gain of {candidate}", control)
+    assert measured == pytest.approx(gain, abs=0.051)
+    inner = 100 * arms["logit_adjusted"].inner.summary["value"]["majority_recall"]
+    measured = value(found, "inner validation", "affinity_all_joined", "Majority recall")
+    assert measured == pytest.approx(inner, abs=0.051)
