@@ -22,7 +22,6 @@ from dermaffinity.files import hold, sweep_partial, write_json
 from dermaffinity.inference.model_folder import Description, join_models, told_prior
 from dermaffinity.metrics.classification import Classes, classification_metrics
 from dermaffinity.metrics.reliability import with_temperature
-from dermaffinity.report.figures import METHOD_COLORS
 from dermaffinity.training.calibration import ensemble_temperature
 
 
@@ -84,7 +83,6 @@ def join(
             ran=record.versions,
             source=next(iter(models[0].values())).data.source,
             portable=record.joined,
-            color=METHOD_COLORS[0],
         )
     with Logbook((), {experiment.path: run}, tracker, Console(stderr=True)) as logbook:
         with hold(experiment.path, PATIENCE):

@@ -4,7 +4,6 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import cycle
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack
 
@@ -157,8 +156,7 @@ def run_experiments(configs: Sequence[Config], plan: Plan) -> list[Experiment]:
             console.print(f"Warning: {warning}", highlight=False, soft_wrap=True)
         for one in asked:
             _check_request(*one, plan)
-        for one, color in zip(asked, cycle(METHOD_COLORS), strict=False):
-            runs[one[2].path] = _open(*one, plan, color)
+        runs = {one[2].path: _open(*one, plan) for one in asked}
     else:
         tracker, console = NullTracker(), Console(quiet=True)
     jobs = [job for one in asked for job in _jobs(*one, plan)]
@@ -265,15 +263,15 @@ def _jobs(config: Config, manifest: Manifest, experiment: Experiment, plan: Plan
     ]
 
 
-def _open(config: Config, manifest: Manifest, experiment: Experiment, plan: Plan, color: str) -> Run:
+def _open(config: Config, manifest: Manifest, experiment: Experiment, plan: Plan) -> Run:
     """Makes or reopens the folder and the tracking run of a config."""
     # Held, so that processes that start together on different folds share one tracking run.
     with hold(experiment.path, PATIENCE):
         sweep_partial(experiment.path)
-        return _open_held(config, manifest, experiment, plan, color)
+        return _open_held(config, manifest, experiment, plan)
 
 
-def _open_held(config: Config, manifest: Manifest, experiment: Experiment, plan: Plan, color: str) -> Run:
+def _open_held(config: Config, manifest: Manifest, experiment: Experiment, plan: Plan) -> Run:
     ran = versions()
     record = experiment.record if experiment.exists else _record(config, manifest, plan.scored, ran)
     return open_run(
@@ -284,7 +282,6 @@ def _open_held(config: Config, manifest: Manifest, experiment: Experiment, plan:
         ran=ran,
         source=manifest.source,
         portable=config.portable(),
-        color=color,
     )
 
 
@@ -297,7 +294,6 @@ def open_run(
     ran: Mapping[str, str],
     source: str,
     portable: Mapping[str, Any],
-    color: str,
 ) -> Run:
     """Makes or reopens the tracking run of an experiment, whose folder is held, and writes what is run to both.
 
@@ -309,7 +305,6 @@ def open_run(
         ran: See `versions`.
         source: Where the images come from.
         portable: The config without paths.
-        color: Of the run in the browser.
     """
     run = tracker.parent(
         record.dataset,
@@ -322,11 +317,11 @@ def open_run(
             "split_hash": record.split_hash,
             "protocol": record.protocol,
             "scored": record.scored,
-            "mlflow.runColor": color,
             "mlflow.source.git.commit": ran.get("git_commit", ""),
             **ran,
         },
         description=record.title,
+        colors=METHOD_COLORS,
     )
     if not experiment.exists:
         write_json(experiment.path / FILE, record.model_dump(mode="json"))

@@ -117,15 +117,25 @@ class Tracker(Protocol):
         >>> tracker: Tracker = NullTracker()
     """
 
-    def parent(self, experiment: str, name: str, *, key: str, tags: Mapping[str, str], description: str) -> Run:
+    def parent(
+        self,
+        experiment: str,
+        name: str,
+        *,
+        key: str,
+        tags: Mapping[str, str],
+        description: str,
+        colors: Sequence[str] = (),
+    ) -> Run:
         """Open the run of one experiment config: the one that was opened with this key before, if it is still there.
 
         Args:
             experiment: Runs that belong side by side, for example the manifest's name.
             name: What the runs table shows.
             key: A word that no other run's parent has; it becomes the tag ``folder_id``.
-            tags: Labels to filter by; ``mlflow.runColor`` (``#rrggbb``) gives a method the same color everywhere.
+            tags: Labels to filter by.
             description: Markdown shown on the run's page.
+            colors: ``#rrggbb``; a new run is shown in the one that fewest others of the experiment have.
         """
 
     def child(self, parent: Run, name: str, *, tags: Mapping[str, str]) -> Run:
@@ -179,7 +189,16 @@ class NullTracker:
         ''
     """
 
-    def parent(self, experiment: str, name: str, *, key: str, tags: Mapping[str, str], description: str) -> Run:
+    def parent(
+        self,
+        experiment: str,
+        name: str,
+        *,
+        key: str,
+        tags: Mapping[str, str],
+        description: str,
+        colors: Sequence[str] = (),
+    ) -> Run:
         """Give a run that forgets everything."""
         return _NullRun()
 

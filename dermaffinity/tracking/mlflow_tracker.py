@@ -10,6 +10,7 @@ import sqlite3
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import chain, count
@@ -58,8 +59,10 @@ _MANY = 50_000
 # How long MLflow waits for another process that writes to the file, in seconds.
 _PATIENCE = 20.0
 
-# The tags that hold a description and a child's parent, where a run keeps its report, and how a description links it.
+# The tags that hold a description, a color and a child's parent, where a run keeps its report, and how a description
+# links it.
 _NOTE = "mlflow.note.content"
+_COLOR = "mlflow.runColor"
 _PARENT = "mlflow.parentRunId"
 _REPORT = "report.html"
 _LINK = re.compile(rf"^\[Report of .*/{_REPORT}\?.*\)$", re.MULTILINE)
@@ -103,11 +106,21 @@ class MlflowTracker:
         """The folder of all artifacts; a server has its own."""
         return self.database.parent / "mlartifacts" if self.database else None
 
-    def parent(self, experiment: str, name: str, *, key: str, tags: Mapping[str, str], description: str) -> "MlflowRun":
+    def parent(
+        self,
+        experiment: str,
+        name: str,
+        *,
+        key: str,
+        tags: Mapping[str, str],
+        description: str,
+        colors: Sequence[str] = (),
+    ) -> "MlflowRun":
         """Open the run of one experiment config; see :class:`dermaffinity.tracking.base.Tracker`."""
         experiment_id = self._experiment_id(experiment)
         known = self._found(experiment_id, f"tags.{_KEY} = '{key}'")
-        return self._open_run(experiment_id, name, known, {**tags, _KEY: key, _NOTE: description})
+        own = {} if known or not colors else {_COLOR: self._least_used(experiment_id, colors)}
+        return self._open_run(experiment_id, name, known, {**tags, **own, _KEY: key, _NOTE: description})
 
     def child(self, parent: Run, name: str, *, tags: Mapping[str, str]) -> "MlflowRun":
         """Open the run of one fold and seed, in its parent's color; see :class:`dermaffinity.tracking.base.Tracker`."""
@@ -115,7 +128,7 @@ class MlflowTracker:
         inherited = {
             tag: value
             for tag, value in opened.data.tags.items()
-            if tag == "mlflow.runColor" or not (tag == _KEY or tag.startswith("mlflow."))
+            if tag == _COLOR or not (tag == _KEY or tag.startswith("mlflow."))
         }
         known = self._found(opened.info.experiment_id, f"{_children(parent)} and attributes.run_name = '{name}'")
         return self._open_run(opened.info.experiment_id, name, known, {**inherited, **tags, _PARENT: parent.id})
@@ -184,6 +197,14 @@ class MlflowTracker:
     def _found(self, experiment_id: str, query: str) -> str | None:
         found = self.call(lambda client: client.search_runs([experiment_id], query, max_results=1))
         return found[0].info.run_id if found else None
+
+    def _least_used(self, experiment_id: str, colors: Sequence[str]) -> str:
+        # Children have no key.
+        parents = self.call(
+            lambda client: client.search_runs([experiment_id], f"tags.{_KEY} LIKE '%'", max_results=_MANY)
+        )
+        used = Counter(run.data.tags.get(_COLOR) for run in parents)
+        return min(colors, key=lambda color: used[color])
 
     def _experiment_id(self, name: str) -> str:
         # MLflow's own choice would be a folder of whatever directory the process was started in.

@@ -41,9 +41,11 @@ def again(tracker, parent, request):
 
 def open_parent(tracker: Tracker, experiment: str = "hamfit-7", key: str | None = None) -> Run:
     """The run of an experiment: of one's own, or the one that was opened with this key."""
-    tags = {"method": "affinity", "role": "parent", "split_hash": "c0ffee", "mlflow.runColor": "#1f77b4"}
+    tags = {"method": "affinity", "role": "parent", "split_hash": "c0ffee"}
     key = key or uuid.uuid4().hex
-    return tracker.parent(experiment, "affinity", key=key, tags=tags, description="Do centers help?")
+    return tracker.parent(
+        experiment, "affinity", key=key, tags=tags, description="Do centers help?", colors=("#1f77b4", "#d55e00")
+    )
 
 
 def stored(tracker: MlflowTracker, run: Run):
@@ -78,6 +80,18 @@ def test_children_carry_their_parent_and_its_tags(tracker, parent):
     assert found.data.tags["mlflow.runColor"] == "#1f77b4"
     assert "mlflow.note.content" not in found.data.tags
     assert stored(tracker, parent).data.tags["mlflow.note.content"] == "Do centers help?"
+
+
+def test_new_runs_take_the_color_that_fewest_others_have_and_keep_it(tracker, request):
+    def color(run):
+        return stored(tracker, run).data.tags["mlflow.runColor"]
+
+    experiment = request.node.name
+    first, *others = [open_parent(tracker, experiment, key=f"{number}") for number in range(3)]
+    tracker.child(first, "fold 0", tags={})  # counts for nothing
+    others.append(open_parent(tracker, experiment))
+    assert [color(run) for run in (first, *others)] == ["#1f77b4", "#d55e00", "#1f77b4", "#d55e00"]
+    assert color(open_parent(tracker, experiment, key="1")) == "#d55e00"
 
 
 def test_a_known_run_and_its_children_are_found_again(tracker, parent, again):
