@@ -26,6 +26,8 @@ DOCS = Path(__file__).resolve().parent
 FIGURES = DOCS / "figures"
 PAGES = [DOCS.parent / "README.md", *sorted(DOCS.rglob("*.md"))]
 CLASS = re.compile(r"^(\S+) \(n=(\d+)\)$", flags=re.MULTILINE)
+LATER = {"eight": "single models", "frozen": "out-of-fold", "joined": "single models"}
+"""Files with further methods of the record, and where they have the measures of single models."""
 TABLE = re.compile(r"(<!-- table: (.*) -->\n\n)((?:\|.*\n)*)\n*")
 
 
@@ -39,7 +41,12 @@ def main() -> None:
         save_figure(forest_figure(own, external, "out-of-fold images"), FIGURES / f"{stem}_forest.png")
         save_figure(pareto_figure(own), FIGURES / f"{stem}_pareto.png")
     measured = summaries("hamfit-7", "single models", "record")
-    shown = {name: measured[name] for name in ("softmax", "cosen", "cosen_plus", "affinity_plus")}
+    later = [summaries("hamfit-7", part, file) for file, part in LATER.items()]
+    ours = {name: own for part in (measured, *later) for name, own in part.items() if ", " not in name}
+    ours = {name: own for name, own in ours.items() if "size" not in name}
+    save_figure(forest_figure(ours, {}, "out-of-fold images"), FIGURES / "record_forest.png")
+    save_figure(pareto_figure(ours), FIGURES / "record_pareto.png")
+    shown = {name: measured[name] for name in ("softmax", "cosen", "cosen_plus", "vs", "affinity_plus")}
     results = read_results("record").query("experiment == 'hamfit-7' and part == 'single models' and method == 'cosen'")
     counts = {name: int(count) for name, count in CLASS.findall("\n".join(results["measure"]))}
     save_figure(recall_figure(shown, counts, "hamfit-7: recall of each class"), FIGURES / "hamfit7_recall.png")

@@ -2,28 +2,24 @@
 
     dermaffinity benchmark hamfit7_{cosen,softmax,cosen_plus,logit_adjusted,vs,balanced_softmax_plus} \\
         hamfit7_affinity{,_plus} --seeds 0,1,2 --external
-    python pipelines/record.py hamfit7
-    python pipelines/record.py hamfit7 --frozen
-    python pipelines/record.py hamfit7 --joined
+    python pipelines/record.py hamfit7 trained
 
 Trains nothing: it reads the finished experiments of all arms, chooses the strength of the class frequencies on inner
 validation images, averages the seeds of each fold, adds what metadata say, and writes every measure and gain with its
-interval to ``runs/record/``. With ``--frozen`` it holds the methods on frozen features against trained ones:
+interval to ``runs/record/``. Other parts need other experiments. ``eight`` gives rivals the eight views of affinity+:
+
+    dermaffinity crossval hamfit7_cosen --set backbone.views=8 name=hamfit7_cosen_eight --seeds 0,1,2
+
+``frozen`` holds the methods on frozen features against trained ones:
 
     dermaffinity crossval hamfit7_affinity_frozen --seeds 0,1,2 --external
     dermaffinity crossval hamfit7_logistic_frozen --seeds 0,1,2 --external
 
-With ``--joined`` it does so for means of trained networks and closed forms on frozen features:
+``joined`` holds means of a trained network and a method on frozen features against others, ``several`` means of several
+trained networks and one of those; `JOINED` and `SEVERAL` say which:
 
     dermaffinity join hamfit7_affinity_joined hamfit7_affinity_plus hamfit7_affinity_frozen
-    dermaffinity join hamfit7_logit_adjusted_joined hamfit7_logit_adjusted hamfit7_logistic_frozen
-    dermaffinity join hamfit7_vs_joined hamfit7_vs hamfit7_logistic_frozen
-    dermaffinity join hamfit7_balanced_softmax_joined hamfit7_balanced_softmax_plus hamfit7_logistic_frozen
-    dermaffinity join hamfit7_cosen_plus_joined hamfit7_cosen_plus hamfit7_logistic_frozen
-
-With ``--several`` for means of several trained networks and a closed form, of which `SEVERAL` has the parts:
-
-    dermaffinity join hamfit7_affinity_logit_adjusted_joined hamfit7_{affinity_plus,logit_adjusted,affinity_frozen}
+    dermaffinity join hamfit7_affinity_vs_joined hamfit7_{affinity_plus,vs,affinity_frozen}
 """
 
 import argparse
@@ -35,7 +31,7 @@ from rich.console import Console
 
 from dermaffinity.experiments.experiment import STRENGTHS, Experiment
 from dermaffinity.experiments.results import Results, write_table
-from dermaffinity.metrics.comparison import adjusted, compare
+from dermaffinity.metrics.comparison import Comparison, adjusted, compare
 from dermaffinity.metrics.summary import Measured, ScoredImages
 from dermaffinity.report.method_tables import MEASURES
 from dermaffinity.report.tables import console_table
@@ -46,14 +42,18 @@ PRIOR_LEFT_OUT = ("logit_adjusted", "vs", "balanced_softmax_plus", "affinity_plu
 FROZEN = ("affinity_frozen", "logistic_frozen")
 TRAINED = ("softmax", "cosen", "affinity_plus")
 """Arms that the methods on frozen features are held against."""
+EIGHT = ("softmax", "cosen", "logit_adjusted", "vs")
+"""Arms of one view, which are trained for the record; the names of the same with eight end in ``_eight``."""
+WITH_EIGHT = ("cosen_plus", "balanced_softmax_plus", "affinity_plus")
+"""Arms that have eight views as they ship."""
 JOINED = {
-    "cosen_plus_joined": "cosen_plus",
-    "logit_adjusted_joined": "logit_adjusted",
-    "vs_joined": "vs",
-    "balanced_softmax_joined": "balanced_softmax_plus",
-    "affinity_joined": "affinity_plus",
+    "cosen_plus_joined": ("cosen_plus", "logistic_frozen"),
+    "logit_adjusted_joined": ("logit_adjusted", "logistic_frozen"),
+    "vs_joined": ("vs", "logistic_frozen"),
+    "balanced_softmax_joined": ("balanced_softmax_plus", "logistic_frozen"),
+    "affinity_joined": ("affinity_plus", "affinity_frozen"),
 }
-"""Means of a trained arm and one on frozen features, and which the trained arm is."""
+"""Means of a trained arm and one on frozen features."""
 SEVERAL = {
     "affinity_logit_adjusted_joined": ("affinity_plus", "logit_adjusted", "affinity_frozen"),
     "affinity_vs_joined": ("affinity_plus", "vs", "affinity_frozen"),
@@ -66,8 +66,8 @@ SEVERAL = {
 """Means of several trained arms and one on frozen features, and what each is the mean of."""
 CHOSEN = ("affinity_logit_adjusted_joined", "vs_balanced_softmax_joined")
 """The candidate and the control that the plan's rule chose on inner validation images of hamfit-7 and hamfit-5."""
-LED = ("affinity_plus", "affinity_joined", "logit_adjusted_joined")
-"""What the chosen candidate is held against besides the control and CoSen."""
+LED = ("affinity_plus", "affinity_joined", "logit_adjusted_joined", "vs_joined", "balanced_softmax_joined")
+"""What the chosen ones are held against besides one another and CoSen."""
 APART = ("cosen", "cosen_plus", "affinity_plus")
 """Arms that all means are held against."""
 METADATA = ("age", "sex", "site")
@@ -79,23 +79,14 @@ def main() -> None:
     """Reads the command line, measures, prints and writes."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("dataset", help="of the arms' configs, such as hamfit7")
+    parser.add_argument("part", choices=PARTS)
     parser.add_argument("--runs", type=Path, default=Path("runs"))
-    kind = parser.add_mutually_exclusive_group()
-    kind.add_argument("--frozen", action="store_true", help="the methods on frozen features")
-    kind.add_argument("--joined", action="store_true", help="means of trained networks and methods on frozen features")
-    kind.add_argument("--several", action="store_true", help="means of several trained networks and one of those")
     arguments = parser.parse_args()
-    measured, names, ending = record, ARMS, ""
-    if arguments.frozen:
-        measured, names, ending = frozen, (*FROZEN, *TRAINED), "_frozen"
-    if arguments.joined:
-        measured, names, ending = joined, (*JOINED, "softmax", "cosen", *JOINED.values()), "_joined"
-    if arguments.several:
-        measured, names, ending = several, (*SEVERAL, "softmax", "cosen", *LED), "_several"
-    arms = {arm: Experiment.open(f"{arguments.dataset}_{arm}", arguments.runs) for arm in names}
-    results = measured(arms)
-    results.insert(0, "experiment", arms["cosen"].record.dataset)
-    write_table(results, arguments.runs / "record" / f"{arguments.dataset}{ending}.csv")
+    measured, names = PARTS[arguments.part]
+    results = measured({arm: Experiment.open(f"{arguments.dataset}_{arm}", arguments.runs) for arm in names})
+    dataset = Experiment.open(f"{arguments.dataset}_{names[0]}", arguments.runs).record.dataset
+    results.insert(0, "experiment", dataset)
+    write_table(results, arguments.runs / "record" / f"{arguments.dataset}_{arguments.part}.csv")
     console = Console(highlight=False)
     for part, table in tables(results).items():
         console.print(console_table(table, f"{part}: percent [95 % interval]", console.width))
@@ -146,10 +137,29 @@ def frozen(arms: Mapping[str, Experiment]) -> pd.DataFrame:
     return pd.concat(found, ignore_index=True)
 
 
+def eight(arms: Mapping[str, Experiment]) -> pd.DataFrame:
+    """Rivals of one view with eight: their measures, what the views add, and what affinity+ gains over them."""
+    scored = {
+        name: {"single models": arm.out_of_fold, "ensembles of three": arm.ensemble().out_of_fold}
+        for name, arm in arms.items()
+    }
+    found = [measures({name: own for name, own in scored.items() if name.endswith("_eight") or name in WITH_EIGHT})]
+    for part in ("single models", "ensembles of three"):
+        measured = {name: own[part].measured for name, own in scored.items()}
+        for name in EIGHT:
+            gained = compare(measured[name], measured[f"{name}_eight"]).gains
+            found.append(rows(f"{part}: gain by eight views", name, gained, GAINS))
+        rivals = {name: own for name, own in measured.items() if name not in (*EIGHT, "affinity_plus")}
+        held = adjusted({name: compare(other, measured["affinity_plus"]) for name, other in rivals.items()})
+        found += [compared(f"{part}: gain of affinity_plus", name, comparison) for name, comparison in held.items()]
+    return pd.concat(found)
+
+
 def joined(arms: Mapping[str, Experiment]) -> pd.DataFrame:
     """The means of models, as trained and told class frequencies by either rule, and what they gain over others."""
     means, found = with_priors(arms, JOINED)
-    scored = {name: parts(arm) for name, arm in (arms | means).items() if name in {*means, *APART, *JOINED.values()}}
+    trained = {name: own for name, (own, _) in JOINED.items()}
+    scored = {name: parts(arm) for name, arm in (arms | means).items() if name in {*means, *APART, *trained.values()}}
     found.insert(0, measures({name: own for name, own in scored.items() if name in means}))
     for part in next(iter(scored.values())):
         measured = {name: own[part].measured for name, own in scored.items()}
@@ -157,14 +167,14 @@ def joined(arms: Mapping[str, Experiment]) -> pd.DataFrame:
             for name in means:
                 gained = compare(measured[base], measured[name]).gains
                 found.append(rows(f"{part}: gain over {base}", name, gained, GAINS))
-        for name, trained in JOINED.items():
-            gained = compare(measured[trained], measured[name]).gains
+        for name, own in trained.items():
+            gained = compare(measured[own], measured[name]).gains
             found.append(rows(f"{part}: gain by joining", name, gained, GAINS))
             if name != "affinity_joined":
                 gained = compare(measured[name], measured["affinity_joined"]).gains
                 found.append(rows(f"{part}: gain of affinity_joined", name, gained, GAINS))
-    for name, trained in JOINED.items():
-        gained = compare(arms[trained].inner.measured, arms[name].inner.measured).gains
+    for name, own in trained.items():
+        gained = compare(arms[own].inner.measured, arms[name].inner.measured).gains
         found.append(rows("inner validation: gain by joining", name, gained, GAINS))
     return pd.concat([*found, system_effects(scored, list(means))])
 
@@ -176,9 +186,10 @@ def several(arms: Mapping[str, Experiment]) -> pd.DataFrame:
     found.insert(0, measures({name: own for name, own in scored.items() if name in means}))
     for part in next(iter(scored.values())):
         measured = {name: own[part].measured for name, own in scored.items()}
-        for base in ("cosen", *LED, CHOSEN[1]):
-            gained = compare(measured[base], measured[CHOSEN[0]]).gains
-            found.append(rows(f"{part}: gain of {CHOSEN[0]}", base, gained, GAINS))
+        for name in CHOSEN:
+            for base in ("cosen", *LED, *(other for other in CHOSEN if other != name)):
+                gained = compare(measured[base], measured[name]).gains
+                found.append(rows(f"{part}: gain of {name}", base, gained, GAINS))
     for name in ("cosen", *SEVERAL):
         found.append(rows("inner validation", name, arms[name].inner.summary, GAINS))
     return pd.concat([*found, system_effects(scored, list(means))])
@@ -247,10 +258,7 @@ def gains(scored: Mapping[str, Mapping[str, Results]]) -> pd.DataFrame:
         for ours in ("affinity_plus", "affinity_plus, prior"):
             rivals = {name: other for name, other in measured.items() if not name.startswith("affinity_plus")}
             held = adjusted({name: compare(other, measured[ours]) for name, other in rivals.items()})
-            for name, comparison in held.items():
-                found.append(rows(f"{part}: gain of {ours}", name, comparison.gains, GAINS))
-                tests = comparison.tests.set_index(["test", "metric"])["p_holm"]
-                found.append(one(f"{part}: gain of {ours}", name, "p (Holm)", tests["sign_flip", "balanced_accuracy"]))
+            found += [compared(f"{part}: gain of {ours}", name, comparison) for name, comparison in held.items()]
     found.append(system_effects(scored, [name for name in scored if name != "cosen"]))
     return pd.concat(found)
 
@@ -300,6 +308,13 @@ def rows(part: str, method: str, summary: pd.DataFrame, titles: Mapping[str, str
     return shown.assign(part=part, method=method, measure=list(titles.values()))[["part", "method", "measure", *BOUNDS]]
 
 
+def compared(part: str, method: str, comparison: Comparison) -> pd.DataFrame:
+    """Gains over a rival, and the p value of the first, adjusted over the rivals."""
+    tests = comparison.tests.set_index(["test", "metric"])["p_holm"]
+    p = one(part, method, "p (Holm)", tests["sign_flip", "balanced_accuracy"])
+    return pd.concat([rows(part, method, comparison.gains, GAINS), p])
+
+
 def one(part: str, method: str, measure: str, value: float) -> pd.DataFrame:
     """A row of a number without an interval."""
     return pd.DataFrame(
@@ -310,6 +325,16 @@ def one(part: str, method: str, measure: str, value: float) -> pd.DataFrame:
 def strengths(part: str, chosen: Mapping[str, Mapping[int, float]]) -> pd.DataFrame:
     """The chosen strength of each arm and fold."""
     return pd.concat([one(part, arm, f"fold {k}", s) for arm, shares in chosen.items() for k, s in shares.items()])
+
+
+PARTS = {
+    "trained": (record, ARMS),
+    "eight": (eight, (*EIGHT, *(f"{name}_eight" for name in EIGHT), *WITH_EIGHT)),
+    "frozen": (frozen, (*FROZEN, *TRAINED)),
+    "joined": (joined, (*JOINED, "softmax", "cosen", *(own for own, _ in JOINED.values()))),
+    "several": (several, (*SEVERAL, "softmax", "cosen", *LED)),
+}
+"""What can be measured, and which experiments it needs."""
 
 
 if __name__ == "__main__":

@@ -124,7 +124,7 @@ def test_means_of_models_are_held_against_what_they_are_of_and_against_one_anoth
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(Measured.of.__func__.__kwdefaults__, "resamples", 100)
-        patch.setattr(pipeline, "JOINED", of)
+        patch.setattr(pipeline, "JOINED", {name: (own, "logistic_frozen") for name, own in of.items()})
         found = pipeline.joined({name: arms[own] for name, own in (of | {n: n for n in arms}).items()})
     ensembles = {name: own.ensemble().out_of_fold.summary["value"] for name, own in arms.items()}
     part, single = "ensembles of three", "single models"
@@ -145,7 +145,7 @@ def test_means_of_models_are_held_against_what_they_are_of_and_against_one_anoth
 def test_of_means_of_several_only_the_chosen_are_scored_beyond_inner_validation(arms):
     of = dict.fromkeys(pipeline.SEVERAL, "logit_adjusted") | {n: n for n in ("softmax", "cosen", "affinity_plus")}
     of |= dict(zip(pipeline.CHOSEN, ("affinity_plus", "logit_adjusted"), strict=True))
-    of |= {"affinity_joined": "affinity_plus", "logit_adjusted_joined": "logit_adjusted"}
+    of |= {name: "affinity_plus" if name.startswith("affinity") else "cosen_plus" for name in pipeline.LED}
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(Measured.of.__func__.__kwdefaults__, "resamples", 100)
         found = pipeline.several({name: arms[own] for name, own in of.items()})
@@ -154,8 +154,36 @@ def test_of_means_of_several_only_the_chosen_are_scored_beyond_inner_validation(
     assert not set(scored) & set(pipeline.SEVERAL) - {candidate, control}
     ensembles = {name: arms[name].ensemble().external.summary["value"] for name in ("affinity_plus", "logit_adjusted")}
     gain = 100 * (ensembles["affinity_plus"] - ensembles["logit_adjusted"])["balanced_accuracy"]
-    measured = value(found, f"external, ensembles: gain of {candidate}", control)
-    assert measured == pytest.approx(gain, abs=0.051)
+    for name, base, expected in ((candidate, control, gain), (control, candidate, -gain)):
+        measured = value(found, f"external, ensembles: gain of {name}", base)
+        assert measured == pytest.approx(expected, abs=0.051)
     inner = 100 * arms["logit_adjusted"].inner.summary["value"]["majority_recall"]
     measured = value(found, "inner validation", "affinity_all_joined", "Majority recall")
     assert measured == pytest.approx(inner, abs=0.051)
+
+
+def test_rivals_with_eight_views_are_held_against_their_own_with_one_and_against_affinity_plus(arms):
+    of = dict.fromkeys((*pipeline.EIGHT, *pipeline.WITH_EIGHT), "cosen") | {"affinity_plus": "affinity_plus"}
+    of |= {f"{name}_eight": "logit_adjusted" for name in pipeline.EIGHT}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(Measured.of.__func__.__kwdefaults__, "resamples", 100)
+        found = pipeline.eight({name: arms[own] for name, own in of.items()})
+    one, eight, ours = (
+        100 * arms[name].out_of_fold.summary["value"]["balanced_accuracy"]
+        for name in ("cosen", "logit_adjusted", "affinity_plus")
+    )
+    assert value(found, "single models", "vs_eight") == pytest.approx(eight, abs=0.051)
+    assert value(found, "single models: gain by eight views", "vs") == pytest.approx(eight - one, abs=0.051)
+    over = found[found["part"] == "single models: gain of affinity_plus"]
+    assert set(over["method"]) == {"cosen_plus", "balanced_softmax_plus", *(f"{n}_eight" for n in pipeline.EIGHT)}
+    measured = value(found, "single models: gain of affinity_plus", "vs_eight")
+    assert measured == pytest.approx(ours - eight, abs=0.051)
+    assert 0 < value(found, "single models: gain of affinity_plus", "vs_eight", "p (Holm)") <= 1
+
+
+def test_every_part_names_experiments_that_can_be_made():
+    configs = {path.stem for path in (Path(pipeline.__file__).parents[1] / "configs" / "methods").glob("*.yaml")}
+    made = {**pipeline.JOINED, **pipeline.SEVERAL, **{f"{name}_eight": (name,) for name in pipeline.EIGHT}}
+    for _, names in pipeline.PARTS.values():
+        for name in names:
+            assert set(made.get(name, (name,))) <= configs
