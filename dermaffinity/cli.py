@@ -410,8 +410,8 @@ def compare(
 
     compared = compare.compare(sources, baseline=baseline, runs=runs, tracking_uri=tracking_uri)
     _print_tables(compared.tables())
-    if compared.remark:
-        print(compared.remark)
+    for remark in compared.remarks:
+        print(remark)
     for path in compared.write(out or runs / "compare"):
         print(path)
     _, candidate, *_ = compared.experiments.values()
@@ -932,6 +932,8 @@ def study(
     )
     print(found.compared.sentence())
     _print_tables(found.compared.tables())
+    for remark in found.compared.remarks:
+        print(remark)
     print(f"Tables and figures: {out / 'compare'}")
     print(f"{found.report.path}: one file, needs no network; open it in a browser, print it to PDF from there")
 

@@ -22,6 +22,7 @@ from dermaffinity.errors import ComparisonError, ConfigError, DataError, Trainin
 from dermaffinity.experiments.compare import find_baseline
 from dermaffinity.experiments.experiment import Experiment
 from dermaffinity.experiments.job import is_main_process
+from dermaffinity.experiments.record import unlike
 from dermaffinity.experiments.results import write_table
 from dermaffinity.experiments.run import How, Plan, check_identity, run_experiments
 from dermaffinity.experiments.tune import combinations, read_chosen, tune_config
@@ -165,6 +166,8 @@ class Benchmark:
     def notes(self) -> list[str]:
         """How to read the tables, and what failed."""
         notes = [*self.about]
+        if self.baseline in self.experiments:
+            notes += unlike({name: one.record for name, one in self.experiments.items()}, self.baseline)
         if self.standings is not None:
             best = max(self.measured, key=lambda name: self.measured[name].value("balanced_accuracy"))
             notes += [

@@ -11,6 +11,7 @@ import pandas as pd
 from dermaffinity.data.manifest import by_id
 from dermaffinity.errors import ComparisonError
 from dermaffinity.experiments.experiment import Experiment
+from dermaffinity.experiments.record import unlike
 from dermaffinity.experiments.results import write_table
 from dermaffinity.files import atomic_write
 from dermaffinity.metrics.comparison import Comparison
@@ -75,17 +76,16 @@ class ComparedExperiments:
         return {name: comparison.tests for name, comparison in self.comparisons.items()}
 
     @property
-    def remark(self) -> str:
-        """Says so where the experiments have one split of different image files; else empty."""
-        digests = {name: one.record.images_digest for name, one in self.experiments.items()}
-        others = [name for name, digest in digests.items() if digest != digests[self.baseline]]
-        if not others:
-            return ""
-        split = self.experiments[self.baseline].record.split_hash[:12]
-        return (
-            f"The same split, {split}, of other image files than {self.baseline} read: {', '.join(others)}. It is "
-            "another resolution or copy, and the gains include its effect."
+    def remarks(self) -> list[str]:
+        """What else than their methods sets the experiments apart: image files, and settings that any may have."""
+        records = {name: one.record for name, one in self.experiments.items()}
+        base = records[self.baseline]
+        others = [name for name, record in records.items() if record.images_digest != base.images_digest]
+        other_files = (
+            f"The same split, {base.split_hash[:12]}, of other image files than {self.baseline} read: "
+            f"{', '.join(others)}. It is another resolution or copy, and the gains include its effect."
         )
+        return [*([other_files] if others else []), *unlike(records, self.baseline)]
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """What to show, by title."""
@@ -105,7 +105,7 @@ class ComparedExperiments:
     def markdown(self) -> str:
         """The tables in Markdown, each below its title."""
         parts = [f"## {title}\n\n{markdown_table(table)}" for title, table in self.tables().items()]
-        return "\n".join([*([f"{self.remark}\n"] if self.remark else []), *parts])
+        return "\n".join([*(f"{remark}\n" for remark in self.remarks), *parts])
 
     def sentence(self) -> str:
         """How many images of the rare classes each method found, of how many; the most first."""

@@ -73,6 +73,8 @@ def run_demo(folder: Path, progress: Console, results: Console) -> None:
     results.print(compared.sentence(), soft_wrap=True)
     for title, table in compared.tables().items():
         results.print(console_table(table, title, results.width))
+    for remark in compared.remarks:
+        results.print(remark, markup=False, soft_wrap=True)
     results.print(verification.statement(), markup=False, soft_wrap=True)
     command = "dermaffinity" if os.environ.get("VIRTUAL_ENV") else ".venv/bin/dermaffinity"
     store = shlex.quote(f"sqlite:///{folder / 'mlflow.db'}")

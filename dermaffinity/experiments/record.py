@@ -1,7 +1,8 @@
 """What was run: one small file per experiment, written once when it begins, and the folders of its jobs."""
 
 import json
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +18,12 @@ FILE = "experiment.json"
 FORMAT = 3
 
 Scored = Literal["test", "inner", "none"]
+
+# What any method may have; its own are head, neck, loss, refit and how fast it learns.
+_SHARED = (
+    "data", "augmentation", "backbone", "mixing", "growth", "average", "sharpness", "metadata", "prior_strength"
+)  # fmt: skip
+_SHARED_TRAINING = ("epochs", "batch_size", "balanced_sampling", "patience")
 
 
 class ExperimentRecord(BaseModel):
@@ -114,6 +121,47 @@ class ExperimentRecord(BaseModel):
             for key in sorted(before.keys() | now.keys())
             if before.get(key) != now.get(key)
         ]
+
+
+def unlike(records: Mapping[str, ExperimentRecord], base: str) -> list[str]:
+    """In what experiments differ from one of them besides the method: sentences, one for all that differ alike.
+
+    Head, neck, loss, refit and learning rates are the method; whatever else differs has a share in the gain.
+    Experiments without networks differ in everything, and are left out.
+    """
+    alike: dict[str, list[str]] = defaultdict(list)
+    for name, record in records.items():
+        if record.has_network and records[base].has_network and (found := "; ".join(_apart(record, records[base]))):
+            alike[found].append(name)
+    return [
+        f"{', '.join(names)} {'differs' if len(names) == 1 else 'differ'} from {base} in more than the method: "
+        f"{found}. A gain is one of all this together; run both with the same to see the method's own."
+        for found, names in alike.items()
+    ]
+
+
+def _apart(record: ExperimentRecord, base: ExperimentRecord) -> Iterator[str]:
+    """``backbone.views 8 (1)``: a shared setting, what it is, and what it is in the baseline."""
+    if record.joined != base.joined:
+        yield f"mean of {_word(list(record.joined) or None)} ({_word(list(base.joined) or None)})"
+        return
+    for section in (*_SHARED, "training"):
+        own, other = (one.config.get(section) for one in (record, base))
+        if not (isinstance(own, dict) and isinstance(other, dict) and own.get("class") == other.get("class")):
+            own, other, prefix = {section: own}, {section: other}, ""
+        else:
+            own, other, prefix = dict(flatten(own)), dict(flatten(other)), f"{section}."
+        for key in sorted(own.keys() | other.keys()) if section != "training" else _SHARED_TRAINING:
+            if own.get(key) != other.get(key):
+                yield f"{prefix}{key} {_word(own.get(key))} ({_word(other.get(key))})"
+
+
+def _word(value: object) -> str:
+    if isinstance(value, Mapping):
+        return str(value["class"]).rpartition(".")[2]
+    if isinstance(value, list | tuple):
+        return " and ".join(map(str, value))
+    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 @dataclass(frozen=True)

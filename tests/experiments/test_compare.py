@@ -157,12 +157,13 @@ def test_everything_is_written_and_reads_back(runs, tmp_path):
 def test_one_split_of_other_files_is_compared_image_by_image_and_said(runs, tmp_path):
     write_experiment(tmp_path, "trial_larger", {0, 10, 12, 13, 14, 15}, copy="large")
     same, other = compare(runs, "trial_cosen", "trial_affinity"), compare(runs, "trial_cosen", "trial_larger")
-    assert same.remark == ""
+    assert same.remarks == []
     pd.testing.assert_frame_equal(same.gains["trial_affinity"], other.gains["trial_larger"])
-    assert other.remark.startswith(
+    (remark,) = other.remarks
+    assert remark.startswith(
         "The same split, aaaaaaaaaaaa, of other image files than trial_cosen read: trial_larger. It is another "
     )
-    assert other.markdown().startswith(other.remark)
+    assert other.markdown().startswith(remark)
 
 
 def test_different_splits_are_not_compared(runs):

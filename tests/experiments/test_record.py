@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from dermaffinity.errors import ComparisonError, DataError
 from dermaffinity.experiments.experiment import Experiment
-from dermaffinity.experiments.record import ExperimentRecord
+from dermaffinity.experiments.record import ExperimentRecord, unlike
 from dermaffinity.experiments.results import average_models, prediction_table, read_table, write_table
 from dermaffinity.metrics.classification import Classes
 
@@ -174,3 +174,31 @@ def test_an_unknown_experiment_lists_those_there_are(tmp_path):
     experiment(tmp_path, "other")
     with pytest.raises(ComparisonError, match="there is other, trial"):
         Experiment.open("trail", tmp_path)
+
+
+def test_what_sets_methods_apart_besides_the_method_is_said_once_for_all_that_share_it():
+    shared = {
+        "data": {"image_size": 128},
+        "training": {"epochs": 24, "learning_rate": 0.003, "balanced_sampling": False},
+    }
+
+    def method(name: str, loss: str, views: int = 1, mixing: str | None = None, **training) -> ExperimentRecord:
+        parts = {"backbone": {"class": "a.Net", "views": views}, "loss": {"class": loss}}
+        parts["mixing"] = mixing and {"class": f"dermaffinity.data.mixing.{mixing}", "alpha": 1.0}
+        return record(name, config=shared | parts | {"training": shared["training"] | training})
+
+    base = method("base", "CoSen")
+    assert unlike({"base": base, "rival": method("rival", "Softmax", learning_rate=0.01)}, "base") == []
+    ours, theirs = method("ours", "Ours", 8, "Remix"), method("theirs", "CoSen", 8, "Remix")
+    longer = method("longer", "CoSen", epochs=48, balanced_sampling=True)
+    mean = record("mean", config=ours.config, joined={"ours": ours.config, "rival": base.config})
+    classic = record("classic")
+    every = {"ours": ours, "base": base, "theirs": theirs, "longer": longer, "mean": mean, "classic": classic}
+    together = "A gain is one of all this together; run both with the same to see the method's own."
+    more = "from base in more than the method:"
+    assert unlike(every, "base") == [
+        f"ours, theirs differ {more} backbone.views 8 (1); mixing Remix (none). {together}",
+        f"longer differs {more} training.epochs 48 (24); training.balanced_sampling true (false). {together}",
+        f"mean differs {more} mean of ours and rival (none). {together}",
+    ]
+    assert unlike(every, "classic") == []

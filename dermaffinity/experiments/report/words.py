@@ -13,6 +13,7 @@ import yaml
 from dermaffinity.data.manifest import groups_known
 from dermaffinity.experiments.compare import ComparedExperiments
 from dermaffinity.experiments.experiment import Experiment
+from dermaffinity.experiments.record import unlike
 from dermaffinity.experiments.report.revisit import SeenFold
 from dermaffinity.inference.model_folder import Description
 from dermaffinity.metrics.classification import MINORITY_BELOW, Classes
@@ -37,10 +38,12 @@ def plain_summary(experiment: Experiment, compared: ComparedExperiments | None, 
         "recognized (balanced accuracy).",
     ]
     if compared and experiment.name in compared.gains:
+        both = (experiment.name, compared.baseline)
         sentences = [
             compared.sentence(),
             *sentences,
             *_gain_sentences(compared.gains[experiment.name], compared.baseline),
+            *unlike({one: compared.experiments[one].record for one in both}, compared.baseline),
         ]
     if "minority_recall" in values.index:
         sentences.append(

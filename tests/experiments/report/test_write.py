@@ -139,13 +139,25 @@ def test_gains_and_losses_are_told_together(runs):
         {"value": [0.01, 0.057, -0.112], "low": [-0.02, -0.056, -0.146], "high": [0.03, 0.182, -0.079]},
         index=["gain.balanced_accuracy", "gain.minority_recall", "gain.majority_recall"],
     )
-    compared = SimpleNamespace(baseline="cosen", gains={"tiny_affinity": gains}, sentence=lambda: "Of 2.")
     experiment = Experiment(runs / "tiny_affinity")
+    record = experiment.record
+    longer = record.model_copy(
+        update={"config": {**record.config, "training": {**record.config["training"], "epochs": 7}}}
+    )
+    compared = SimpleNamespace(
+        baseline="cosen",
+        gains={"tiny_affinity": gains},
+        sentence=lambda: "Of 2.",
+        experiments={"tiny_affinity": experiment, "cosen": SimpleNamespace(record=longer)},
+    )
     told = plain_summary(experiment, compared, experiment.out_of_fold.matrix)
     assert (
         "Its recall of the rare classes differs by +5.7 (−5.6 to +18.2), that of the others by −11.2 (−14.6 to −7.9). "
         "An interval that holds zero shows neither a gain nor a loss."
     ) in told
+    (apart,) = (sentence for sentence in told if "more than the method" in sentence)
+    epochs = record.config["training"]["epochs"]
+    assert apart.startswith(f"tiny_affinity differs from cosen in more than the method: training.epochs {epochs} (7). ")
 
 
 def test_the_confusion_matrix_counts_every_out_of_fold_image(changed, runs):
