@@ -380,6 +380,7 @@ def join(
 
     Example: dermaffinity join hamfit7_joined hamfit7_affinity_plus hamfit7_affinity_frozen
     """
+    from dermaffinity.experiments.experiment import Experiment
     from dermaffinity.experiments.join import join
 
     joined = join(name, sources, runs=runs, tracking_uri=tracking_uri)
@@ -388,8 +389,9 @@ def join(
         print(f"Next: {_command('predict', str(joined.path), 'FOLDER')}")
         return
     _show([joined], already=set())
-    first, *others = joined.record.joined
-    print(f"Next: {_command('compare', name, *others, first, '--baseline', first)}")
+    base, *others = (Experiment.open(source, runs) for source in sources)
+    compared = [str(one.path) for one in (joined, *others, base)]
+    print(f"Next: {_command('compare', *compared, '--baseline', base.name)}")
 
 
 @app.command()
@@ -955,7 +957,7 @@ def demo(
 @app.command()
 def ui(
     tracking_uri: Uri = None,
-    port: Annotated[int, typer.Option(help="Of 127.0.0.1.")] = 5000,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Of 127.0.0.1.")] = 5000,
 ) -> None:
     """Serve the MLflow pages of your runs on this machine; stop with Ctrl-C.
 

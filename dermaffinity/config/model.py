@@ -6,9 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from dermaffinity.config.parts import build, flatten, hyper_parameters, import_class
+
+
+def _once(names: tuple[str, ...]) -> tuple[str, ...]:
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"names {', '.join(twice)} twice")
+    return names
 
 
 class Section(BaseModel):
@@ -213,7 +219,7 @@ class NetworkConfig(Config):
     # chosen, see `Experiment.chosen_strengths`; None for what the method learns.
     prior_strength: Annotated[float, Field(ge=0, le=2)] | Literal["chosen"] | None = None
     # Columns of the manifest, such as age, sex and site, that count as evidence beside the image; None for none.
-    metadata: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    metadata: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_once)] | None = None
 
     def tricks(self) -> list[Component]:
         """The sections that change how the network is trained, in the order in which they act."""

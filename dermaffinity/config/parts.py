@@ -202,6 +202,9 @@ def parse_arguments(found: type, texts: Mapping[str, str]) -> tuple[dict[str, An
     return ({}, problems + refused) if problems else (checked, refused)
 
 
+_KINDS = ("float", "int", "str", "bool")
+
+
 def explain(error: ValidationError, prefix: str, model: type[BaseModel]) -> list[str]:
     """One line for each key that a model refused, with a near miss or what is allowed.
 
@@ -214,20 +217,26 @@ def explain(error: ValidationError, prefix: str, model: type[BaseModel]) -> list
         ...     print(explain(error, "training.", TrainingSettings))
         ["training.epoch: TrainingSettings takes no such key (did you mean 'epochs'?)"]
     """
-    problems = []
+    problems: dict[tuple[str, str], list[str]] = {}
     for detail in error.errors():
-        key = prefix + ".".join(str(part) for part in detail["loc"])
+        # The last parts of what may be one thing or another name which of them was tried.
+        key = prefix + ".".join(str(part) for part in detail["loc"] if part not in _KINDS and _is_key(part))
         if detail["type"] == "extra_forbidden":
             allowed = _allowed_keys(model, detail["loc"][:-1])
             hint = did_you_mean(str(detail["loc"][-1]), allowed)
             refusal = f"{model.__name__} takes no such key" if prefix else "unknown key"
-            problems.append(f"{key}: {refusal}{hint or '; allowed: ' + (', '.join(allowed) or 'none')}")
+            problems[key, ""] = [f"{refusal}{hint or '; allowed: ' + (', '.join(allowed) or 'none')}"]
         elif detail["type"] == "missing":
-            problems.append(f"{key}: missing")
+            problems[key, ""] = ["missing"]
         else:
-            message = detail["msg"][0].lower() + detail["msg"][1:]
-            problems.append(f"{key}: {message}, got {detail['input']!r}")
-    return problems
+            message = "should be a list such as [a, b]" if detail["type"] == "tuple_type" else detail["msg"]
+            got = f", got {detail['input']!r}"
+            problems.setdefault((key, got), []).append(message[0].lower() + message[1:])
+    return [f"{key}: {', or '.join(messages)}{got}" for (key, got), messages in problems.items()]
+
+
+def _is_key(part: int | str) -> bool:
+    return isinstance(part, int) or part.isidentifier()
 
 
 def _within(path: str, modules: Sequence[str]) -> bool:

@@ -21,6 +21,7 @@ from dermaffinity.files import atomic_write
 
 COLUMNS = ("image", "mask", "label", "group", "sha256", "width", "height", "fold")
 """The columns of every manifest, in order; those of the adapter follow."""
+_NO_METADATA = ("image", "mask", "label", "group", "sha256", "fold")
 
 _HEADER = (
     "name",
@@ -99,6 +100,11 @@ class Manifest:
     exact_ids: bool = False
     decisions: str = ""
     path: Path | None = None
+
+    @property
+    def metadata(self) -> list[str]:
+        """The columns that may count as evidence: neither the answer nor names of files and patients."""
+        return [column for column in self.rows.columns if column not in _NO_METADATA]
 
     @property
     def split_hash(self) -> str:

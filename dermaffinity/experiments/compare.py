@@ -181,7 +181,13 @@ def compare_experiments(
     experiments: Sequence[Experiment], *, baseline: str, tracker: Tracker | None = None
 ) -> ComparedExperiments:
     """See `compare`; without a tracker nothing is tracked."""
-    by_name = {experiment.name: experiment for experiment in experiments}
+    by_name: dict[str, Experiment] = {}
+    for experiment in experiments:
+        known = by_name.setdefault(experiment.label, experiment)
+        if known.path.resolve() != experiment.path.resolve():
+            raise ComparisonError(
+                f"{known.path} and {experiment.path} are both called {experiment.label}; rename the folder of one"
+            )
     base = find_baseline(baseline, by_name)
     if len(by_name) < 2:
         raise ComparisonError(f"nothing to compare {base} with; name at least two experiments")
@@ -257,7 +263,12 @@ def check_comparable(experiments: dict[str, Experiment]) -> None:
 
 
 def _track(tracker: Tracker, compared: ComparedExperiments) -> None:
-    """Adds the gains to the experiments' tracking runs, those of the baseline being 0, and the tables above them."""
+    """Adds the gains to the experiments' tracking runs, those of the baseline being 0, and the tables above them.
+
+    Not where one answers otherwise than it was run: its tracking run is that of the experiment as it was run.
+    """
+    if not all(experiment.as_run for experiment in compared.experiments.values()):
+        return
     baseline, tags = compared.baseline, {"baseline": compared.baseline}
     for name, experiment in compared.experiments.items():
         record = experiment.record

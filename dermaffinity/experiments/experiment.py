@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import pandas as pd
 import yaml
 
 from dermaffinity.config import Component
-from dermaffinity.data.manifest import COLUMNS, Manifest, read_manifest
+from dermaffinity.data.manifest import Manifest, read_manifest
 from dermaffinity.errors import ComparisonError, DataError, ManifestError
 from dermaffinity.experiments.record import FILE, ExperimentRecord, JobFolder, training_numbers
 from dermaffinity.experiments.results import (
@@ -96,7 +97,8 @@ class Experiment:
         """
         if isinstance(source, Experiment):
             return source
-        for path in (Path(source), Path(runs) / source, Path(runs) / Path(source).stem):
+        named = [Path(source).stem] if Path(source).suffix in (".yaml", ".yml") else []  # a config's file
+        for path in (Path(source), *(Path(runs) / name for name in (source, *named))):
             if (path / FILE).is_file():
                 return cls(path)
         known = sorted(path.parent.name for path in Path(runs).glob(f"*/{FILE}"))
@@ -108,6 +110,20 @@ class Experiment:
     def name(self) -> str:
         """Of the folder."""
         return self.path.absolute().name
+
+    @property
+    def label(self) -> str:
+        """Its name, and what sets its answers apart from those of the experiment as it was run."""
+        parts = [self.name]
+        if self.averaged:
+            parts.append("ensemble")
+        if self.frequencies is not None:
+            parts.append("other class frequencies")
+        if self._strengths is not None:
+            parts.append(f"prior {' to '.join(f'{one:g}' for one in sorted(set(self._strengths.values())))}")
+        if self._metadata is not None:
+            parts.append(f"with {' and '.join(self._metadata)}")
+        return ", ".join(parts)
 
     @property
     def exists(self) -> bool:
@@ -178,11 +194,11 @@ class Experiment:
 
         Args:
             frequencies: q by class; they need not sum to 1.
-            strength: s of :math:`q = \pi^s` with the shares π of the classes in training, one number or one by fold: 0
-                for equally frequent classes, 1 for those of the library. See `chosen_strengths`.
+            strength: s of :math:`q = \pi^s` with the shares π of the classes in training, one number or one by fold, in
+                [0, 2]: 0 for equally frequent classes, 1 for those of the library. See `chosen_strengths`.
 
         Raises:
-            ValueError: Unless one of both is given, and every class has a positive frequency.
+            ValueError: Unless one of both is given, every class has a positive frequency, and every fold a strength.
 
         Examples:
             >>> import dermaffinity as da
@@ -195,9 +211,17 @@ class Experiment:
             raise ValueError("give either the frequencies of the classes or a strength")
         if frequencies is not None:
             self.classes.log_frequencies(frequencies)  # or raise what is wrong with them
-        is_one = isinstance(strength, int | float)
-        strengths = dict.fromkeys(range(self.record.folds), strength) if is_one else strength
-        return self._with(frequencies=frequencies, strengths=strengths)
+        return self._with(frequencies=frequencies, strengths=None if strength is None else self._by_fold(strength))
+
+    def _by_fold(self, strength: object) -> dict[int, float]:
+        folds = range(self.record.folds)
+        told = strength if isinstance(strength, Mapping) else dict.fromkeys(folds, strength)
+        if set(told) == set(folds) and all(isinstance(one, Real) and 0 <= one <= 2 for one in told.values()):
+            return {fold: float(told[fold]) for fold in folds}
+        raise ValueError(
+            "a strength is a number from 0, for equally frequent classes, over 1, for the library's, to 2, or one for "
+            f"each of the folds {', '.join(map(str, folds))}, such as chosen_strengths() gives; got {strength!r}"
+        )
 
     def with_metadata(self, *columns: str) -> "Experiment":
         """The same experiment with what the manifest's columns say of each image; see `MetadataEvidence`.
@@ -219,7 +243,9 @@ class Experiment:
         """
         return self._with(metadata=columns)
 
-    def chosen_strengths(self, *, price: float = 0.02, reference: "Experiment | None" = None) -> dict[int, float]:
+    def chosen_strengths(
+        self, *, price: float = 0.02, reference: "Experiment | str | Path | None" = None
+    ) -> dict[int, float]:
         """For each fold, how much of the class frequencies to tell its models so that common classes lose little.
 
         The smallest strength of 0, 0.25, 0.5, 0.75 and 1 at which the majority recall on the fold's inner validation
@@ -228,8 +254,8 @@ class Experiment:
 
         Args:
             price: What the common classes may lose, as a fraction of recall.
-            reference: An experiment with the same folds and seeds, as it is, such as that of softmax; None for this one
-                at strength 1, which needs no other experiment.
+            reference: An experiment with the same folds and seeds, as it is, such as that of softmax, or its name; None
+                for this one at strength 1, which needs no other experiment.
 
         Examples:
             >>> import dermaffinity as da
@@ -237,7 +263,7 @@ class Experiment:
             >>> experiment.chosen_strengths(price=1.0)  # any loss of the common classes is allowed
             {0: 0.0, 1: 0.0, 2: 0.0}
         """
-        base = self.with_prior(strength=1.0) if reference is None else reference
+        base = self.with_prior(strength=1.0) if reference is None else Experiment.open(reference, self.path.parent)
         least = {fold: recall - price for fold, recall in base._inner_majority_recall().items()}
         recalls = {strength: self.with_prior(strength=strength)._inner_majority_recall() for strength in STRENGTHS}
         return {
@@ -261,7 +287,7 @@ class Experiment:
         files = [job.path / f"{part}.csv" for job in self.jobs]
         tables = [read_table(file) for file in files if file.exists()]
         if not tables:
-            raise ComparisonError(f"{self.path}: no finished job has a {part} table; run dermaffinity crossval first")
+            raise ComparisonError(f"{self.path}: no finished job has a {part} table; {self.record.again}")
         return pd.concat(tables, ignore_index=True)
 
     @cached_property
@@ -405,9 +431,12 @@ class Experiment:
                 f"{self.path}: metadata are in the manifest {self.record.dataset}.csv of split "
                 f"{self.record.split_hash[:12]}, which is not where its config says; hand it over as manifest=PATH"
             )
-        if missing := [name for name in self.metadata if name not in self.manifest.rows]:
-            there = ", ".join(self.manifest.rows.columns.difference(list(COLUMNS))) or "none"
-            raise DataError(f"{self.manifest.name}: no column {', '.join(missing)}; metadata there: {there}")
+        own = self.manifest.metadata
+        if missing := [name for name in self.metadata if name not in own]:
+            raise DataError(
+                f"{self.manifest.name}: no column of metadata {', '.join(map(str, missing))}; those there: "
+                f"{', '.join(own) or 'none'}"
+            )
         return self.manifest.rows.set_index("image")
 
     def _told(self, model: Model, images: pd.Series) -> np.ndarray:
@@ -515,7 +544,7 @@ class Experiment:
         from dermaffinity.experiments.compare import compare_experiments
 
         experiments = [self, *(Experiment.open(other, self.path.parent) for other in others)]
-        return compare_experiments(experiments, baseline=experiments[-1].name)
+        return compare_experiments(experiments, baseline=experiments[-1].label)
 
     def report(self, path: str | Path | None = None, *, baseline: str | None = None, images: bool = True) -> "Written":
         """Writes the HTML report; see `dermaffinity.experiments.report.report`."""
@@ -530,7 +559,8 @@ class Experiment:
         return LesionClassifier.load(self.path, plugins=self.record.config.get("plugins", ()))
 
     def __repr__(self) -> str:
-        return f"<Experiment {self.record.title}>"
+        told = self.label.removeprefix(f"{self.name}, ")
+        return f"<Experiment {self.record.title}{'' if self.as_run else f'; {told}'}>"
 
     def _repr_html_(self) -> str:
         from dermaffinity.report.html.notebook import shown
@@ -538,5 +568,5 @@ class Experiment:
 
         if not self.complete:
             return f"<p>{self!r}: {len(self.jobs)} jobs finished, some folds are still to be run</p>"
-        table = results_table({self.name: self.measures()}, self.out_of_fold.counts)
+        table = results_table({self.label: self.measures()}, self.out_of_fold.counts)
         return shown({f"{self.record.title}: percent [95 % interval]": table}, self.figure())

@@ -95,7 +95,10 @@ def _problems(name: str, members: Sequence[Experiment]) -> list[str]:
     """What is wrong with the experiments, each by itself."""
     names = [one.name for one in members]
     problems = [] if len(members) > 1 else [f"name two experiments or more, not {len(members)}"]
-    problems += [f"{one} is named twice" for one in dict.fromkeys(names) if names.count(one) > 1]
+    for one in dict.fromkeys(name for name in names if names.count(name) > 1):
+        here = {member.path.resolve(): str(member.path) for member in members if member.name == one}
+        several = f"{' and '.join(here.values())} are all called {one}; rename the folders but one"
+        problems.append(several if len(here) > 1 else f"{one} is named twice")
     problems += [f"{name} is one of them; give the mean a name of its own"] if name in names else []
     for one in members:
         if not one.record.has_network:
@@ -105,7 +108,7 @@ def _problems(name: str, members: Sequence[Experiment]) -> list[str]:
         if not one.as_run:
             problems.append(f"{one.name} was averaged or told something; do so with the mean")
         if not one.complete:
-            problems.append(f"{one.name} has folds that are still to be run; run its command again with --resume")
+            problems.append(f"{one.name} has folds that are still to be run; {one.record.again}")
         if not (one.path / "config.yaml").is_file():
             problems.append(f"{one.name} has lost its config.yaml; copy the experiment's folder again")
     return problems
@@ -125,8 +128,8 @@ def _apart(first: Experiment, other: Experiment) -> list[str]:
         own, base = (one.record.config.get(key) for one in (other, first))
         if own != base:
             found.append(f"{other.name} has {key} {own}, {first.name} {base}")
-    if other.seeds != first.seeds:
-        theirs, ours = (" and ".join(map(str, one.seeds)) or "none" for one in (other, first))
+    if other.seeds != first.seeds and other.seeds and first.seeds:
+        theirs, ours = (" and ".join(map(str, one.seeds)) for one in (other, first))
         found.append(f"{other.name} has the seeds {theirs}; {first.name} has {ours}")
     if not found and (other.external is None) != (first.external is None):
         lacking, scored = (other.name, first.name) if other.external is None else (first.name, other.name)

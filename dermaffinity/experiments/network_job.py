@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dermaffinity.config import NetworkConfig
 from dermaffinity.data.dataset import ManifestDataset
-from dermaffinity.data.manifest import COLUMNS, Manifest
+from dermaffinity.data.manifest import Manifest
 from dermaffinity.data.transforms import EvaluationStage, TrainingStage
 from dermaffinity.errors import ConfigError
 from dermaffinity.experiments.frozen import FrozenFeatures
@@ -58,9 +58,12 @@ class NetworkJob(Job):
 
     def check(self, manifest: Manifest) -> None:
         """Refuses metadata that the manifest does not have, and weights that cannot be had."""
-        if missing := [name for name in self.config.metadata or () if name not in manifest.rows]:
-            own = ", ".join(manifest.rows.columns.difference(list(COLUMNS))) or "none"
-            raise ConfigError(f"metadata: {manifest.name} has no column {', '.join(missing)}; of its own it has {own}")
+        own = manifest.metadata
+        if missing := [name for name in self.config.metadata or () if name not in own]:
+            raise ConfigError(
+                f"metadata: {manifest.name} has no column of metadata {', '.join(missing)}; those there: "
+                f"{', '.join(own) or 'none'}"
+            )
         if not (self.files.finished or self.files.started):
             build_network(self.config.resolved(), len(manifest.classes), pretrained=True, plugins=self.config.plugins)
 

@@ -95,6 +95,13 @@ class ExperimentRecord(BaseModel):
         return f"{self.folds}-fold cross-validation of {name} on {self.dataset}, {self.protocol} protocol"
 
     @property
+    def again(self) -> str:
+        """What to do when something of it is missing."""
+        if self.joined:
+            return f"run dermaffinity join {self.name} {' '.join(self.joined)} again"
+        return f"run the command that made it, such as dermaffinity crossval {self.name}, again with --resume"
+
+    @property
     def test_train_ratio(self) -> float | None:
         """Test over training images of a fold; None where nothing can be said about other folds."""
         if self.folds == 1 or self.scored != "test":  # models that share images are no resamples of training

@@ -100,7 +100,7 @@ def test_configs_cannot_be_changed(write):
         ({"data": {}}, "data.manifest: missing"),
         ({"head": None}, "head: missing"),
         ({"name": "a/b"}, "name: string should match pattern"),
-        ({"plugins": 5}, "plugins: input should be a valid tuple"),
+        ({"plugins": 5}, "plugins: should be a list such as [a, b], got 5"),
         ({"head": {"sigma": 1}}, "head.class: missing"),
         ({"head": "dermaffinity.heads.LinearHead"}, "head: input should be a valid dictionary"),
         ({"head": {"class": "dermaffinity.heads.AffinityHed"}}, "(did you mean 'AffinityHead'?)"),
@@ -170,6 +170,11 @@ def test_configs_cannot_be_changed(write):
             },
             "loss.scale is 16.0 and head.scale 30.0: the probabilities would not be those that were trained",
         ),
+        (
+            {"prior_strength": -1},
+            "prior_strength: input should be greater than or equal to 0, or input should be 'chosen', got -1",
+        ),
+        ({"metadata": ["age", "site", "age"]}, "metadata: value error, names age twice"),
         (
             {"mixing": {"class": "dermaffinity.data.mixing.Mixup", "alpha": 0}},
             "mixing: alpha must be at least 0.01",

@@ -166,6 +166,12 @@ def test_one_split_of_other_files_is_compared_image_by_image_and_said(runs, tmp_
     assert other.markdown().startswith(remark)
 
 
+def test_two_folders_of_one_name_are_not_taken_for_one(runs, tmp_path):
+    write_experiment(tmp_path / "elsewhere", "trial_affinity", set())
+    with pytest.raises(ComparisonError, match="elsewhere/trial_affinity are both called trial_affinity; rename"):
+        compare(runs, "trial_cosen", "trial_affinity", tmp_path / "elsewhere" / "trial_affinity")
+
+
 def test_different_splits_are_not_compared(runs):
     write_experiment(runs, "other", set(), split="b" * 64)
     with pytest.raises(ComparisonError, match="different splits, so their numbers cannot be paired") as caught:

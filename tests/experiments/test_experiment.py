@@ -166,6 +166,40 @@ def test_frequencies_are_of_every_class_and_positive(tmp_path):
         plain.with_prior()
 
 
+@pytest.mark.parametrize(
+    "strength", [-1, 50, float("nan"), "0.5", "chosen", {}, {0: 0.5}, {0: 0.5, 1: 3.0}, [1.0, 1.0]]
+)
+def test_a_strength_that_is_none_is_refused_when_it_is_told(tmp_path, strength):
+    with pytest.raises(ValueError, match=r"a strength is a number from 0.*for each of the folds 0, 1, such as"):
+        made(tmp_path, "CrossEntropyLoss").with_prior(strength=strength)
+
+
+def test_what_an_experiment_was_told_is_said_with_its_name_and_compared_with_what_it_was(tmp_path):
+    plain = made(tmp_path / "made", "CrossEntropyLoss")
+    told = plain.with_prior(strength=np.float32(0.5))
+    assert [one.label for one in (plain, plain.ensemble(), told, plain.with_prior(strength={0: 0, 1: 1}))] == [
+        "made", "made, ensemble", "made, prior 0.5", "made, prior 0 to 1"
+    ]  # fmt: skip
+    own = plain.with_prior(dict.fromkeys(CLASSES, 1)).with_metadata("age", "site")
+    assert own.label == "made, other class frequencies, with age and site"
+    assert repr(told) == f"<Experiment {plain.record.title}; prior 0.5>"
+    compared = told.compare(plain)
+    assert list(compared.experiments) == ["made", "made, prior 0.5"]
+    half = told.out_of_fold.summary.loc["balanced_accuracy", "value"]
+    gain = half - plain.out_of_fold.summary.loc["balanced_accuracy", "value"]
+    assert compared.gains["made, prior 0.5"].loc["gain.balanced_accuracy", "value"] == pytest.approx(gain)
+    with pytest.raises(DataError, match=r"made, prior 0\.5: a report is of an experiment as it was run"):
+        told.report()
+
+
+def test_only_a_config_file_stands_for_its_name(tmp_path):
+    path = made(tmp_path / "made", "CrossEntropyLoss").path
+    assert Experiment.open("configs/made.yaml", path.parent).path == path
+    for other in ("made.tuned", "made.ensemble", "made.csv"):
+        with pytest.raises(ComparisonError, match=f"{other}: no experiment of that name under .*; there is made"):
+            Experiment.open(other, path.parent)
+
+
 def test_an_ensemble_is_the_mean_of_the_seeds_of_each_fold_and_of_all_models_outside(tmp_path):
     single = made(tmp_path, "CrossEntropyLoss")
     joined = single.ensemble()
@@ -210,6 +244,7 @@ def test_the_smallest_strength_that_spares_the_common_classes_is_chosen(tmp_path
         )
         right = made(tmp_path / "right", "CrossEntropyLoss", inner=best.assign(predicted=labels))
         assert plain.chosen_strengths(price=0.01, reference=right) == {0: 0.5, 1: 0.5}
+        assert plain.chosen_strengths(price=0.01, reference="right") == {0: 0.5, 1: 0.5}
         assert plain.chosen_strengths(price=-0.01, reference=right) == {0: 1.0, 1: 1.0}
 
 
@@ -219,7 +254,7 @@ def test_metadata_are_those_of_the_images_that_a_model_was_fitted_to(tmp_path):
     random, labels = np.random.default_rng(1), np.repeat(CLASSES, list(COUNTS.values()))
     rows = pd.DataFrame({"image": [f"{n}.jpg" for n in range(400)], "label": labels, "fold": np.arange(400) % 2})
     rows["site"] = np.where(random.random(400) < 0.7, labels, "back")
-    told.manifest = SimpleNamespace(name="made", rows=rows)
+    told.manifest = SimpleNamespace(name="made", rows=rows, metadata=["site"])
     inner = plain.predictions("validation").query("fold == 1")["image"]
     fitted = rows[(rows["fold"] == 0) & ~rows["image"].isin(inner)]
     evidence = MetadataEvidence.of(fitted, ["site"], CLASSES)
@@ -233,7 +268,7 @@ def test_metadata_are_those_of_the_images_that_a_model_was_fitted_to(tmp_path):
     assert len(told.external.table) == 50
     lacking = plain.with_metadata("sex")
     lacking.manifest = told.manifest
-    with pytest.raises(DataError, match="made: no column sex; metadata there: site"):
+    with pytest.raises(DataError, match="made: no column of metadata sex; those there: site"):
         _ = lacking.out_of_fold
     lost = plain.with_metadata("site")
     lost.manifest = None
@@ -283,5 +318,5 @@ def test_the_classifier_of_an_experiment_answers_for_the_frequencies_that_its_re
     assert table[experiment.classes.columns].to_numpy() == pytest.approx(expected[mixed.index], abs=1e-4)
     other = read_config(tiny_config, ["metadata=[site]"])
     plan = Plan(runs=tmp_path / "other", console=Console(quiet=True))
-    with pytest.raises(ConfigError, match="phantom-5 has no column site; of its own it has none"):
+    with pytest.raises(ConfigError, match="phantom-5 has no column of metadata site; those there: width, height"):
         run_experiments([other], plan)

@@ -46,7 +46,7 @@ def desk(commands, fresh_folder, phantom_manifest, tiny_config):
     shutil.copytree(folder / "runs" / "softmax", folder / "runs" / "again")
     done = commands.run("join", "both", "affinity", "softmax", folder=folder)
     assert done.code == 0, done.stderr
-    assert "Next: dermaffinity compare both softmax affinity --baseline affinity" in done.stdout
+    assert "Next: dermaffinity compare runs/both runs/softmax runs/affinity --baseline affinity" in done.stdout
     return folder
 
 
@@ -219,10 +219,16 @@ def test_all_reasons_against_a_mean_are_told_at_once(desk, tmp_path):
         "affinity was averaged or told something",
         "affinity has lost its config.yaml",
         "both is a mean itself; name affinity and softmax instead",
-        "softmax has folds that are still to be run",
+        "softmax has folds that are still to be run; run the command that made it, such as dermaffinity crossval",
         "softmax has data {",
     ):
         assert expected in told
+    shutil.rmtree(runs / "both" / "fold-2_seed-0")
+    with pytest.raises(ComparisonError, match="no mean") as refused:
+        da.join("three", ["affinity", "both", desk / "runs" / "affinity"], runs=runs)
+    told = "\n".join(refused.value.problems)
+    assert "runs/affinity are all called affinity; rename the folders but one" in told
+    assert "both has folds that are still to be run; run dermaffinity join both affinity softmax again" in told
     with pytest.raises(ComparisonError, match="name two experiments or more, not 1"):
         da.join("one", "affinity", runs=runs)
     (runs / "both" / "fold-0_seed-0" / "external.csv").unlink()

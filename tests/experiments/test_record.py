@@ -134,7 +134,7 @@ def test_predictions_join_the_finished_jobs_only(tmp_path):
     assert [job.path.name for job in folder.all_jobs()] == ["fold-0_seed-0", "fold-1_seed-0", "fold-2_seed-0"]
     assert [job.path.name for job in folder.jobs] == ["fold-0_seed-0", "fold-2_seed-0"]
     assert not folder.complete
-    with pytest.raises(ComparisonError, match="no finished job has a external table; run dermaffinity crossval first"):
+    with pytest.raises(ComparisonError, match="no finished job has a external table; run the command that made it"):
         folder.predictions("external")
 
 

@@ -38,7 +38,11 @@ def found(arms):
     facts = {name: np.where(np.arange(400) % 3 > 0, labels, "unknown") for name in pipeline.METADATA}
     images = {"image": [f"{n}.jpg" for n in range(400)], "label": labels, "fold": np.arange(400) % 2}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Experiment, "manifest", SimpleNamespace(name="made", rows=pd.DataFrame(images | facts)))
+        patch.setattr(
+            Experiment,
+            "manifest",
+            SimpleNamespace(name="made", rows=pd.DataFrame(images | facts), metadata=list(facts)),
+        )
         patch.setitem(Measured.of.__func__.__kwdefaults__, "resamples", 100)  # quick; intervals are tested elsewhere
         patch.setattr(pipeline, "PRIOR_LEFT_OUT", ("logit_adjusted", "affinity_plus"))
         return pipeline.record(arms)

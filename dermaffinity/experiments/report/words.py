@@ -245,6 +245,8 @@ def cases_note(experiment: Experiment, shown: bool, pictures: bool) -> str:
     """Whether images are shown, and under which terms."""
     if shown or not pictures:
         return license_note(license_of(experiment), shown=shown)
+    if experiment.record.joined:
+        return "A mean of several networks shows no cases by image; the reports of each do. They are listed by name."
     return "The images were not at hand; cases are listed by name."
 
 

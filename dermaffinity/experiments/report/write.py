@@ -87,6 +87,10 @@ def report(
         'report.html'
     """
     first, *others = (Experiment.open(source, runs) for source in sources)
+    if not first.as_run:
+        raise DataError(
+            f"{first.label}: a report is of an experiment as it was run; set prior_strength or metadata in its config"
+        )
     # Absolute, because a folder called "." has no name.
     subject = Experiment(first.path.absolute(), manifest=None if manifest is None else Path(manifest))
     for experiment in (subject, *others):
@@ -117,8 +121,7 @@ def _check_finished(experiment: Experiment) -> None:
         )
     if not experiment.complete:
         raise DataError(
-            f"{experiment.path}: some folds are still to be run; run the command that made it again, dermaffinity "
-            "crossval CONFIG --resume or dermaffinity join, then report again"
+            f"{experiment.path}: some folds are still to be run; {experiment.record.again}, then report again"
         )
 
 
@@ -148,7 +151,7 @@ def _compared(
     subject: Experiment, others: list[Experiment], baseline: str | None, notes: list[str]
 ) -> ComparedExperiments | None:
     """The subject beside a baseline and the other experiments asked for; None when there is nothing beside it."""
-    named = {experiment.name: experiment for experiment in (subject, *others)}
+    named = {experiment.label: experiment for experiment in (subject, *others)}
     known = named | {experiment.name: experiment for experiment in _neighbors(subject)} | named
     try:
         base = find_baseline(baseline or _USUAL_BASELINE, known)
