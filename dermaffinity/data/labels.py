@@ -138,16 +138,26 @@ def joined_groups(keys: pd.DataFrame, images: Sequence[str]) -> list[str]:
 
 def with_usual_names(rows: pd.DataFrame) -> pd.DataFrame:
     """The table with age, sex, site and skin tone under these names, and the sexes in small letters."""
-    lower = {str(name).casefold(): name for name in reversed(rows.columns)}
-    renamed = {
-        lower[found]: name
-        for name, others in _USUAL.items()
-        if (found := next((one for one in (name, *others) if one in lower), None))
-    }
-    rows = rows.rename(columns=renamed)
+    found = {name: column_of(name, list(rows.columns)) for name in _USUAL}
+    rows = rows.rename(columns={column: name for name, column in found.items() if column is not None})
     if "sex" in rows:
-        rows["sex"] = rows["sex"].str.casefold().replace(_SEXES)
+        rows["sex"] = usual_sexes(rows["sex"])
     return rows
+
+
+def column_of(name: str, columns: Sequence[str]) -> str | None:
+    """The column of a table that has this name, in any case, or another usual one for the same; None without any."""
+    if name in columns:
+        return name
+    folded = name.casefold()
+    usual = next((one for one, others in _USUAL.items() if folded in (one, *others)), folded)
+    lower = {str(column).casefold(): column for column in reversed(columns)}
+    return next((lower[one] for one in (folded, usual, *_USUAL.get(usual, ())) if one in lower), None)
+
+
+def usual_sexes(column: pd.Series) -> pd.Series:
+    """The texts in small letters, and the sexes in full."""
+    return column.str.casefold().replace(_SEXES)
 
 
 def joined_table(rows: pd.DataFrame, other: pd.DataFrame, key: str, problems: list[str]) -> pd.DataFrame:

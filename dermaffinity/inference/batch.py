@@ -18,6 +18,7 @@ from dermaffinity.errors import ConfigError, DataError, count_of, some_of
 from dermaffinity.files import atomic_write
 from dermaffinity.inference.ahead import ahead
 from dermaffinity.inference.classifier import LesionClassifier
+from dermaffinity.inference.metadata import columns_found
 from dermaffinity.inference.predict import BATCH_SIZE
 
 if TYPE_CHECKING:
@@ -290,14 +291,12 @@ def _answers(classifier: LesionClassifier, files: Sequence[ImageFile], coverage:
 
 
 def _evidence(classifier: LesionClassifier, cells: Sequence[Mapping[str, str]]) -> "pd.DataFrame | None":
-    """What tables say of the columns that the classifier was trained with, if it was."""
-    if not (classifier.description.metadata and any(cells)):
+    """What tables say of the columns that the classifier was trained with, if they do."""
+    if not columns_found(classifier.description.metadata, list(cells[0])):
         return None
     import pandas as pd
 
-    from dermaffinity.data.labels import with_usual_names
-
-    return with_usual_names(pd.DataFrame(list(cells)))
+    return pd.DataFrame(list(cells))
 
 
 def _write_csv(opened: IO[str], columns: Sequence[str], classes: Sequence[str], batches: Iterator[list[Row]]) -> None:

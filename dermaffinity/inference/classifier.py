@@ -237,7 +237,14 @@ class LesionClassifier:
             metadata: See `assess`; not with ``calibrated=False``.
             calibrated: Whether at the temperature and for the class frequencies of ``classifier.json``; without them
                 one fold gives the numbers of the out-of-fold table.
+
+        Raises:
+            ValueError: As for `assess`, and for metadata with ``calibrated=False``.
         """
+        if metadata is not None and not calibrated:
+            raise ValueError(
+                "metadata are evidence beside calibrated probabilities; leave them or calibrated=False out"
+            )
         return (self.assess(images, metadata) if calibrated else self._assess(images, calibrated)).probabilities
 
     def transform(self, images: Any) -> "np.ndarray":
@@ -359,12 +366,16 @@ class LesionClassifier:
 
         Args:
             images: See the class.
-            metadata: A row for each image, with the columns that the config named as ``metadata``: what they say is
-                added to the probabilities. A value that is missing says nothing, as do all without this table.
+            metadata: A row for each image, with the columns that the config named as ``metadata``, or some of them, see
+                `MetadataEvidence`: what they say is added to the probabilities. A value that is missing says nothing,
+                as do all without this table.
 
         Raises:
-            ValueError: For another number of rows, or a classifier that was not trained with metadata.
+            TypeError: For metadata that are no DataFrame.
+            ValueError: For another number of rows, for none of the columns, or for a classifier that was not trained
+                with metadata.
         """
+        self._check_metadata(metadata)  # before the images take their time
         return self.with_evidence(self._assess(images, calibrated=True), metadata)
 
     def with_evidence(
@@ -373,10 +384,9 @@ class LesionClassifier:
         """What `assess` makes of metadata for images that were assessed before."""
         from dermaffinity.metrics.reliability import with_temperature
 
+        self._check_metadata(metadata)
         if metadata is None:
             return assessment
-        if not self.description.metadata:
-            raise ValueError("this classifier was trained without metadata; train one with metadata: [age, sex, site]")
         if len(metadata) != len(assessment.probabilities):
             raise ValueError(f"{len(assessment.probabilities)} images need as many rows, got {len(metadata)}")
         evidence = self.description.evidence(metadata)
@@ -537,6 +547,31 @@ class LesionClassifier:
 
         with torch.inference_mode():
             return self._ensemble(images.to(self.device)).probabilities.cpu()
+
+    def _check_metadata(self, metadata: Any) -> None:
+        if metadata is None:
+            return
+        import pandas as pd
+
+        from dermaffinity.inference.metadata import columns_found
+
+        if not self.description.metadata:
+            raise ValueError("this classifier was trained without metadata; train one with metadata: [age, sex, site]")
+        asked = ", ".join(self.description.metadata)
+        if not isinstance(metadata, pd.DataFrame):
+            raise TypeError(
+                f"metadata are a pandas DataFrame with a row for each image and the columns {asked}, got "
+                f"{type(metadata).__name__}; for one image: pd.DataFrame([{{{self.description.metadata[0]!r}: …}}])"
+            )
+        columns = [str(column) for column in metadata.columns]
+        found = columns_found(self.description.metadata, columns)
+        if not found:
+            raise ValueError(
+                f"metadata have none of the columns {asked} that this classifier was trained with; found "
+                f"{', '.join(columns) or 'none'}. Rename them, or leave metadata out"
+            )
+        if twice := sorted(column for column in found.values() if columns.count(column) > 1):
+            raise ValueError(f"metadata have several columns {', '.join(map(repr, twice))}; keep one of each")
 
     def _assess(self, images: Any, calibrated: bool) -> "Assessment[np.ndarray]":
         import numpy as np

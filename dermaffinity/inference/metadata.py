@@ -1,6 +1,7 @@
 """What is known of an image besides its pixels, as evidence for classes."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +13,12 @@ if TYPE_CHECKING:
     import pandas as pd  # a classifier answers sooner without it
 
 _BINS = 5
+# Of the known values of a column of numbers; the others are slips of the pen, which say nothing.
+_SHARE_OF_NUMBERS = 0.9
+_WHOLE = re.compile(r"^([-+]?\d+)\.0+$")
+_MISSING = frozenset(
+    ["", "-", "--", "?", "na", "n/a", "n.a.", "#n/a", "nan", "<na>", "nat", "null", "none", "missing", "unknown"]
+)
 
 
 class ColumnEvidence(Section):
@@ -29,8 +36,10 @@ class MetadataEvidence(Section):
     for the value v of a column, shares p of the training images, and counts n of those whose value is known. The m
     images of every class that are added to its own, in the mix of all classes, keep few images from saying much. The
     evidence of several columns is added, as if they were independent of one another, and of the picture, within a
-    class. A value that is missing, ``unknown`` or never seen says nothing: 0. Numbers are cut into five bins with as
-    many training images in each.
+    class. A value that is missing, ``unknown``, ``n/a`` or never seen says nothing: 0. A column whose known values are
+    numbers for 90 % or more is cut into five bins with as many training images in each; its other values say nothing.
+
+    A table may call age, sex, site and skin tone as any library does, in any case, and write the sexes ``m`` and ``f``.
 
     Examples:
         >>> import pandas as pd
@@ -61,35 +70,65 @@ class MetadataEvidence(Section):
     def __call__(self, rows: "pd.DataFrame") -> np.ndarray:
         """(N, C) of a table with the columns; one that it lacks says nothing."""
         total = np.zeros((len(rows), len(next(iter(next(iter(self.columns.values())).evidence.values())))))
-        for name, known in self.columns.items():
-            if name in rows:
-                values = _values(rows[name], known.edges).map(known.evidence)
-                seen = values.notna().to_numpy()
-                total[seen] += np.array(values[seen].tolist()).reshape(-1, total.shape[1])
+        for name, column in columns_found(self.columns, list(rows.columns)).items():
+            known = self.columns[name]
+            values = _bins(rows[column], known.edges) if known.edges else _texts(rows[column], name)
+            evidence = values.map(_by_text(known.evidence, name))
+            seen = evidence.notna().to_numpy()
+            total[seen] += np.array(evidence[seen].tolist()).reshape(-1, total.shape[1])
         return total
+
+
+def columns_found(asked: Iterable[str], columns: Sequence[str]) -> dict[str, str]:
+    """By what a classifier was trained with: the column of a table that says it; without those that none says."""
+    from dermaffinity.data.labels import column_of
+
+    return {name: column for name in asked if (column := column_of(name, columns)) is not None}
 
 
 def _of_column(rows: "pd.DataFrame", name: str, classes: Sequence[str], smoothing: float) -> ColumnEvidence:
     import pandas as pd
 
-    known = rows[_values(rows[name], ()).notna()]
-    numbers = pd.to_numeric(known[name], errors="coerce")
+    values, numbers = _texts(rows[name], name), _numbers(rows[name])
     edges: tuple[float, ...] = ()
-    if len(known) and numbers.notna().all():
-        edges = tuple(np.unique(np.quantile(numbers, np.arange(1, _BINS) / _BINS)).tolist())
-    counts = pd.crosstab(_values(known[name], edges), known["label"]).reindex(columns=list(classes), fill_value=0)
+    if numbers.notna().any() and numbers.notna().sum() >= _SHARE_OF_NUMBERS * values.notna().sum():
+        edges = tuple(np.unique(np.quantile(numbers.dropna(), np.arange(1, _BINS) / _BINS)).tolist())
+        values = _bins(rows[name], edges)
+    if values.isna().all():  # the model says so by a value that no image has
+        return ColumnEvidence(edges=(), evidence={"": (0.0,) * len(classes)})
+    counts = pd.crosstab(values, rows["label"]).reindex(columns=list(classes), fill_value=0)
     share = counts.sum(axis=1) / counts.to_numpy().sum()  # (V,)
     smoothed = counts.add(smoothing * share, axis=0) / (counts.sum() + smoothing)  # (V, C)
     evidence = np.log(smoothed.div(share, axis=0).to_numpy())
     return ColumnEvidence(edges=edges, evidence={str(v): tuple(e) for v, e in zip(counts.index, evidence, strict=True)})
 
 
-def _values(column: "pd.Series", edges: Sequence[float]) -> "pd.Series":
-    """The values as texts, numbers as that of their bin; missing where nothing is known."""
+def _by_text(evidence: Mapping[str, tuple[float, ...]], name: str) -> dict[str, tuple[float, ...]]:
+    """The evidence by values as `_texts` writes them; a model of an earlier version has them as its table did."""
     import pandas as pd
 
-    if edges:
-        numbers = pd.to_numeric(column, errors="coerce")
-        return pd.Series(np.digitize(numbers, edges).astype(str), index=column.index).where(numbers.notna())
-    texts = column.astype("string").str.strip()
-    return texts.where(~texts.str.lower().isin(["", "unknown"]))
+    return dict(zip(_texts(pd.Series(list(evidence)), name).fillna(""), evidence.values(), strict=True))
+
+
+def _bins(column: "pd.Series", edges: Sequence[float]) -> "pd.Series":
+    """The bin of each number, as text; missing where none is known."""
+    import pandas as pd
+
+    numbers = _numbers(column)
+    return pd.Series(np.digitize(numbers, edges).astype(str), index=column.index).where(numbers.notna())
+
+
+def _numbers(column: "pd.Series") -> "pd.Series":
+    import pandas as pd
+
+    numbers = pd.to_numeric(column.astype(object).where(_texts(column, "").notna()), errors="coerce").astype(float)
+    return numbers.where(np.isfinite(numbers))
+
+
+def _texts(column: "pd.Series", name: str) -> "pd.Series":
+    """The values as texts, 44.0 as 44 and sexes in full; missing where nothing is known."""
+    from dermaffinity.data.labels import usual_sexes
+
+    texts = column.astype("string").str.strip().str.replace(_WHOLE, r"\1", regex=True)
+    texts = texts.where(~texts.str.casefold().isin(_MISSING))
+    return usual_sexes(texts) if name.casefold() in ("sex", "gender") else texts

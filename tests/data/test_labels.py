@@ -64,3 +64,5 @@ def test_age_sex_site_and_skin_tone_have_one_name_whatever_the_library_calls_the
     assert with_usual_names(rows).iloc[0].to_dict() == {"age": "45", "sex": "male", "site": "back", "skin_tone": "2"}
     both = pd.DataFrame({"age": ["44"], "age_approx": ["45"]})
     assert with_usual_names(both).iloc[0].to_dict() == {"age": "44", "age_approx": "45"}
+    cases = pd.DataFrame({"Age": ["45"], "age": ["44"]})
+    assert with_usual_names(cases).iloc[0].to_dict() == {"Age": "45", "age": "44"}

@@ -20,6 +20,7 @@ from PIL import Image
 from dermaffinity import LesionClassifier
 from dermaffinity.errors import DataError
 from dermaffinity.inference import MetadataEvidence, batch
+from dermaffinity.inference.model_folder import changed
 
 PICTURES = [np.random.default_rng(seed).integers(0, 256, (40, 50, 3), dtype=np.uint8) for seed in range(4)]
 
@@ -335,19 +336,60 @@ def test_columns_that_predictions_have_themselves_are_refused(toy_model, tmp_pat
     assert not (tmp_path / "out").exists()
 
 
-def test_what_a_table_says_is_evidence_for_a_classifier_that_was_trained_with_it(toy_model, tmp_path, patients):
+@pytest.fixture
+def with_metadata(toy_model) -> LesionClassifier:
+    """One that was trained with age and sex."""
     known = pd.DataFrame({"label": ["AK"] * 30 + ["BCC"] * 30 + ["ML"] * 30, "age": [70] * 30 + [50] * 30 + [20] * 30})
-    evidence = MetadataEvidence.of(known, ["age"], ("AK", "BCC", "ML"), smoothing=5)
+    known["sex"] = ["male", "female", "female"] * 10 + ["male", "male", "female"] * 20
+    evidence = MetadataEvidence.of(known, ["age", "sex"], ("AK", "BCC", "ML"), smoothing=5)
     classifier = LesionClassifier.load(toy_model)
     told = tuple(one.model_copy(update={"metadata": evidence}) for one in classifier.description.fold_models)
-    classifier.description = classifier.description.model_copy(update={"fold_models": told})
-    patients[:3].rename(columns={"age": "age_approx"}).to_csv(tmp_path / "photos/table.csv", index=False)
+    classifier.description = changed(classifier.description, fold_models=told)
+    return classifier
+
+
+def test_what_a_table_says_is_evidence_in_python_as_on_the_command_line(with_metadata, tmp_path, patients):
+    said = patients[:3].assign(sex=["F", "", "m"]).rename(columns={"age": "Age", "sex": "gender"})
+    said.to_csv(tmp_path / "photos/table.csv", index=False)
     files = batch.find_images([tmp_path / "photos/table.csv"], pytest.fail)
     batch.predict_files(
-        classifier, files, tmp_path / "out.csv", on_problem=pytest.fail, on_progress=lambda done, total: None
+        with_metadata, files, tmp_path / "out.csv", on_problem=pytest.fail, on_progress=lambda done, total: None
     )
     found = pd.read_csv(tmp_path / "out.csv")[["p.AK", "p.BCC", "p.ML"]].to_numpy()
-    expected = classifier.predict_proba(PICTURES[:3], metadata=patients[:3])
+    usual = pd.DataFrame({"age": [50, None, 61], "sex": ["female", None, "male"]})
+    expected = with_metadata.predict_proba(PICTURES[:3], metadata=usual)
     assert found == pytest.approx(expected, abs=1e-5)
-    unsaid = classifier.predict_proba(PICTURES[:3])
-    assert (abs(found - unsaid).max(axis=1) > 0.01).tolist() == [True, False, True]  # of the second no age is known
+    assert with_metadata.predict_proba(PICTURES[:3], metadata=said) == pytest.approx(expected)
+    unsaid = with_metadata.predict_proba(PICTURES[:3])
+    assert (abs(found - unsaid).max(axis=1) > 0.01).tolist() == [True, False, True]  # of the second nothing is known
+    age_alone = with_metadata.predict_proba(PICTURES[:3], metadata=usual[["age"]])
+    assert (abs(found - age_alone).max(axis=1) > 0.01).tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("metadata", "error", "message"),
+    [
+        (
+            {"age": 44},
+            TypeError,
+            r"a pandas DataFrame with a row for each image and the columns age, sex, got dict; for",
+        ),
+        ([44], TypeError, "got list"),
+        (pd.Series([44], name="age"), TypeError, "got Series"),
+        (
+            pd.DataFrame({"years": [44], 7: [1]}),
+            ValueError,
+            r"none of the columns age, sex .*; found years, 7\. Rename",
+        ),
+        (pd.DataFrame([[44, 45]], columns=["Age", "Age"]), ValueError, "several columns 'Age'; keep one"),
+        (pd.DataFrame({"age": [44, 45]}), ValueError, "1 images need as many rows, got 2"),
+    ],
+)
+def test_metadata_that_cannot_count_are_refused(with_metadata, metadata, error, message):
+    with pytest.raises(error, match=message):
+        with_metadata.predict_proba(PICTURES[0], metadata=metadata)
+
+
+def test_metadata_do_not_count_without_calibration_and_are_refused(with_metadata):
+    with pytest.raises(ValueError, match="metadata are evidence beside calibrated probabilities; leave"):
+        with_metadata.predict_proba(PICTURES[0], metadata=pd.DataFrame({"age": [44]}), calibrated=False)

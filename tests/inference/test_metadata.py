@@ -49,3 +49,49 @@ def test_smoothing_without_end_leaves_nothing_and_texts_survive_a_file():
     assert known(ROWS) == pytest.approx(0, abs=1e-6)
     again = MetadataEvidence.model_validate_json(known.model_dump_json())
     assert (again(ROWS) == known(ROWS)).all()
+
+
+def test_a_slip_of_the_pen_leaves_a_column_of_numbers_one_and_says_nothing():
+    rows = pd.DataFrame({"label": ["mel"] * 10 + ["nv"] * 10, "age": [str(age) for age in range(60, 80)]})
+    clean = MetadataEvidence.of(rows.drop(index=[3, 12]), ["age"], ("mel", "nv"))
+    odd = rows.assign(age=rows["age"].where(~rows.index.isin([3, 12]), "85+"))  # one in ten
+    known = MetadataEvidence.of(odd, ["age"], ("mel", "nv"))
+    assert known == clean
+    assert known(pd.DataFrame({"age": ["85+", "inf", "44"]})).any(axis=1).tolist() == [False, False, True]
+    more = MetadataEvidence.of(odd.assign(age=odd["age"].replace("61", "60+")), ["age"], ("mel", "nv"))
+    assert more.columns["age"].edges == ()
+    assert {"85+", "60+", "79"} < set(more.columns["age"].evidence)
+
+
+def test_a_number_among_texts_is_the_same_however_it_is_written():
+    rows = pd.DataFrame({"label": ["mel", "nv"] * 4, "type": ["1", "2", "1.0", "a", 1, "b", 1.0, "007"]})
+    known = MetadataEvidence.of(rows, ["type"], ("mel", "nv"), smoothing=1)
+    assert set(known.columns["type"].evidence) == {"1", "2", "a", "b", "007"}
+    asked = [known(pd.DataFrame({"type": one})) for one in (["1"] * 2, ["1.0", " 1 "], [1, 1], [1.0, 1.0])]
+    assert asked[0][0, 0] > 0
+    assert all((one == asked[0]).all() for one in asked)
+    # A model of an earlier version has numbers as its table wrote them.
+    earlier = {"columns": {"type": {"edges": (), "evidence": {"1.0": (0.5, -0.5), "NA": (1, 1)}}}}
+    found = MetadataEvidence.model_validate(earlier)(pd.DataFrame({"type": ["1", "1.0", "NA"]}))
+    assert found.tolist() == [[0.5, -0.5], [0.5, -0.5], [0, 0]]
+
+
+def test_marks_of_what_is_missing_are_no_category():
+    marks = ["NA", "n/a", "None", "-", "?", "null", "NaN", "unknown", "", None, np.nan, pd.NA]
+    rows = pd.DataFrame({"label": ["mel", "nv"] * 8, "site": ["face", "back"] * 2 + marks})
+    known = MetadataEvidence.of(rows, ["site"], ("mel", "nv"))
+    assert known == MetadataEvidence.of(rows[:4], ["site"], ("mel", "nv"))
+    assert (known(rows[4:]) == 0).all()
+    nothing = MetadataEvidence.of(rows[4:], ["site"], ("mel", "nv"))
+    assert nothing(rows).tolist() == [[0, 0]] * 16
+
+
+def test_other_tables_may_call_columns_and_sexes_otherwise():
+    rows = ROWS.assign(sex=["female"] * 4 + ["male"] * 8).rename(columns={"age": "age_approx"})
+    known = MetadataEvidence.of(rows, ["age_approx", "sex", "site"], ("mel", "nv"))
+    other = rows.assign(sex=["f", "F", "Female", " f "] + ["M"] * 8)
+    renamed = other.rename(columns={"age_approx": "Age", "sex": "GENDER", "site": "localization"})
+    assert (known(renamed) == known(rows)).all()
+    assert known(renamed[["GENDER"]]).any(axis=1).all()
+    short = MetadataEvidence.of(rows.assign(sex=["F"] * 4 + ["M"] * 8), ["sex"], ("mel", "nv"))
+    assert (short(renamed) == MetadataEvidence.of(rows, ["sex"], ("mel", "nv"))(rows)).all()
