@@ -7,6 +7,7 @@ import threading
 import zipfile
 import zlib
 from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -14,6 +15,8 @@ from dermaffinity.data.hdf5 import Hdf5Images
 from dermaffinity.data.idx import IdxImages
 from dermaffinity.data.images import IMAGE_SUFFIXES, looks_like_image
 from dermaffinity.errors import DataError, count_of, some_of
+
+OnProblem = Callable[[str, str], None]
 
 # A 16-bit RGB image of the largest size that images.py accepts is about half of this.
 _MAX_FILE_BYTES = 1 << 30
@@ -119,13 +122,16 @@ class ImageLibrary:
         """
         return [path for path in self._entries() if not path.endswith("/")]
 
-    def contents(self) -> Contents:
+    def contents(self, on_problem: OnProblem | None = None) -> Contents:
         """What `files` gives, sorted by what it is. Only files whose suffix tells nothing are looked into.
 
+        Args:
+            on_problem: Told the path and the fault of each part that cannot be used; the others are given then.
+
         Raises:
-            DataError: As for `files`.
+            DataError: As for `files`, without ``on_problem``.
         """
-        contents, entries = Contents([], [], [], []), self._entries()
+        contents, entries = Contents([], [], [], []), self._entries(on_problem)
         filled: set[str] = set()  # folders
         for path in entries:
             name = PurePosixPath(path.lower())
@@ -147,37 +153,42 @@ class ImageLibrary:
         except DataError:
             return False
 
-    def _entries(self) -> list[str]:
+    def _entries(self, on_problem: OnProblem | None = None) -> list[str]:
         """Sorted paths of all files, and of folders and archives with a slash at the end."""
         if not self.root.is_dir():
             return sorted(self._members(self.root))
         found: list[str] = []
-        problems: list[str] = []
-        broken: list[str] = []
-        outside: list[str] = []
+        unusable: dict[str, Sequence[str]] = {}  # what is wrong with folders and archives
+        broken: set[str] = set()
+        outside: set[str] = set()
 
         def note(error: OSError) -> None:
-            problems.append(str(error))
+            folder = self._relative(Path(error.filename))
+            unusable[folder] = [f"{folder}: cannot be read ({error.strerror})"]
 
         for folder, folders, names in os.walk(self.root, onerror=note):
             folders[:] = [name for name in folders if not _is_clutter(name)]
             paths = [Path(folder, name) for name in names if not _is_clutter(name)]
             for path in [*paths, *(Path(folder, name) for name in folders)]:
                 if path.is_symlink() and not path.exists():
-                    broken.append(self._relative(path))
+                    broken.add(self._relative(path))
                 elif path.is_symlink() and not self._inside(path):
-                    outside.append(self._relative(path))
+                    outside.add(self._relative(path))
             found += [f"{self._relative(Path(folder, name))}/" for name in folders]
             for path in filter(self._inside, paths):
+                relative = self._relative(path)
                 if not _is_archive(path):
-                    found.append(self._relative(path))
+                    found += [relative] if relative not in broken else []
                     continue
-                archive = f"{self._relative(path)}/"
-                found.append(archive)
+                found.append(f"{relative}/")
                 try:
-                    found += [f"{archive}{member}" for member in self._members(path)]
+                    found += [f"{relative}/{member}" for member in self._members(path)]
                 except DataError as error:
-                    problems += error.problems or [error.message]
+                    unusable[relative] = error.problems or [error.message]
+        if on_problem is not None:
+            self._tell(on_problem, broken, outside, unusable)
+            return sorted(found)
+        problems = [problem for several in unusable.values() for problem in several]
         if broken:
             problems.append(f"{count_of(len(broken), 'link')} to nothing, remove or renew: {some_of(broken)}")
         if outside:
@@ -186,6 +197,18 @@ class ImageLibrary:
         if problems:
             raise DataError(f"{self.root}: parts of this library cannot be used", problems)
         return sorted(found)
+
+    def _tell(
+        self, on_problem: OnProblem, broken: set[str], outside: set[str], unusable: Mapping[str, Sequence[str]]
+    ) -> None:
+        for path, problems in unusable.items():
+            name = PurePosixPath(path).name
+            faults = [problem.removeprefix(f"{path}: ").removeprefix(f"{name}: ") for problem in problems]
+            on_problem(path, "; ".join(faults))
+        for path in sorted(broken):
+            on_problem(path, "a link to nothing; remove or renew it")
+        for path in sorted(outside):
+            on_problem(path, f"a link to a place outside the library. {self._copy_advice()}")
 
     def read(self, path: str, size: int = -1) -> bytes:
         """The content of one file.

@@ -6,7 +6,7 @@ import os
 import posixpath
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice, repeat
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple
@@ -66,8 +66,9 @@ def find_images(
         sources: Image files, folders, zip archives, and tables: CSV, TSV, Excel, OpenDocument or Parquet, with the
             column ``image``, or another whose cells are images: paths, file names or ids, see `ImageNames`. A ``.txt``
             is a table of one column, without a header.
-        on_problem: Told the name and the fault of each source that cannot be used, and of each file that is neither an
-            image nor a text, table or document.
+        on_problem: Told the name and the fault of each source that cannot be used, of each archive and link in a folder
+            that cannot, of each line of a table that names no image, and of each file that is neither an image nor a
+            text, table or document.
         root: Folder or archive of the images that tables name; by default the table's own folder.
 
     Examples:
@@ -84,14 +85,14 @@ def find_images(
                 on_problem(name, "there is no such file or folder")
             elif source.is_dir() or source.suffix.lower() == ".zip":
                 library = ImageLibrary(source)
-                contents = library.contents()
+                contents = library.contents(partial(_tell_within, source, on_problem))
                 found += [ImageFile(posixpath.join(_prefix(source), path), library, path) for path in contents.images]
                 for path in contents.others:
-                    on_problem(printable((source / path).as_posix()), "no image in a format that is read here")
+                    _tell_within(source, on_problem, path, "no image in a format that is read here")
                 if not (contents.images or contents.others):
                     on_problem(name, f"no image among {count_of(len(contents.beside), 'file')}")
             elif source.suffix.lower() in _TABLES:
-                found += _Listed(source, root).images()
+                found += _Listed(source, root, on_problem).images()
             else:
                 found.append(ImageFile(source.as_posix(), ImageLibrary(source.parent), source.name))
         except DataError as error:
@@ -348,8 +349,9 @@ def _prefix(folder: Path) -> str:
 class _Listed:
     """The images that the lines of a table name, each with its other cells."""
 
-    def __init__(self, source: Path, root: Path | None) -> None:
-        self._source = source
+    def __init__(self, source: Path, root: Path | None, on_problem: Callable[[str, str], None]) -> None:
+        self._source, self._on_problem = source, on_problem
+        self._unusable: list[tuple[str, str]] = []  # in the folder of the images
         self._library, self._anywhere = ImageLibrary(root or source.parent), ImageLibrary(Path("/"))
         self._lost = 0
 
@@ -360,16 +362,25 @@ class _Listed:
             DataError: The table cannot be read, or none of its lines names an image.
         """
         lines = self._lines()
+        if not len(lines):
+            raise DataError(f"{self._source.name}: has no rows, so that it names no image")
         column = "image" if "image" in lines else self._names.column(lines)
+        named = lines[lines[column] != ""] if column else lines[:0]
+        kept = [str(name) for name in lines if name != "image"]
+        cells = [dict(zip(kept, line, strict=True)) for line in named[kept].itertuples(index=False)]
+        images = [self._image(name, line) for name, line in zip(named[column], cells, strict=True)] if column else []
+        if self._lost or column is None:
+            for path, fault in self._unusable:
+                _tell_within(self._library.root, self._on_problem, path, fault)
         if column is None:
             found = f"found {some_of(map(repr, lines)) or 'none'}"
             nearest = f"; {fault}" if (fault := self._names.nothing_found(lines)) else ""
             raise self._nothing(f"a table of images has a column 'image', or one that names images: {found}{nearest}")
-        kept = [str(name) for name in lines if name != "image"]
-        cells = [dict(zip(kept, line, strict=True)) for line in lines[kept].itertuples(index=False)]
-        images = [self._image(name, line) for name, line in zip(lines[column], cells, strict=True) if name]
         if self._lost and self._lost == len(images):
             raise self._nothing(self._names.nothing_found(lines, column) or "none of its images is there")
+        for number in lines.index.difference(named.index):
+            name = printable(f"{self._source.as_posix()} line {number}")
+            self._on_problem(name, f"names no image: its cell of the column {column!r} is empty")
         return images
 
     def _nothing(self, fault: str) -> DataError:
@@ -389,7 +400,7 @@ class _Listed:
             raise DataError(f"{self._source.name}: cannot be read ({error.strerror})") from error
         if self._source.suffix.lower() == ".txt":
             text, _ = decode_text(content, self._source.name)
-            return pd.DataFrame({"image": [line.rstrip("\r") for line in text.split("\n")]})
+            return pd.DataFrame({"image": [name for line in text.split("\n") if (name := line.rstrip("\r"))]})
         lines = read_table(content, self._source.name).rows
         lines = lines.loc[:, [bool(name) for name in lines]]  # a nameless index column
         if twice := set(lines.columns[lines.columns.duplicated()]):
@@ -401,7 +412,7 @@ class _Listed:
         # Listing a large folder takes a while, and a list of paths does not need it.
         from dermaffinity.data.labels import ImageNames
 
-        return ImageNames(self._library.contents().images)
+        return ImageNames(self._library.contents(lambda *problem: self._unusable.append(problem)).images)
 
     def _image(self, name: str, cells: Mapping[str, str]) -> ImageFile:
         if os.path.isfile(self._library.root / name):
@@ -416,6 +427,10 @@ class _Listed:
         near = self._names.near(name) if self._lost <= _HINTS else []
         hint = f", the nearest is {near[0]!r}" if near else ""
         return ImageFile(name, self._library, name, cells, f"no image of this name in {self._library.root}{hint}")
+
+
+def _tell_within(folder: Path, on_problem: Callable[[str, str], None], path: str, fault: str) -> None:
+    on_problem(printable((folder / path).as_posix()), fault)
 
 
 def _fault(error: DataError, *names: str) -> str:

@@ -179,6 +179,22 @@ def test_all_faults_of_all_archives_are_listed_at_once(tmp_path):
     assert "two.zip: not a readable zip archive" in text
 
 
+def test_what_can_be_used_of_a_library_is_listed_where_the_rest_is_told(tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub/two.zip").write_bytes(b"not a zip")
+    (tmp_path / "sub/gone.png").symlink_to("nowhere.png")
+    make_zip(tmp_path / "good.zip", {"a.png": b""})
+    problems = {}
+    contents = ImageLibrary(tmp_path).contents(problems.__setitem__)
+    assert contents.images == ["good.zip/a.png"]
+    assert problems == {
+        "sub/two.zip": "not a readable zip archive (File is not a zip file); copy or download it again",
+        "sub/gone.png": "a link to nothing; remove or renew it",
+    }
+    with pytest.raises(DataError, match="parts of this library cannot be used"):
+        ImageLibrary(tmp_path).contents()
+
+
 def test_encrypted_members_are_refused(tmp_path):
     path = make_zip(tmp_path / "locked.zip", {"a.png": b"content"})
     content = bytearray(path.read_bytes())

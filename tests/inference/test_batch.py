@@ -85,6 +85,31 @@ def test_predict_reports_and_skips_what_is_bad_and_ends_with_one(commands, toy_m
     assert "Traceback" not in done.stderr
 
 
+def test_predict_skips_broken_archives_and_links_within_folders_and_predicts_the_rest(commands, toy_model, tmp_path):
+    (tmp_path / "photos/deep").mkdir(parents=True)
+    (tmp_path / "photos/a.png").write_bytes(png(PICTURES[0]))
+    (tmp_path / "photos/deep/bad.zip").write_text("no archive")
+    with zipfile.ZipFile(tmp_path / "photos/good.zip", "w") as archive:
+        archive.writestr("b.png", png(PICTURES[1]))
+    with zipfile.ZipFile(tmp_path / "photos/evil.zip", "w") as archive:
+        archive.writestr("../out.png", png(PICTURES[1]))
+    (tmp_path / "outside.png").write_bytes(png(PICTURES[2]))
+    (tmp_path / "photos/away.png").symlink_to(tmp_path / "outside.png")
+    (tmp_path / "photos/gone.png").symlink_to("nowhere.png")
+    done = commands.run("predict", str(toy_model), "photos", folder=tmp_path)
+    assert done.code == 1
+    rows = table_of(tmp_path / "predictions.csv")[1:]
+    assert [row[0] for row in rows] == ["photos/a.png", "photos/good.zip/b.png"]
+    assert "predictions.csv: 2 images, 4 skipped" in done.stdout
+    for problem in (
+        "skipped: photos/deep/bad.zip: not a readable zip archive (File is not a zip file); copy or download it again",
+        "skipped: photos/evil.zip: member '../out.png' leads out of the archive with '..'",
+        "skipped: photos/away.png: a link to a place outside the library. To allow them, put the files",
+        "skipped: photos/gone.png: a link to nothing; remove or renew it",
+    ):
+        assert problem in done.stderr, done.stderr
+
+
 def test_predict_finds_images_by_content_and_names_every_file_that_is_none(commands, toy_model, tmp_path):
     folder = tmp_path / "phone"
     folder.mkdir()
@@ -327,6 +352,39 @@ def test_a_table_that_fits_no_file_is_refused_with_the_nearest_name(commands, to
         "  - table.csv: none of the 3 cells of the column 'image', such as 'IMG-1.jpg', is a file; the library has "
         f"such files as 'IMG_1.png'. Images are looked for in {tmp_path}; name another folder with --root FOLDER"
     ]
+
+
+def test_a_broken_archive_beside_the_images_of_a_table_is_named_where_an_image_is_missed(tmp_path, patients):
+    (tmp_path / "photos/bad.zip").write_text("no archive")
+    for count, expected in ((3, []), (4, [f"{tmp_path}/photos/bad.zip"])):
+        patients[:count].to_csv(tmp_path / "table.csv", index=False)
+        problems = {}
+        files = batch.find_images([tmp_path / "table.csv"], problems.__setitem__, root=tmp_path / "photos")
+        assert [file.fault != "" for file in files] == [False, False, False, True][:count]
+        assert list(problems) == expected
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_rows_that_name_no_image_are_skipped_by_their_numbers(commands, toy_model, tmp_path, patients, kind):
+    table = patients[:3].assign(image=["IMG_1", "", ""])
+    table.to_csv(tmp_path / "photos/table.csv", index=False)
+    table.to_parquet(tmp_path / "photos/table.parquet")
+    done = commands.run("predict", str(toy_model), f"photos/table.{kind}", folder=tmp_path)
+    assert done.code == 1
+    assert [row[0] for row in table_of(tmp_path / "predictions.csv")[1:]] == ["IMG_1"]
+    assert "predictions.csv: 1 images, 2 skipped" in done.stdout
+    assert (
+        "names no image: its cell of the column 'image' is empty: "
+        f"photos/table.{kind} line 3, photos/table.{kind} line 4" in done.stderr
+    )
+
+
+@pytest.mark.parametrize(("name", "text"), [("a.csv", "image,age\n"), ("a.txt", "\n\r\n")])
+def test_a_table_without_rows_says_so(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    problems = []
+    assert batch.find_images([tmp_path / name], lambda *problem: problems.append(problem)) == []
+    assert problems == [(f"{tmp_path}/{name}", "has no rows, so that it names no image")]
 
 
 def test_columns_that_predictions_have_themselves_are_refused(toy_model, tmp_path, patients):
