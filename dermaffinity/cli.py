@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from dermaffinity.experiments.experiment import Experiment
     from dermaffinity.experiments.run import How
+    from dermaffinity.inference.classifier import LesionClassifier
 
 _INTENDED_USE = "Research use only. Not a medical device."
 
@@ -576,6 +577,7 @@ def predict(
     """
     from dermaffinity.inference.batch import columns_of, find_images, predict_to
     from dermaffinity.inference.classifier import LesionClassifier
+    from dermaffinity.inference.metadata import columns_found
 
     console = Console(stderr=True, highlight=False)
     faults: list[tuple[str, str]] = []
@@ -585,7 +587,7 @@ def predict(
 
     classifier = LesionClassifier.load(model, views=int(views), device=device, plugins=plugins or ())  # type: ignore[arg-type]
     if prior is not None:
-        classifier = classifier.with_prior(**_prior(prior, classifier.description.classes))
+        classifier = _with_prior(classifier, prior)
     files = find_images(images, report, root)
     if not files:
         raise DataError("there are no images to predict", summed(faults))
@@ -598,8 +600,12 @@ def predict(
     guarantees = classifier.set_guarantees(coverage)
     always = guarantees.index[guarantees["always"]]
     print(f"{out}: {rows:,} images, {len(faults):,} skipped; {classifier.description.intended_use}")
-    if columns_of(files) and (known := classifier.description.metadata):
-        print(f"What the table says of {', '.join(known)} counts as evidence.")
+    if (columns := columns_of(files)) and (known := classifier.description.metadata):
+        said = columns_found(known, columns)
+        if said:
+            print(f"What the table says of {', '.join(said)} counts as evidence.")
+        if unsaid := [name for name in known if name not in said]:
+            print(f"The table has no column {', '.join(unsaid)}, which would count as evidence.")
     print(
         f"At most about 5 % of images like the training images have a novelty above {classifier.novelty_threshold:.2f}."
     )
@@ -1067,22 +1073,38 @@ def _grid(text: str) -> tuple[str, list[Any]]:
         raise ConfigError(f"--grid {text}: {values!r} is not a list of YAML values") from error
 
 
-def _prior(text: str, classes: Sequence[str]) -> dict[str, Any]:
-    """The words of `LesionClassifier.with_prior`."""
-    from dermaffinity.metrics.classification import Classes
+def _with_prior(classifier: "LesionClassifier", text: str) -> "LesionClassifier":
+    """The classifier with answers for the class frequencies of ``--prior``."""
 
+    def number(word: str) -> Any:
+        try:
+            return float(word)
+        except ValueError:
+            return word  # refused below, together with all else
+
+    frequencies: dict[str, Any] = {}
+    problems: list[str] = []
+    for part in text.split(",") if "=" in text else ():
+        name, _, share = (word.strip() for word in part.rpartition("="))
+        if not name:
+            problems.append(f"{part!r} between commas is no CLASS=SHARE (decimals have a point)")
+        elif name in frequencies:
+            problems.append(f"{name!r} is there twice")
+        else:
+            frequencies[name] = number(share)
+    told = classifier
     try:
-        if "=" not in text:
-            return {"strength": float(text)}
-        pairs = [pair.rpartition("=") for pair in text.split(",")]
-        frequencies = {name.strip(): float(share) for name, _, share in pairs}
-        Classes(tuple(classes)).log_frequencies(frequencies)
+        told = classifier.with_prior(frequencies) if "=" in text else classifier.with_prior(strength=number(text))
     except ValueError as error:
+        problems.append(str(error))
+    if problems:
+        classes = classifier.description.classes
+        example = ",".join(f"{name}={1 / len(classes):.2g}" for name in classes)
         raise ConfigError(
-            f"--prior {text}: a strength such as 0.5, or every class with its share; {error}. For example --prior "
-            + shlex.quote(",".join(f"{name}={1 / len(classes):.2g}" for name in classes))
-        ) from error
-    return {"frequencies": frequencies}
+            f"--prior {text}: a strength such as 0.5, or every class with its share; {'; '.join(problems)}. "
+            f"For example --prior {shlex.quote(example)}"
+        )
+    return told
 
 
 def _command(*words: str) -> str:

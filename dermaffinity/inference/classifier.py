@@ -327,7 +327,7 @@ class LesionClassifier:
         )
 
     def with_prior(
-        self, frequencies: Mapping[str, float] | None = None, *, strength: float | None = None
+        self, frequencies: "Mapping[str, float] | pd.Series | None" = None, *, strength: float | None = None
     ) -> "LesionClassifier":
         r"""This classifier with answers for other class frequencies than those it was trained to assume.
 
@@ -338,11 +338,13 @@ class LesionClassifier:
         frequencies. An export of the result answers so as well.
 
         Args:
-            frequencies: q by class, such as a clinic's own; they need not sum to 1.
+            frequencies: q by class, such as a clinic's own, or what pandas' `value_counts` gives; they need not sum
+                to 1.
             strength: s of :math:`q = \pi^s` with the class shares π in training: 0 for equally frequent classes, 1 for
                 those of the library.
 
         Raises:
+            TypeError: For frequencies that are not by class.
             ValueError: Unless one of both is given, and every class has a positive frequency.
 
         Examples:
@@ -356,7 +358,9 @@ class LesionClassifier:
 
         if (frequencies is None) == (strength is None):
             raise ValueError("give either the frequencies of the classes or a strength")
-        asked = None if frequencies is None else Classes(self.description.classes).log_frequencies(frequencies)
+        asked = (
+            None if frequencies is None else Classes(self.description.classes).log_frequencies(_as_dict(frequencies))
+        )
         told = told_prior(self.description.fold_models, frequencies=asked, strength=strength)
         description = changed(self.description, told=tuple(told))
         return LesionClassifier(description, self.networks, self.folder, views=self.views, device=self.device)
@@ -615,6 +619,23 @@ def _device(word: str) -> "device":
     if word == "cuda" and not torch.cuda.is_available():
         raise DataError("device 'cuda': torch finds no GPU that it can use on this machine; use 'cpu' or 'auto'")
     return torch.device("cuda" if word != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _as_dict(frequencies: Any) -> Mapping[str, float]:
+    import pandas as pd
+
+    if isinstance(frequencies, Mapping):
+        return frequencies
+    if not isinstance(frequencies, pd.Series):
+        hint = f"; a strength is given as strength={frequencies}" if isinstance(frequencies, int | float) else ""
+        raise TypeError(
+            "frequencies are numbers by class, as a dict or pandas Series, such as {'nv': 0.9, 'mel': 0.1}, got "
+            f"{type(frequencies).__name__}{hint}"
+        )
+    if not frequencies.index.is_unique:
+        twice = ", ".join(map(str, frequencies.index[frequencies.index.duplicated()].unique()))
+        raise ValueError(f"frequencies have several numbers for {twice}; give one for each class")
+    return dict(frequencies.items())
 
 
 def _find(source: str | Path) -> Path:

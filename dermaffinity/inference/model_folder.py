@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Sequence
 from importlib import metadata
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -210,11 +211,11 @@ def told_prior(
         strength: 0 for equally frequent classes, 1 for those of the library.
 
     Raises:
-        ValueError: For a strength that is not in [0, 2].
+        ValueError: For a strength that is no number in [0, 2].
     """
-    if strength is not None and not 0 <= strength <= 2:
+    if strength is not None and not (isinstance(strength, Real) and 0 <= strength <= 2):
         raise ValueError(
-            f"a strength is 0 for equally frequent classes, 1 for the library's, at most 2; got {strength}"
+            f"a strength is 0 for equally frequent classes, 1 for the library's, at most 2; got {strength!r}"
         )
     shares, assumed = (
         np.mean([getattr(fold_model.calibration, name) for fold_model in fold_models], axis=0)

@@ -7,6 +7,7 @@ images has no recall, AUC or F1: those are NaN, and the means over classes leave
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 
@@ -67,14 +68,26 @@ class Classes:
         """(C,) logarithms of how frequent each class is; frequencies need not sum to 1.
 
         Raises:
+            TypeError: For frequencies that are no mapping.
             ValueError: Unless every class, and nothing else, has a positive number.
         """
-        wrong = sorted({*frequencies} ^ {*self.names})
-        wrong += [name for name in self.names if name in frequencies and not 0 < frequencies[name] < math.inf]
-        if wrong:
+        if not isinstance(frequencies, Mapping):
+            raise TypeError(f"frequencies are a dict of numbers by class, got {type(frequencies).__name__}")
+        by_folded = {name.casefold(): f" (is it {name!r}?)" for name in self.names}
+        problems = {
+            "missing": [name for name in self.names if name not in frequencies],
+            "unknown": [
+                f"{name!r}{by_folded.get(str(name).casefold(), '')}" for name in frequencies if name not in self.names
+            ],
+            "not a positive number": [
+                f"{name} {value!r}"
+                for name, value in frequencies.items()
+                if name in self.names and not (isinstance(value, Real) and 0 < value < math.inf)
+            ],
+        }
+        if found := [f"{kind}: {', '.join(names)}" for kind, names in problems.items() if names]:
             raise ValueError(
-                f"give each of the classes {', '.join(self.names)} its frequency, a positive number; "
-                f"missing, unknown or not positive: {', '.join(wrong)}"
+                f"give each of the classes {', '.join(self.names)} its frequency, a positive number; {'; '.join(found)}"
             )
         shares = np.array([frequencies[name] for name in self.names], dtype=float)
         return np.log(shares / shares.sum())

@@ -160,7 +160,7 @@ def test_the_temperature_is_the_same_whatever_is_told_and_fits_the_mix_of_the_in
 
 def test_frequencies_are_of_every_class_and_positive(tmp_path):
     plain = made(tmp_path, "LogitAdjustedLoss", seeds=1)
-    with pytest.raises(ValueError, match="missing, unknown or not positive: nevus, rare, b"):
+    with pytest.raises(ValueError, match="missing: rare; unknown: 'nevus'; not a positive number: b 0"):
         plain.with_prior({"a": 1, "b": 0, "nevus": 2})
     with pytest.raises(ValueError, match="either the frequencies of the classes or a strength"):
         plain.with_prior()

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import shutil
 import threading
 import time
 import weakref
@@ -422,6 +423,33 @@ def test_what_a_table_says_is_evidence_in_python_as_on_the_command_line(with_met
     assert (abs(found - unsaid).max(axis=1) > 0.01).tolist() == [True, False, True]  # of the second nothing is known
     age_alone = with_metadata.predict_proba(PICTURES[:3], metadata=usual[["age"]])
     assert (abs(found - age_alone).max(axis=1) > 0.01).tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("columns", "lines"),
+    [
+        (["Age", "gender"], ["What the table says of age, sex counts as evidence."]),
+        (
+            ["AGE"],
+            [
+                "What the table says of age counts as evidence.",
+                "The table has no column sex, which would count as evidence.",
+            ],
+        ),
+        (["years"], ["The table has no column age, sex, which would count as evidence."]),
+    ],
+)
+def test_predict_says_which_columns_of_the_table_count(commands, with_metadata, toy_model, tmp_path, columns, lines):
+    model = shutil.copytree(toy_model / "classifier", tmp_path / "model")
+    (model / "classifier.json").write_text(with_metadata.description.model_dump_json(by_alias=True))
+    (tmp_path / "a.png").write_bytes(png(PICTURES[0]))
+    pd.DataFrame({"image": ["a.png"], **dict.fromkeys(columns, "50")}).to_csv(tmp_path / "t.csv", index=False)
+    done = commands.run("predict", "model", "t.csv", folder=tmp_path)
+    assert done.code == 0, done.stderr
+    assert [line for line in done.stdout.splitlines() if "evidence" in line] == lines
+    found = pd.read_csv(tmp_path / "predictions.csv")[["p.AK", "p.BCC", "p.ML"]].to_numpy()
+    expected = with_metadata.predict_proba(PICTURES[0])
+    assert (found != pytest.approx(expected, abs=1e-3)) == (columns != ["years"])
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,12 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from dermaffinity import LesionClassifier
+from dermaffinity.cli import _with_prior
+from dermaffinity.errors import ConfigError
 from dermaffinity.inference.model_folder import join_models, read_description
 
 PICTURES = [np.random.default_rng(n).integers(0, 256, (40, 50, 3), dtype=np.uint8) for n in range(6)]
@@ -78,8 +81,15 @@ def test_what_is_told_is_kept_with_the_model_and_its_digest_fits(toy_model, clas
     [
         ({}, "either the frequencies of the classes or a strength"),
         ({"strength": -0.1}, r"0 for equally frequent classes, 1 for the library's, at most 2; got -0.1"),
-        ({"frequencies": {"AK": 1, "ML": 1}}, "missing, unknown or not positive: BCC"),
-        ({"frequencies": {"AK": 1, "ML": 1, "BCC": 0}}, "missing, unknown or not positive: BCC"),
+        ({"strength": "x"}, "at most 2; got 'x'"),
+        ({"strength": float("nan")}, "at most 2; got nan"),
+        ({"frequencies": {"AK": 1, "ML": 1}}, "a positive number; missing: BCC$"),
+        ({"frequencies": {"AK": 1, "ML": 1, "BCC": 0}}, "a positive number; not a positive number: BCC 0$"),
+        (
+            {"frequencies": {"ak": 1, "ML": "5%", "BCC": float("inf"), "nv": 1}},
+            r"missing: AK; unknown: 'ak' \(is it 'AK'\?\), 'nv'; not a positive number: ML '5%', BCC inf$",
+        ),
+        ({"frequencies": pd.Series([1, 2, 3, 4], index=["AK", "BCC", "ML", "ML"])}, "several numbers for ML"),
     ],
 )
 def test_what_cannot_be_told_is_refused(classifier, words, message):
@@ -87,8 +97,25 @@ def test_what_cannot_be_told_is_refused(classifier, words, message):
         classifier.with_prior(**words)
 
 
+@pytest.mark.parametrize(
+    ("frequencies", "message"),
+    [
+        (0.5, r"numbers by class, as a dict or pandas Series, .*, got float; a strength is given as strength=0\.5"),
+        ([0.2, 0.3, 0.5], "got list$"),
+    ],
+)
+def test_frequencies_that_are_not_by_class_are_refused(classifier, frequencies, message):
+    with pytest.raises(TypeError, match=message):
+        classifier.with_prior(frequencies)
+
+
+def test_what_value_counts_gives_are_frequencies(classifier):
+    counts = pd.Series(["ML"] * 90 + ["AK"] * 8 + ["BCC"] * 2).value_counts()
+    expected = classifier.with_prior({"ML": 90, "AK": 8, "BCC": 2})
+    assert classifier.with_prior(counts).description.told == expected.description.told
+
+
 def test_the_command_line_tells_frequencies_as_well(toy_model, tmp_path, monkeypatch):
-    import pandas as pd
     from PIL import Image
     from typer.testing import CliRunner
 
@@ -103,8 +130,28 @@ def test_the_command_line_tells_frequencies_as_well(toy_model, tmp_path, monkeyp
         classifier = LesionClassifier.load(toy_model)
         asked = classifier.with_prior(told) if told else classifier.with_prior(strength=0.5)
         assert found == pytest.approx(asked.predict_proba("lesion.png"), abs=1e-5)
-    for wrong in ("much", "AK=0.9", "AK=1,BCC=1,ML=x"):
-        with pytest.raises(
-            Exception, match=r"every class with its share; .* For example --prior AK=0.33,BCC=0.33,ML=0.33"
-        ):
-            raise CliRunner().invoke(app, [*words, wrong]).exception
+    refused = CliRunner().invoke(app, [*words[:-1], "--prior=-1"])
+    assert isinstance(refused.exception, ConfigError)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("much", "at most 2; got 'much'"),
+        ("-1", "at most 2; got -1.0"),
+        ("nan", "at most 2; got nan"),
+        ("inf", "at most 2; got inf"),
+        ("7", "at most 2; got 7.0"),
+        ("0,5", "at most 2; got '0,5'"),
+        ("AK=0.9", "missing: BCC, ML"),
+        ("AK=1,BCC=1,ML=x", "not a positive number: ML 'x'"),
+        ("ak=5%,BCC=1,ML=1", r"missing: AK; unknown: 'ak' \(is it 'AK'\?\)"),
+        ("AK=5%,BCC=1,ML=1", "not a positive number: AK '5%'"),
+        ("AK=1,BCC=1,ML=1,", r"'' between commas is no CLASS=SHARE \(decimals have a point\)"),
+        ("AK=0,5,BCC=1,ML=1", r"'5' between commas .*; .*not a positive number: AK 0\.0"),
+        ("AK=1,BCC=1,ML=1,AK=3", "'AK' is there twice"),
+    ],
+)
+def test_the_command_line_says_what_is_wrong_with_frequencies(classifier, text, problem):
+    with pytest.raises(ConfigError, match=rf"every class with its share; .*{problem}.* For example --prior AK=0\.33,B"):
+        _with_prior(classifier, text)
