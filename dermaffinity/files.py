@@ -4,7 +4,7 @@ import errno
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -12,6 +12,10 @@ from typing import IO, Any
 from filelock import FileLock, Timeout
 
 from dermaffinity.errors import BusyError, DataError
+
+_NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
+# Where a file cannot even be made; later on these would be faults of what is written.
+_NO_PLACE = (*_NOT_WRITABLE, errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
 
 
 @contextmanager
@@ -39,7 +43,7 @@ def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
         temporary = None
         _sync_folder(path.parent)
     except OSError as error:
-        _explain(path, error)
+        _explain(path, error, _NOT_WRITABLE if temporary else _NO_PLACE)
         raise
     finally:
         if temporary is not None:
@@ -73,7 +77,7 @@ def hold(folder: Path, timeout: float, name: str = ".lock") -> Iterator[None]:
     except Timeout as error:
         raise BusyError(f"{folder}: another process is working here; wait for it or stop it") from error
     except OSError as error:
-        _explain(folder, error)
+        _explain(folder, error, _NO_PLACE)
         raise
     try:
         yield
@@ -87,12 +91,12 @@ def sweep_partial(folder: Path, name: str = "") -> None:
         leftover.unlink(missing_ok=True)
 
 
-def _explain(path: Path, error: OSError) -> None:
+def _explain(path: Path, error: OSError, not_writable: Collection[int]) -> None:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         raise DataError(
             f"{path}: the disk is full. Free some space and run the command again; what was written before is kept"
         ) from error
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
+    if error.errno in not_writable:
         raise DataError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
 
 

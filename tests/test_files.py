@@ -93,6 +93,25 @@ def test_a_file_where_the_folder_should_be_is_named(tmp_path):
         write(tmp_path / "runs" / "trial" / "a.txt", "new")
 
 
+@pytest.mark.parametrize("code", [errno.ENOENT, errno.ENAMETOOLONG])
+def test_a_place_where_no_file_can_be_made_is_named_and_what_is_written_keeps_its_own_faults(
+    tmp_path, monkeypatch, code
+):
+    with pytest.raises(OSError, match=os.strerror(code)) as other:
+        write(tmp_path / "a.txt", "new", OSError(code, os.strerror(code)))
+    assert not isinstance(other.value, DataError)
+
+    def fail(*arguments, **options):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("tempfile.mkstemp", fail)
+    with pytest.raises(DataError, match=rf"a\.txt: cannot be written \({os.strerror(code)}\); choose another place"):
+        write(tmp_path / "a.txt", "new")
+    monkeypatch.setattr(Path, "mkdir", fail)
+    with pytest.raises(DataError, match=r"fold-0: cannot be written"):
+        hold(tmp_path / "fold-0", timeout=0).__enter__()
+
+
 def test_a_folder_where_the_file_should_be_is_named(tmp_path):
     (tmp_path / "a.txt").mkdir()
     with pytest.raises(DataError, match=r"a\.txt: cannot be written"):

@@ -190,6 +190,11 @@ def predict_to(
             asked = f"--part {part}: parts" if part != "1/1" else f"--launcher {launcher}: workers"
             raise ConfigError(f"{asked} share a folder; give one as --out instead of {out}")
         return predict_files(classifier, files, out, **told)
+    if out.suffix and not out.is_dir():
+        raise ConfigError(
+            f"--out {out}: predictions are written as .csv, .parquet, or as Parquet shards into a folder, whose name "
+            "has no such ending unless it exists"
+        )
     if address is not None and launcher != "ray":
         raise ConfigError(f"--address {address}: is for --launcher ray")
     if launcher == "ray":

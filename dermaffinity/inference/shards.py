@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from dermaffinity.errors import ConfigError, DataError
+from dermaffinity.errors import ConfigError, DataError, some_of
 from dermaffinity.files import hold, sweep_partial, write_json
 from dermaffinity.inference.batch import ImageFile, predict_files
 from dermaffinity.inference.classifier import LesionClassifier
@@ -137,13 +137,13 @@ def _plan(classifier: LesionClassifier, files: Sequence[ImageFile], coverage: fl
 
 def _agree(out: Path, plan: dict[str, Any]) -> None:
     """Writes down what the folder is for, or checks it."""
+    path = out / _PLAN
+    # In this order: another process writes the plan before its first shard. Not within `hold`, which leaves a file.
+    others = sorted(file.name for file in out.glob("[!.]*"))
+    if others and not path.exists():
+        raise DataError(f"{out}: holds other files, {some_of(others, 3)}; give a new or an empty folder as --out")
     with hold(out, _PATIENCE):
-        path = out / _PLAN
         if not path.exists():
-            if strangers := sorted(file.name for file in out.glob("*.parquet")):
-                raise DataError(
-                    f"{out}: holds Parquet files of another kind, {strangers[0]}; give a new folder as --out"
-                )
             write_json(path, plan)
             return
         try:

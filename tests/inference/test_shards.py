@@ -132,10 +132,31 @@ def test_a_folder_of_another_model_or_other_images_is_refused_and_kept(classifie
         shards.predict_shards(other, files[1:], out, **QUIET)
     assert [problem.partition(":")[0] for problem in refused.value.problems] == ["model", "views", "images"]
     assert contents(out) == before
-    (tmp_path / "tables").mkdir()
-    pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "tables/a.parquet")
-    with pytest.raises(DataError, match=r"tables: holds Parquet files of another kind, a\.parquet"):
-        shards.predict_shards(classifier, files, tmp_path / "tables", **QUIET)
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "notes.txt", "photos"])
+def test_a_folder_of_other_files_is_refused_and_nothing_is_left_in_it(classifier, files, tmp_path, name):
+    out = tmp_path / "tables"
+    out.mkdir()
+    (out / ".hidden").touch()
+    (out / name).touch() if "." in name else (out / name).mkdir()
+    before = sorted(out.iterdir())
+    with pytest.raises(DataError, match=rf"tables: holds other files, {name}; give a new or an empty folder as --out"):
+        shards.predict_shards(classifier, files, out, **QUIET)
+    assert sorted(out.iterdir()) == before
+    (out / name).unlink() if "." in name else (out / name).rmdir()
+    assert shards.predict_shards(classifier, files, out, **QUIET) == 10
+
+
+def test_a_file_of_another_kind_is_refused_and_a_folder_with_a_dot_is_used_where_it_exists(classifier, files, tmp_path):
+    with pytest.raises(ConfigError, match=r"--out .*out\.xlsx: predictions are written as \.csv, \.parquet, or as"):
+        batch.predict_to(tmp_path / "out.xlsx", classifier, files, **QUIET)
+    assert not (tmp_path / "out.xlsx").exists()
+    (tmp_path / "out.json").touch()
+    with pytest.raises(ConfigError, match=r"--out .*out\.json: predictions are written as"):
+        batch.predict_to(tmp_path / "out.json", classifier, files, **QUIET)
+    (tmp_path / "v1.2").mkdir()
+    assert batch.predict_to(tmp_path / "v1.2", classifier, files, **QUIET) == 10
 
 
 def test_a_shard_that_another_process_is_at_is_left_to_it(classifier, files, tmp_path):
