@@ -1097,11 +1097,11 @@ def _with_prior(classifier: "LesionClassifier", text: str) -> "LesionClassifier"
         told = classifier.with_prior(frequencies) if "=" in text else classifier.with_prior(strength=number(text))
     except ValueError as error:
         problems.append(str(error))
-    if problems:
+    if found := "; ".join(dict.fromkeys(problems)):
         classes = classifier.description.classes
         example = ",".join(f"{name}={1 / len(classes):.2g}" for name in classes)
         raise ConfigError(
-            f"--prior {text}: a strength such as 0.5, or every class with its share; {'; '.join(problems)}. "
+            f"--prior {text}: a strength such as 0.5, or every class with its share; {found}. "
             f"For example --prior {shlex.quote(example)}"
         )
     return told

@@ -635,7 +635,7 @@ def _as_dict(frequencies: Any) -> Mapping[str, float]:
     if not frequencies.index.is_unique:
         twice = ", ".join(map(str, frequencies.index[frequencies.index.duplicated()].unique()))
         raise ValueError(f"frequencies have several numbers for {twice}; give one for each class")
-    return dict(frequencies.items())
+    return {str(name): value for name, value in frequencies.items()}
 
 
 def _find(source: str | Path) -> Path:
