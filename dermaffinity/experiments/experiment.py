@@ -183,7 +183,10 @@ class Experiment:
         return self._with(averaged=True)
 
     def with_prior(
-        self, frequencies: Mapping[str, float] | None = None, *, strength: float | Mapping[int, float] | None = None
+        self,
+        frequencies: "Mapping[str, float] | pd.Series | None" = None,
+        *,
+        strength: float | Mapping[int, float] | None = None,
     ) -> "Experiment":
         r"""The same experiment with answers for other class frequencies than those its models assume.
 
@@ -209,6 +212,8 @@ class Experiment:
         """
         if (frequencies is None) == (strength is None):
             raise ValueError("give either the frequencies of the classes or a strength")
+        if isinstance(frequencies, pd.Series):
+            frequencies = frequencies.to_dict()
         if frequencies is not None:
             self.classes.log_frequencies(frequencies)  # or raise what is wrong with them
         return self._with(frequencies=frequencies, strengths=None if strength is None else self._by_fold(strength))
