@@ -118,7 +118,7 @@ def desk(fresh_folder, phantom_manifest, tiny_config):
         (2, "benchmark config.yaml --launcher local", "--launcher local: allowed are inline, ray and slurm"),
         (1, "compare nothing other", "nothing: no experiment of that name under runs; there is none"),
         (2, "compare", "Missing argument"),
-        (2, "ui --port 99999", "99999 is not in the range 1<=x<=65535"),
+        (2, "ui --port 99999", "'--port': Input should be less than or equal to 65535"),
         (2, "crossval config.yaml --fold 1", "No such option: --fold"),
     ],
 )  # fmt: skip

@@ -213,16 +213,17 @@ class Experiment:
         if (frequencies is None) == (strength is None):
             raise ValueError("give either the frequencies of the classes or a strength")
         if isinstance(frequencies, pd.Series):
-            frequencies = frequencies.to_dict()
+            frequencies = {str(name): share for name, share in frequencies.items()}
         if frequencies is not None:
             self.classes.log_frequencies(frequencies)  # or raise what is wrong with them
         return self._with(frequencies=frequencies, strengths=None if strength is None else self._by_fold(strength))
 
-    def _by_fold(self, strength: object) -> dict[int, float]:
+    def _by_fold(self, strength: Any) -> dict[int, float]:
         folds = range(self.record.folds)
         told = strength if isinstance(strength, Mapping) else dict.fromkeys(folds, strength)
-        if set(told) == set(folds) and all(isinstance(one, Real) and 0 <= one <= 2 for one in told.values()):
-            return {fold: float(told[fold]) for fold in folds}
+        numbers = [float(one) for one in told.values() if isinstance(one, Real)]  # type: ignore[arg-type]
+        if set(told) == set(folds) and sum(0 <= one <= 2 for one in numbers) == len(folds):
+            return dict(zip(told, numbers, strict=True))
         raise ValueError(
             "a strength is a number from 0, for equally frequent classes, over 1, for the library's, to 2, or one for "
             f"each of the folds {', '.join(map(str, folds))}, such as chosen_strengths() gives; got {strength!r}"

@@ -95,10 +95,10 @@ def _problems(name: str, members: Sequence[Experiment]) -> list[str]:
     """What is wrong with the experiments, each by itself."""
     names = [one.name for one in members]
     problems = [] if len(members) > 1 else [f"name two experiments or more, not {len(members)}"]
-    for one in dict.fromkeys(name for name in names if names.count(name) > 1):
-        here = {member.path.resolve(): str(member.path) for member in members if member.name == one}
-        several = f"{' and '.join(here.values())} are all called {one}; rename the folders but one"
-        problems.append(several if len(here) > 1 else f"{one} is named twice")
+    for shared in dict.fromkeys(name for name in names if names.count(name) > 1):
+        here = {member.path.resolve(): str(member.path) for member in members if member.name == shared}
+        several = f"{' and '.join(here.values())} are all called {shared}; rename the folders but one"
+        problems.append(several if len(here) > 1 else f"{shared} is named twice")
     problems += [f"{name} is one of them; give the mean a name of its own"] if name in names else []
     for one in members:
         if not one.record.has_network:

@@ -180,7 +180,8 @@ def test_what_an_experiment_was_told_is_said_with_its_name_and_compared_with_wha
     assert [one.label for one in (plain, plain.ensemble(), told, plain.with_prior(strength={0: 0, 1: 1}))] == [
         "made", "made, ensemble", "made, prior 0.5", "made, prior 0 to 1"
     ]  # fmt: skip
-    own = plain.with_prior(dict.fromkeys(CLASSES, 1)).with_metadata("age", "site")
+    own = plain.with_prior(pd.Series(1, index=CLASSES)).with_metadata("age", "site")
+    assert own.frequencies == dict.fromkeys(CLASSES, 1)
     assert own.label == "made, other class frequencies, with age and site"
     assert repr(told) == f"<Experiment {plain.record.title}; prior 0.5>"
     compared = told.compare(plain)

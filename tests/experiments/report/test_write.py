@@ -346,7 +346,7 @@ def test_no_images_keeps_the_map_and_names_the_cases(runs):
     ("spoil", "message"),
     [
         (lambda facts: facts.update(scored="inner"), "scored its inner validation images"),
-        (None, "some folds are still to be run; run the command that made it again"),
+        (None, "some folds are still to be run; run the command that made it, such as"),
     ],
 )
 def test_what_is_not_to_be_reported_is_refused(runs, tmp_path, spoil, message):
