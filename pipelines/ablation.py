@@ -19,6 +19,7 @@ from dermaffinity.cli import guarded
 from dermaffinity.config import Config, read_config
 from dermaffinity.errors import ConfigError, TrainingError
 from dermaffinity.experiments.compare import ComparedExperiments, compare_experiments
+from dermaffinity.experiments.experiment import Experiment
 from dermaffinity.experiments.run import Plan, run_experiments
 from dermaffinity.files import atomic_write
 from dermaffinity.report.figures import rows_figure, save_figure
@@ -100,7 +101,11 @@ def main() -> None:
     if "recipe" in failures:
         raise TrainingError(f"{arguments.config}: the recipe itself could not be trained", failures["recipe"])
     names = {name: config.name for name, config in configs.items() if name not in failures}
-    trained = [experiments[name] for name in names]
+    # The recipe may have been trained with more seeds before, which variants then lack.
+    trained = [
+        Experiment(one.path, jobs=[one.job(*asked) for asked in plan.jobs(one.record.folds)])
+        for one in (experiments[name] for name in names)
+    ]
     compared = compare_experiments(trained, baseline=names["recipe"], tracker=tracker)
     table = effects(compared, names)
     title = "Inner validation images: each variant, and what it gains over the recipe"
