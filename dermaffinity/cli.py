@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperCommand
 
+from dermaffinity import __version__
 from dermaffinity.data.adapter_options import adapter_options
 from dermaffinity.errors import ComparisonError, ConfigError, DataError, DermaffinityError, summed
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 _INTENDED_USE = "Research use only. Not a medical device."
 
 app = typer.Typer(
-    help="Train, compare and use skin-lesion classifiers on small, strongly imbalanced image libraries.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -94,6 +94,21 @@ Uri = Annotated[
     str | None,
     typer.Option("--tracking-uri", help="MLflow store; default: MLFLOW_TRACKING_URI, else mlflow.db in this folder."),
 ]
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        print(f"dermaffinity {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def dermaffinity(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Train, compare and use skin-lesion classifiers on small, strongly imbalanced image libraries."""
 
 
 def main() -> None:
@@ -600,12 +615,13 @@ def predict(
     guarantees = classifier.set_guarantees(coverage)
     always = guarantees.index[guarantees["always"]]
     print(f"{out}: {rows:,} images, {len(faults):,} skipped; {classifier.description.intended_use}")
-    if (columns := columns_of(files)) and (known := classifier.description.metadata):
-        said = columns_found(known, columns)
-        if said:
+    if classifier.description.metadata and (columns := columns_of(files)):
+        import pandas as pd
+
+        if said := columns_found(classifier.description.metadata, columns):
             print(f"What the table says of {', '.join(said)} counts as evidence.")
-        if unsaid := [name for name in known if name not in said]:
-            print(f"The table has no column {', '.join(unsaid)}, which would count as evidence.")
+        for line in classifier.description.unheard(pd.DataFrame([file.cells for file in files])):
+            print(line)
     print(
         f"At most about 5 % of images like the training images have a novelty above {classifier.novelty_threshold:.2f}."
     )

@@ -50,6 +50,28 @@ def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
             Path(temporary).unlink(missing_ok=True)
 
 
+def link_or_copy(source: Path, path: Path) -> None:
+    """Puts a finished file at ``path``, too, without taking its space on the disk twice where the file system can.
+
+    Args:
+        source: A file that is never written in place, as those of `atomic_write` are not.
+        path: Gets the same content; its folder is made if need be.
+
+    Raises:
+        DataError: As `atomic_write`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.link.part")
+    try:
+        temporary.unlink(missing_ok=True)
+        os.link(source, temporary)
+        os.replace(temporary, path)
+        temporary.unlink(missing_ok=True)  # a name of the same file is not replaced
+    except OSError:  # another disk, or one without links
+        with atomic_write(path, "wb") as file:
+            file.write(source.read_bytes())
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes ``value`` as indented JSON, atomically."""
     with atomic_write(path) as file:

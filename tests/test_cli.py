@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,10 @@ def test_every_verb_has_a_help_with_an_example_that_costs_no_heavy_import():
     for verb, text in texts.items():
         assert f"Example: dermaffinity {verb}" in " ".join(text.split())
     assert heavy == []
+
+
+def test_the_version_is_said():
+    assert CliRunner().invoke(app, ["--version"]).output == f"dermaffinity {metadata.version('dermaffinity')}\n"
 
 
 @pytest.fixture(scope="module")

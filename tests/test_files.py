@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dermaffinity.errors import BusyError, DataError
-from dermaffinity.files import atomic_write, hold, sweep_partial, write_json
+from dermaffinity.files import atomic_write, hold, link_or_copy, sweep_partial, write_json
 
 
 def leftovers(folder: Path) -> list[str]:
@@ -142,6 +142,24 @@ def test_a_new_file_has_the_permissions_of_any_other_and_a_replaced_one_keeps_it
     path.chmod(0o604)
     write(path, "newer")
     assert stat.S_IMODE(path.stat().st_mode) == 0o604
+
+
+@pytest.mark.parametrize("can_link", [True, False])
+def test_a_second_place_of_a_file_takes_no_space_where_links_exist(tmp_path, monkeypatch, can_link):
+    source, path = tmp_path / "source", tmp_path / "deep" / "path"
+    source.write_bytes(b"weights")
+    if not can_link:
+        monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError(errno.EXDEV, "another disk")))
+    for _ in range(2):  # over itself as well
+        link_or_copy(source, path)
+        assert path.read_bytes() == b"weights"
+        assert path.samefile(source) == can_link
+        assert [one.name for one in path.parent.iterdir()] == ["path"]
+    with atomic_write(source) as file:  # what is written anew leaves the other as it was
+        file.write("new")
+    assert path.read_bytes() == b"weights"
+    link_or_copy(source, path)
+    assert path.read_bytes() == b"new"
 
 
 def test_json_is_indented_utf8_and_ends_with_a_line(tmp_path):

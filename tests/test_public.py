@@ -1,6 +1,7 @@
 """What `import dermaffinity` offers."""
 
 import importlib
+import inspect
 import subprocess
 import sys
 
@@ -21,6 +22,18 @@ def test_every_verb_of_the_command_line_is_a_function_of_its_name():
     assert {"prepare", "crossval", "compare", "report"} <= verbs
     for verb in verbs:
         assert callable(getattr(importlib.import_module(HOMES.get(verb, "dermaffinity")), verb)), verb
+
+
+def test_whatever_takes_a_path_takes_a_text():
+    found = [getattr(da, name) for name in da.__all__]
+    for kind in filter(inspect.isclass, found[:]):
+        found += [method for name, method in inspect.getmembers(kind, inspect.isroutine) if name[0] != "_"]
+    ours = [one for one in found if inspect.isroutine(one) and (one.__module__ or "").startswith("dermaffinity")]
+    assert len(ours) > 40
+    for function in ours:
+        for argument in inspect.signature(function).parameters.values():
+            kinds = str(argument.annotation)
+            assert "Path" not in kinds or "str" in kinds, f"{function.__qualname__}({argument})"
 
 
 def test_importing_the_package_imports_nothing_else():

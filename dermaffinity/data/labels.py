@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import PurePosixPath
 
+import numpy as np
 import pandas as pd
 
 from dermaffinity.data.images import IMAGE_SUFFIXES
@@ -16,7 +17,13 @@ _UNIT = re.compile(
     rf"{_NUMBER}\s*(?:years?|yrs?|y|yo|jahre?|j|ans?|años?|anni|months?|mo|weeks?|days?|mm|cm|m|kg|g|%)\.?",
     re.IGNORECASE,
 )
-_DECIMAL_COMMA = re.compile(r"([-+]?\d+),(\d+)")
+_DECIMAL_COMMA = re.compile(r"^([-+]?\d+),(\d+)$")
+_WHOLE = re.compile(r"^([-+]?\d+)\.0+$")
+# Of the known values of a column of numbers; the others are slips of the pen.
+_SHARE_OF_NUMBERS = 0.9
+_MISSING = frozenset(
+    ["", "-", "--", "?", "na", "n/a", "n.a.", "#n/a", "nan", "<na>", "nat", "null", "none", "missing", "unknown"]
+)
 _MOST_COMPARED = 20_000
 """More names are not searched for the nearest one: that would take longer than a person waits."""
 _SAMPLE = 300
@@ -155,6 +162,25 @@ def column_of(name: str, columns: Sequence[str]) -> str | None:
     return next((lower[one] for one in (folded, usual, *_USUAL.get(usual, ())) if one in lower), None)
 
 
+def known_texts(column: pd.Series) -> pd.Series:
+    """The values as texts, 44.0 as 44; missing where nothing is known: what is empty, ``unknown``, ``n/a`` and such."""
+    texts = column.astype("string").str.strip().str.replace(_WHOLE, r"\1", regex=True)
+    return texts.where(~texts.str.casefold().isin(_MISSING))
+
+
+def known_numbers(column: pd.Series) -> pd.Series:
+    """The values that are finite numbers, a decimal comma read as a point; the others missing."""
+    texts = known_texts(column).str.replace(_DECIMAL_COMMA, r"\1.\2", regex=True)
+    numbers = pd.to_numeric(texts.astype(object), errors="coerce").astype(float)
+    return numbers.where(np.isfinite(numbers))
+
+
+def holds_numbers(column: pd.Series) -> bool:
+    """Whether 90 % or more of its known values are numbers."""
+    known = known_numbers(column).notna().sum()
+    return bool(known and known >= _SHARE_OF_NUMBERS * known_texts(column).notna().sum())
+
+
 def usual_sexes(column: pd.Series) -> pd.Series:
     """The texts in small letters, and the sexes in full."""
     return column.str.casefold().replace(_SEXES)
@@ -196,11 +222,16 @@ def one_hot_labels(rows: pd.DataFrame, columns: list[str], problems: list[str], 
 
 
 def numbers_as_written(column: pd.Series, name: str) -> tuple[pd.Series, list[str]]:
-    """The column with decimal points in place of commas, and a problem if its numbers carry units."""
-    filled = column[column != ""]
+    """A column of numbers with decimal points in place of commas, and empty where it is marked as missing.
+
+    Other columns stay as they are, with a problem if numbers in them carry units.
+    """
+    filled = column[known_texts(column).notna()]
     numeric = filled.str.fullmatch(_NUMBER)
+    if filled.empty:
+        return column, []
     if numeric.all():
-        return column.str.replace(_DECIMAL_COMMA, r"\1.\2", regex=True), []
+        return filled.str.replace(_DECIMAL_COMMA, r"\1.\2", regex=True).reindex(column.index, fill_value=""), []
     united = filled[~numeric]
     if not united.str.fullmatch(_UNIT).all():
         return column, []

@@ -172,7 +172,7 @@ def by_id(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(image=ids, group=rows["group"].where(rows["group"] != rows["image"], ids))
 
 
-def write_manifest(manifest: Manifest, path: Path) -> None:
+def write_manifest(manifest: Manifest, path: str | Path) -> None:
     """Writes the CSV, and beside it ``<stem>.root`` with this machine's root; one manifest always gives the same bytes.
 
     Args:
@@ -184,13 +184,13 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
         DataError: When the file cannot be written.
 
     Examples:
-        >>> from pathlib import Path
         >>> from dermaffinity.data import read_manifest, write_manifest
-        >>> manifest = read_manifest(Path("data_manifests/library.csv"))
-        >>> write_manifest(manifest, Path("copy.csv"))
-        >>> read_manifest(Path("copy.csv")).split_hash == manifest.split_hash
+        >>> manifest = read_manifest("data_manifests/library.csv")
+        >>> write_manifest(manifest, "copy.csv")
+        >>> read_manifest("copy.csv").split_hash == manifest.split_hash
         True
     """
+    path = Path(path)
     if problems := _problems(manifest):
         raise ManifestError(f"{path}: not written, because nothing could be done with this manifest", problems)
     values = {key: getattr(manifest, key) for key in _HEADER}
@@ -212,7 +212,7 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
             file.write(f"{manifest.root.resolve()}\n")
 
 
-def read_manifest(path: Path, root: Path | None = None) -> Manifest:
+def read_manifest(path: str | Path, root: str | Path | None = None) -> Manifest:
     """Reads and checks a manifest.
 
     Columns of the adapter become numbers where every value is one and keep their text otherwise; empty cells are
@@ -228,11 +228,11 @@ def read_manifest(path: Path, root: Path | None = None) -> Manifest:
             images listed twice, a class that a fold lacks, and a split that was changed after it was made.
 
     Examples:
-        >>> from pathlib import Path
-        >>> from dermaffinity.data import read_manifest
-        >>> read_manifest(Path("data_manifests/library.csv")).classes
+        >>> import dermaffinity as da
+        >>> da.read_manifest("data_manifests/library.csv").classes
         ('AK', 'BCC', 'ML', 'SCC', 'SK')
     """
+    path = Path(path)
     header, table, problems = _parse(path)
     problems += [f"the header has no line '# {key}: …'" for key in _HEADER if key not in header]
     problems += [f"there is no column {column!r}" for column in COLUMNS if column not in table]
@@ -240,7 +240,7 @@ def read_manifest(path: Path, root: Path | None = None) -> Manifest:
         if not re.fullmatch(r"[0-9]+", header.get(key, "0")):
             problems.append(f"the header's {key} is no whole number: {header.pop(key)!r}")
     if set(COLUMNS) <= set(table):
-        manifest = _build(header, table, root or _root_beside(path), problems)
+        manifest = _build(header, table, Path(root) if root else _root_beside(path), problems)
         problems += _problems(manifest)
         if header.get("split_hash", manifest.split_hash) != manifest.split_hash:
             problems.append(

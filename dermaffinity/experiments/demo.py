@@ -34,7 +34,7 @@ Your own library:          {dermaffinity} study FOLDER --labels labels.csv
 """
 
 
-def run_demo(folder: Path, progress: Console, results: Console) -> None:
+def run_demo(folder: str | Path, progress: Console | None = None, results: Console | None = None) -> None:
     """Draws a library, prepares and verifies it, cross-validates three methods, compares them, writes a report.
 
     The first line of the results says how many of the rare lesions each method found.
@@ -43,15 +43,14 @@ def run_demo(folder: Path, progress: Console, results: Console) -> None:
 
     Args:
         folder: Where everything is written.
-        progress: For what happens; a console on stderr.
-        results: For what came out.
+        progress: For what happens; default: a console on stderr.
+        results: For what came out; default: a console on stdout.
 
     Examples:
         >>> import dermaffinity as da
-        >>> from pathlib import Path
-        >>> from rich.console import Console
-        >>> da.demo(Path("demo"), Console(stderr=True), Console())  # doctest: +SKIP
+        >>> da.demo("demo")  # doctest: +SKIP
     """
+    folder, progress, results = Path(folder), progress or Console(stderr=True), results or Console(highlight=False)
     library, manifest_path, runs = folder / "library", folder / "phantom-5.csv", folder / "runs"
     if not library.exists():
         progress.print(f"Drawing a synthetic lesion library in {library} …")

@@ -260,6 +260,7 @@ def evaluate(
         manifest = read_manifest(Path(manifest), None if root is None else Path(root))
     manifest, notes = _in_classes_of(classifier.description, manifest, rename or {}, known_only)
     rows = _unseen(classifier, manifest, notes)
+    notes += classifier.description.unheard(rows, "The manifest")
     path = Path(out or Path("evaluations") / f"{classifier.description.name}_on_{manifest.name}")
     with hold(path, _PATIENCE):
         table = _predictions(classifier, manifest, rows, path, on_progress)

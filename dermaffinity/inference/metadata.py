@@ -1,6 +1,5 @@
 """What is known of an image besides its pixels, as evidence for classes."""
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -13,12 +12,6 @@ if TYPE_CHECKING:
     import pandas as pd  # a classifier answers sooner without it
 
 _BINS = 5
-# Of the known values of a column of numbers; the others are slips of the pen, which say nothing.
-_SHARE_OF_NUMBERS = 0.9
-_WHOLE = re.compile(r"^([-+]?\d+)\.0+$")
-_MISSING = frozenset(
-    ["", "-", "--", "?", "na", "n/a", "n.a.", "#n/a", "nan", "<na>", "nat", "null", "none", "missing", "unknown"]
-)
 
 
 class ColumnEvidence(Section):
@@ -39,7 +32,8 @@ class MetadataEvidence(Section):
     class. A value that is missing, ``unknown``, ``n/a`` or never seen says nothing: 0. A column whose known values are
     numbers for 90 % or more is cut into five bins with as many training images in each; its other values say nothing.
 
-    A table may call age, sex, site and skin tone as any library does, in any case, and write the sexes ``m`` and ``f``.
+    A table may call age, sex, site and skin tone as any library does, write names and values in any case, the sexes
+    ``m`` and ``f``, and numbers with a decimal comma.
 
     Examples:
         >>> import pandas as pd
@@ -71,12 +65,25 @@ class MetadataEvidence(Section):
         """(N, C) of a table with the columns; one that it lacks says nothing."""
         total = np.zeros((len(rows), len(next(iter(next(iter(self.columns.values())).evidence.values())))))
         for name, column in columns_found(self.columns, list(rows.columns)).items():
-            known = self.columns[name]
-            values = _bins(rows[column], known.edges) if known.edges else _texts(rows[column], name)
-            evidence = values.map(_by_text(known.evidence, name))
+            evidence = self._evidence(name, rows[column])
             seen = evidence.notna().to_numpy()
             total[seen] += np.array(evidence[seen].tolist()).reshape(-1, total.shape[1])
         return total
+
+    def strange(self, rows: "pd.DataFrame") -> dict[str, set[str]]:
+        """The values, neither missing nor known, that say nothing: by column, where a table has any."""
+        found = {}
+        for name, column in columns_found(self.columns, list(rows.columns)).items():
+            texts = _texts(rows[column], name)
+            if values := {*texts[texts.notna() & self._evidence(name, rows[column]).isna()]}:
+                found[name] = values
+        return found
+
+    def _evidence(self, name: str, column: "pd.Series") -> "pd.Series":
+        """Of each value a tuple of (C,) numbers; missing where it says nothing."""
+        known = self.columns[name]
+        values = _bins(column, known.edges) if known.edges else _texts(column, name)
+        return values.map(_by_text(known.evidence, name))
 
 
 def columns_found(asked: Iterable[str], columns: Sequence[str]) -> dict[str, str]:
@@ -89,10 +96,13 @@ def columns_found(asked: Iterable[str], columns: Sequence[str]) -> dict[str, str
 def _of_column(rows: "pd.DataFrame", name: str, classes: Sequence[str], smoothing: float) -> ColumnEvidence:
     import pandas as pd
 
-    values, numbers = _texts(rows[name], name), _numbers(rows[name])
+    from dermaffinity.data.labels import holds_numbers, known_numbers
+
+    values = _texts(rows[name], name)
     edges: tuple[float, ...] = ()
-    if numbers.notna().any() and numbers.notna().sum() >= _SHARE_OF_NUMBERS * values.notna().sum():
-        edges = tuple(np.unique(np.quantile(numbers.dropna(), np.arange(1, _BINS) / _BINS)).tolist())
+    if holds_numbers(rows[name]):
+        numbers = known_numbers(rows[name]).dropna()
+        edges = tuple(np.unique(np.quantile(numbers, np.arange(1, _BINS) / _BINS)).tolist())
         values = _bins(rows[name], edges)
     if values.isna().all():  # the model says so by a value that no image has
         return ColumnEvidence(edges=(), evidence={"": (0.0,) * len(classes)})
@@ -114,21 +124,15 @@ def _bins(column: "pd.Series", edges: Sequence[float]) -> "pd.Series":
     """The bin of each number, as text; missing where none is known."""
     import pandas as pd
 
-    numbers = _numbers(column)
+    from dermaffinity.data.labels import known_numbers
+
+    numbers = known_numbers(column)
     return pd.Series(np.digitize(numbers, edges).astype(str), index=column.index).where(numbers.notna())
 
 
-def _numbers(column: "pd.Series") -> "pd.Series":
-    import pandas as pd
-
-    numbers = pd.to_numeric(column.astype(object).where(_texts(column, "").notna()), errors="coerce").astype(float)
-    return numbers.where(np.isfinite(numbers))
-
-
 def _texts(column: "pd.Series", name: str) -> "pd.Series":
-    """The values as texts, 44.0 as 44 and sexes in full; missing where nothing is known."""
-    from dermaffinity.data.labels import usual_sexes
+    """The known values as texts in small letters, and sexes in full; missing where nothing is known."""
+    from dermaffinity.data.labels import known_texts, usual_sexes
 
-    texts = column.astype("string").str.strip().str.replace(_WHOLE, r"\1", regex=True)
-    texts = texts.where(~texts.str.casefold().isin(_MISSING))
+    texts = known_texts(column).str.casefold()
     return usual_sexes(texts) if name.casefold() in ("sex", "gender") else texts

@@ -22,9 +22,9 @@ from torch import Tensor
 
 import dermaffinity
 from dermaffinity.config import Component, NetworkConfig, Section, build, explain, import_class, part_class
-from dermaffinity.errors import ConfigError, DataError
-from dermaffinity.files import atomic_write, sweep_partial
-from dermaffinity.inference.metadata import MetadataEvidence
+from dermaffinity.errors import ConfigError, DataError, some_of
+from dermaffinity.files import atomic_write, link_or_copy, sweep_partial
+from dermaffinity.inference.metadata import MetadataEvidence, columns_found
 from dermaffinity.models import LesionNetwork
 
 if TYPE_CHECKING:
@@ -133,6 +133,21 @@ class Description(Facts):
         """(N, C), what metadata add to the logarithms of the probabilities, as the mean of the fold models."""
         known = [own for fold_model in self.fold_models if (own := fold_model.metadata) is not None]
         return np.mean([own(rows) for own in known], axis=0) if known else np.zeros((len(rows), len(self.classes)))
+
+    def unheard(self, rows: "pd.DataFrame", table: str = "The table") -> list[str]:
+        """What would count as evidence and does not: a sentence each for columns and for values."""
+        known = [own for fold_model in self.fold_models if (own := fold_model.metadata) is not None]
+        if not known:
+            return []
+        found = columns_found(self.metadata, list(rows.columns))
+        lacking = ", ".join(name for name in self.metadata if name not in found)
+        said = [f"{table} has no column {lacking}, which would count as evidence."] if lacking else []
+        strange = [own.strange(rows) for own in known]
+        for name, column in found.items():
+            if values := set.intersection(*(own.get(name, set()) for own in strange)):
+                lines = f"{column}: {some_of(values, 5)}"
+                said.append(f"{table} has values that the classifier does not know, which say nothing; {lines}.")
+        return said
 
     def parts(self, fold_model: FoldModel) -> dict[str, Any]:
         """The sections that a fold model's network is built from, see `build_network`."""
@@ -276,7 +291,10 @@ def join_models(
             ending = f"_{len(fold_models)}" if fold_model.file in {one.file for one in fold_models} else ""
 
             def copied(file: File, folder: Path = folder, ending: str = ending) -> File:
-                return _write(target / f"{Path(file.file).stem}{ending}.safetensors", _content(folder, file))
+                _content(folder, file)  # is checked
+                path = target / f"{Path(file.file).stem}{ending}.safetensors"
+                link_or_copy(folder / file.file, path)
+                return File(file=path.name, sha256=file.sha256)
 
             parts = Parts.model_validate(description.parts(fold_model))
             changes: dict[str, Any] = {

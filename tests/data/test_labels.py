@@ -54,6 +54,12 @@ def test_decimal_commas_become_points_and_units_are_refused():
     assert problems == [
         "column 'age': 2 cells with a unit: '3mm' (line 4), '46 y' (line 3). Write the numbers alone, all in one unit"
     ]
+    marked = pd.Series(["44", "NA", "45,5", "", "unknown"])
+    assert numbers_as_written(marked, "age")[0].tolist() == ["44", "", "45.5", "", ""]
+    sites = pd.Series(["face", "NA", "unknown"])
+    assert numbers_as_written(sites, "site")[0].tolist() == sites.tolist()
+    nothing = pd.Series(["", "unknown"])
+    assert numbers_as_written(nothing, "age") == (nothing, [])
     codes = pd.Series(["12a", "1,5", "3 cm"])
     assert numbers_as_written(codes, "code")[0].tolist() == codes.tolist()
     assert not numbers_as_written(codes, "code")[1]

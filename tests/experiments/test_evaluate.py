@@ -76,8 +76,16 @@ def test_metadata_that_a_classifier_was_trained_with_are_heard_as_by_crossval(pl
     da.crossval("tiny.yaml", overrides=["metadata=[age, sex]", "name=heard"], external=True, quiet=True)
     external, unheard = da.Experiment("runs/heard").external, da.Experiment("runs/tiny").external
     evaluation = da.evaluate("runs/heard", "tiny.csv", out="heard", images=False)
+    assert not [note for note in evaluation.notes if "evidence" in note or "know" in note]
     pd.testing.assert_frame_equal(evaluation.results.table, external.table)
     pd.testing.assert_frame_equal(evaluation.measures(), external.summary)
+    manifest = da.read_manifest("other.csv")
+    renamed = manifest.rows.rename(columns={"age": "years"}).assign(sex="not asked")
+    notes = da.evaluate("runs/heard", replace(manifest, rows=renamed), out="told", images=False).notes
+    assert notes[-2:] == (
+        "The manifest has no column age, which would count as evidence.",
+        "The manifest has values that the classifier does not know, which say nothing; sex: not asked.",
+    )
     columns = evaluation.classes.columns
     assert abs(external.table[columns] - unheard.calibrated[columns]).to_numpy().max() > 0.01
 

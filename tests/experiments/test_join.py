@@ -93,6 +93,8 @@ def test_the_classifier_of_a_fold_says_what_its_table_says(desk, both):
     classifier = da.LesionClassifier.load(job.path)
     first, second = classifier.description.fold_models
     assert (first.parts, first.shift) == (None, None)
+    own = da.Experiment.open(desk / "runs" / "affinity").job(1, 0).path
+    assert (job.path / first.file).samefile(own / first.file)  # weights take their space once
     assert second.parts.head.class_path == "dermaffinity.heads.LinearHead"
     table = read_table(job.predictions).head(8)
     images = [both.manifest.root / name for name in table["image"]]

@@ -447,6 +447,8 @@ def test_predict_says_which_columns_of_the_table_count(commands, with_metadata, 
     done = commands.run("predict", "model", "t.csv", folder=tmp_path)
     assert done.code == 0, done.stderr
     assert [line for line in done.stdout.splitlines() if "evidence" in line] == lines
+    strange = "The table has values that the classifier does not know, which say nothing; gender: 50."
+    assert (strange in done.stdout) == ("gender" in columns)
     found = pd.read_csv(tmp_path / "predictions.csv")[["p.AK", "p.BCC", "p.ML"]].to_numpy()
     expected = with_metadata.predict_proba(PICTURES[0])
     assert (found != pytest.approx(expected, abs=1e-3)) == (columns != ["years"])

@@ -86,6 +86,23 @@ def test_marks_of_what_is_missing_are_no_category():
     assert nothing(rows).tolist() == [[0, 0]] * 16
 
 
+def test_values_in_another_case_and_decimal_commas_are_the_same():
+    known = MetadataEvidence.of(ROWS.assign(age=ROWS["age"] + 0.5), ["site", "age"], ("mel", "nv"))
+    other = ROWS.assign(site=ROWS["site"].str.upper(), age=[str(age + 0.5).replace(".", ",") for age in ROWS["age"]])
+    assert (known(other) == known(ROWS.assign(age=ROWS["age"] + 0.5))).all()
+    assert known(other[["age"]]).any(axis=1).sum() == 11
+    mixed = MetadataEvidence.of(ROWS.assign(site=["Face", "FACE", *ROWS["site"][2:]]), ["site"], ("mel", "nv"))
+    assert mixed == MetadataEvidence.of(ROWS, ["site"], ("mel", "nv"))
+
+
+def test_values_that_say_nothing_without_being_missing_are_told():
+    known = MetadataEvidence.of(ROWS, ["site", "age"], ("mel", "nv"))
+    asked = pd.DataFrame({"Localization": ["sole", "Face", "n/a", None], "age": ["44 years", 44, "unknown", "85+"]})
+    assert known.strange(asked) == {"site": {"sole"}, "age": {"44 years", "85+"}}
+    assert known.strange(ROWS) == {}
+    assert known.strange(pd.DataFrame({"other": [1]})) == {}
+
+
 def test_other_tables_may_call_columns_and_sexes_otherwise():
     rows = ROWS.assign(sex=["female"] * 4 + ["male"] * 8).rename(columns={"age": "age_approx"})
     known = MetadataEvidence.of(rows, ["age_approx", "sex", "site"], ("mel", "nv"))

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from dermaffinity.data.images import decode_image
+from dermaffinity.data.labels import holds_numbers, known_numbers, known_texts
 from dermaffinity.data.library import ImageLibrary
 from dermaffinity.data.manifest import COLUMNS
 from dermaffinity.experiments.experiment import Experiment
@@ -265,17 +266,16 @@ def subgroups(answers: Answers, rows: pd.DataFrame) -> dict[str, Table]:
 
 def _subgroup_values(column: pd.Series, name: str) -> pd.Series | None:
     """Which subgroup each image is in; None for a column that makes no subgroups."""
-    if pd.api.types.is_numeric_dtype(column):
+    values = known_texts(column)
+    if holds_numbers(column):
         if name.lower() in _AGE_COLUMNS:
             bins = [*_AGES.values(), np.inf]
-            column = pd.cut(column.astype(float), bins, right=False, labels=list(_AGES)).astype(object)
-        elif "skin" in name.lower() or "fitzpatrick" in name.lower():  # a scale of few steps; others are measurements
-            column = column.map(lambda step: f"{step:g}", na_action="ignore").astype(object)
-        else:
-            return None
-    if not 1 < column.nunique() <= _MOST_VALUES:
+            values = pd.cut(known_numbers(column), bins, right=False, labels=list(_AGES))
+        elif "skin" not in name.lower() and "fitzpatrick" not in name.lower():
+            return None  # a measurement, and no scale of few steps
+    if not 1 < values.nunique() <= _MOST_VALUES:
         return None
-    return column.where(column.notna(), "not recorded").replace("unknown", "not recorded")
+    return values.astype(object).where(values.notna(), "not recorded")
 
 
 def _subgroup_table(answers: Answers, values: np.ndarray, column: str) -> Table:
