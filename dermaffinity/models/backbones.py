@@ -16,6 +16,8 @@ from dermaffinity.errors import ConfigError
 
 VIEWS = (1, 2, 4, 8)
 """How many views of an image `views_of` can give: the sizes of groups of symmetries, one within the next."""
+# Views that pass through a network together; more would take memory and save no time.
+_AT_ONCE = 32
 
 
 class Backbone(nn.Module, ABC):
@@ -248,7 +250,11 @@ def views_of(images: Tensor, views: int) -> Iterator[Tensor]:
 
 def mean_over_views(features: Callable[[Tensor], Tensor], images: Tensor, views: int) -> Tensor:
     """The mean (N, F) of the features of each of the ``views`` of images (N, 3, S, S)."""
-    return torch.stack([features(view) for view in views_of(images, views)]).mean(dim=0)
+    seen = views_of(images, views)
+    if torch.compiler.is_exporting() or views * len(images) <= _AT_ONCE:
+        # Faster for few images, and an exported graph holds the network once.
+        return features(torch.cat(list(seen))).unflatten(0, (views, -1)).mean(dim=0)
+    return torch.stack([features(view) for view in seen]).mean(dim=0)
 
 
 def _resized(images: Tensor, size: int) -> Tensor:

@@ -173,9 +173,10 @@ def test_the_digit_network_refuses_images_of_another_size():
         DigitNet()(torch.randn(1, 3, 64, 28))
 
 
-def test_several_views_give_the_mean_features_of_the_symmetries_in_evaluation_only():
+@pytest.mark.parametrize("number", [2, 5])  # seen at once, and one view after the other
+def test_several_views_give_the_mean_features_of_the_symmetries_in_evaluation_only(number):
     torch.manual_seed(0)
-    backbone, images = ResNet18(weights=None, views=8), torch.randn(2, 3, 32, 32)
+    backbone, images = ResNet18(weights=None, views=8), torch.randn(number, 3, 32, 32)
     alone = ResNet18(weights=None)
     alone.load_state_dict(backbone.state_dict())
     backbone.eval(), alone.eval()
