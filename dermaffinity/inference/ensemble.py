@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from dermaffinity.inference.classifier import Assessment
 from dermaffinity.inference.model_folder import Description
-from dermaffinity.models import LesionNetwork, views_of
+from dermaffinity.models import LesionNetwork
+from dermaffinity.models.backbones import batches_of_views
 
 
 class Ensemble(nn.Module):
@@ -84,9 +85,11 @@ class Ensemble(nn.Module):
     def _of_fold_model(self, index: int, images: Tensor, views: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Probabilities (N, C), novelty (N,) and p-values (N, C), means over the views, and the embedding (N, D)."""
         network = list(cast(Iterable[LesionNetwork], self.fold_models))[index]
-        outputs = [network(view.contiguous(memory_format=torch.channels_last)) for view in views_of(images, views)]
-        raw = torch.stack([network.head.probabilities(output) for output in outputs])  # (V, N, C)
-        distance = torch.stack([network.head.center_distance(output).amin(dim=1) for output in outputs])  # (V, N)
+        batches = batches_of_views(images, views)
+        outputs = [network(batch.contiguous(memory_format=torch.channels_last)) for batch in batches]
+        raw = torch.cat([network.head.probabilities(output) for output in outputs]).unflatten(0, (views, -1))
+        distance = torch.cat([network.head.center_distance(output).amin(dim=1) for output in outputs])
+        distance = distance.unflatten(0, (views, -1))  # (V, N), raw (V, N, C)
         novelty = (distance.to(self.distance_mean.dtype) - self.distance_mean[index]) / self.distance_sd[index]
         # See `dermaffinity.metrics.conformal`.
         score = 1 - _with_temperature(raw, self.temperatures[index])
@@ -95,7 +98,7 @@ class Ensemble(nn.Module):
         mean = raw.mean(dim=0)
         if self.is_shifted[index]:
             mean = _with_temperature(mean, torch.ones_like(self.temperature), self.shift[index])
-        return mean, novelty.mean(dim=0), usual.mean(dim=0), outputs[0].embedding
+        return mean, novelty.mean(dim=0), usual.mean(dim=0), outputs[0].embedding[: images.shape[0]]
 
 
 def _with_temperature(probabilities: Tensor, temperature: Tensor, evidence: Tensor | float = 0.0) -> Tensor:

@@ -16,7 +16,7 @@ from dermaffinity.errors import ConfigError
 
 VIEWS = (1, 2, 4, 8)
 """How many views of an image `views_of` can give: the sizes of groups of symmetries, one within the next."""
-# Views that pass through a network together; more would take memory and save no time.
+# Images that pass through a network together in all their views; more would take memory and save no time.
 _AT_ONCE = 32
 
 
@@ -248,13 +248,19 @@ def views_of(images: Tensor, views: int) -> Iterator[Tensor]:
         yield turned.flip(3) if view % 2 else turned
 
 
+def batches_of_views(images: Tensor, views: int) -> Iterator[Tensor]:
+    """The ``views`` of images (N, 3, S, S), one view after the other, in one batch or in one for each view.
+
+    One batch is faster for few images, and an exported graph then holds the network once.
+    """
+    together = views > 1 and (torch.compiler.is_exporting() or views * images.shape[0] <= _AT_ONCE)
+    return iter([torch.cat(list(views_of(images, views)))]) if together else views_of(images, views)
+
+
 def mean_over_views(features: Callable[[Tensor], Tensor], images: Tensor, views: int) -> Tensor:
     """The mean (N, F) of the features of each of the ``views`` of images (N, 3, S, S)."""
-    seen = views_of(images, views)
-    if torch.compiler.is_exporting() or views * len(images) <= _AT_ONCE:
-        # Faster for few images, and an exported graph holds the network once.
-        return features(torch.cat(list(seen))).unflatten(0, (views, -1)).mean(dim=0)
-    return torch.stack([features(view) for view in seen]).mean(dim=0)
+    batches = batches_of_views(images, views)
+    return torch.cat([features(batch) for batch in batches]).unflatten(0, (views, -1)).mean(dim=0)
 
 
 def _resized(images: Tensor, size: int) -> Tensor:
