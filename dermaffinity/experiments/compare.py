@@ -89,13 +89,12 @@ class ComparedExperiments:
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """What to show, by title."""
+        resolution = resolution_table(self.contest.resolution).drop(columns="Against")  # the title says it
         return {
             f"{self.images.capitalize()}: percent [95 % interval]": results_table(self.summaries, self.class_counts),
             f"Gain over {self.baseline}: percentage points [95 % interval]": gains_table(self.gains, self.class_counts),
             f"p against {self.baseline}, adjusted for the number of methods": p_value_table(self.tests),
-            f"What the gain over {self.baseline} in balanced accuracy tells, percentage points": resolution_table(
-                self.contest.resolution
-            ),
+            f"What the gain over {self.baseline} in balanced accuracy tells, percentage points": resolution,
         }
 
     def figure(self) -> "Figure":

@@ -27,6 +27,8 @@ OVERALL = {
     "ece": "Calibration error",
 }
 _VERIFICATION = {"auc": "AUC", "equal_error_rate": "Equal error rate"}
+_WHOLE_NAME = 30
+"""Characters of rows' names that are not broken, however narrow the console."""
 _TESTS = {"mcnemar": "McNemar", "sign_flip": "Sign flip", "corrected_t": "Corrected t"}
 
 
@@ -261,7 +263,8 @@ def _rich_table(content: pd.DataFrame, title: str) -> "Table":
     from rich.text import Text
 
     table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("", overflow="fold")
+    whole = max(map(len, content.index.get_level_values("row")), default=0) <= _WHOLE_NAME
+    table.add_column("", overflow="fold", no_wrap=whole)
     for method in content.columns:  # folded, since names often differ only in their ends
         table.add_column(Text(method, overflow="fold"), justify="right", overflow="fold")
     parts = list(content.index.get_level_values("part"))
