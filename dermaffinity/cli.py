@@ -590,9 +590,8 @@ def predict(
 
     Example: dermaffinity predict runs/hamfit7_affinity photographs/ more.zip --out predictions.csv
     """
-    from dermaffinity.inference.batch import columns_of, find_images, predict_to
+    from dermaffinity.inference.batch import find_images, predict_to
     from dermaffinity.inference.classifier import LesionClassifier
-    from dermaffinity.inference.metadata import columns_found
 
     console = Console(stderr=True, highlight=False)
     faults: list[tuple[str, str]] = []
@@ -615,13 +614,11 @@ def predict(
     guarantees = classifier.set_guarantees(coverage)
     always = guarantees.index[guarantees["always"]]
     print(f"{out}: {rows:,} images, {len(faults):,} skipped; {classifier.description.intended_use}")
-    if classifier.description.metadata and (columns := columns_of(files)):
+    if classifier.description.metadata:
         import pandas as pd
 
-        if said := columns_found(classifier.description.metadata, columns):
-            print(f"What the table says of {', '.join(said)} counts as evidence.")
-        for line in classifier.description.unheard(pd.DataFrame([file.cells for file in files])):
-            print(line)
+        counted, silent = classifier.description.heard(pd.DataFrame([file.cells for file in files]))
+        print("\n".join([*counted, *silent]))
     print(
         f"At most about 5 % of images like the training images have a novelty above {classifier.novelty_threshold:.2f}."
     )

@@ -5,7 +5,7 @@ import json
 import os
 import tempfile
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -60,16 +60,18 @@ def link_or_copy(source: Path, path: Path) -> None:
     Raises:
         DataError: As `atomic_write`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.link.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         temporary.unlink(missing_ok=True)
-        os.link(source, temporary)
+        os.link(source.resolve(), temporary)  # the file itself, where caches have symbolic links to it
         os.replace(temporary, path)
-        temporary.unlink(missing_ok=True)  # a name of the same file is not replaced
-    except OSError:  # another disk, or one without links
+    except OSError:  # another disk, one without links, or a place where nothing can be written
         with atomic_write(path, "wb") as file:
             file.write(source.read_bytes())
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)  # a name of the same file is not replaced
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -144,6 +144,25 @@ def test_a_new_file_has_the_permissions_of_any_other_and_a_replaced_one_keeps_it
     assert stat.S_IMODE(path.stat().st_mode) == 0o604
 
 
+def test_of_a_symbolic_link_the_file_itself_gets_a_second_place(tmp_path):
+    (tmp_path / "blobs").mkdir(), (tmp_path / "cache").mkdir()
+    (tmp_path / "blobs" / "1").write_bytes(b"weights")
+    (tmp_path / "cache" / "weights").symlink_to("../blobs/1")
+    link_or_copy(tmp_path / "cache" / "weights", tmp_path / "own" / "weights")
+    assert not (tmp_path / "own" / "weights").is_symlink()
+    assert (tmp_path / "own" / "weights").read_bytes() == b"weights"
+
+
+def test_a_second_place_that_cannot_be_is_named_and_nothing_is_left(tmp_path):
+    source = tmp_path / "source"
+    source.write_bytes(b"weights")
+    (tmp_path / "taken").mkdir()
+    for path in (source / "path", tmp_path / "taken"):
+        with pytest.raises(DataError, match=f"{path.name}: cannot be written"):
+            link_or_copy(source, path)
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["source", "taken"]
+
+
 @pytest.mark.parametrize("can_link", [True, False])
 def test_a_second_place_of_a_file_takes_no_space_where_links_exist(tmp_path, monkeypatch, can_link):
     source, path = tmp_path / "source", tmp_path / "deep" / "path"

@@ -21,9 +21,12 @@ _DECIMAL_COMMA = re.compile(r"^([-+]?\d+),(\d+)$")
 _WHOLE = re.compile(r"^([-+]?\d+)\.0+$")
 # Of the known values of a column of numbers; the others are slips of the pen.
 _SHARE_OF_NUMBERS = 0.9
+# Not "none", which in a column of findings is one.
 _MISSING = frozenset(
-    ["", "-", "--", "?", "na", "n/a", "n.a.", "#n/a", "nan", "<na>", "nat", "null", "none", "missing", "unknown"]
+    ["", "-", "--", "?", "na", "n/a", "n.a.", "#n/a", "nan", "<na>", "nat", "null", "missing", "unknown"]
 )
+_TOP_CODED = re.compile(r"^[>≥]\s*(\d+)$|^(\d+)\s*\+$")
+_LEADING_ZERO = re.compile(r"[-+]?0\d")
 _MOST_COMPARED = 20_000
 """More names are not searched for the nearest one: that would take longer than a person waits."""
 _SAMPLE = 300
@@ -169,8 +172,13 @@ def known_texts(column: pd.Series) -> pd.Series:
 
 
 def known_numbers(column: pd.Series) -> pd.Series:
-    """The values that are finite numbers, a decimal comma read as a point; the others missing."""
+    """The values that are finite numbers; the others missing.
+
+    A decimal comma is read as a point, ``90+`` and ``>90`` as 90; ``007`` is a code.
+    """
     texts = known_texts(column).str.replace(_DECIMAL_COMMA, r"\1.\2", regex=True)
+    texts = texts.str.replace(_TOP_CODED, lambda found: found[1] or found[2], regex=True)
+    texts = texts.where(~texts.str.match(_LEADING_ZERO).fillna(False))
     numbers = pd.to_numeric(texts.astype(object), errors="coerce").astype(float)
     return numbers.where(np.isfinite(numbers))
 

@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -260,7 +261,7 @@ def evaluate(
         manifest = read_manifest(Path(manifest), None if root is None else Path(root))
     manifest, notes = _in_classes_of(classifier.description, manifest, rename or {}, known_only)
     rows = _unseen(classifier, manifest, notes)
-    notes += classifier.description.unheard(rows, "The manifest")
+    notes += chain(*classifier.description.heard(rows))
     path = Path(out or Path("evaluations") / f"{classifier.description.name}_on_{manifest.name}")
     with hold(path, _PATIENCE):
         table = _predictions(classifier, manifest, rows, path, on_progress)

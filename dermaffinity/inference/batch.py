@@ -120,7 +120,7 @@ def predict(
     device: Literal["cpu", "cuda", "auto"] = "cpu",
     plugins: Sequence[str] = (),
 ) -> "pd.DataFrame":
-    """Predicts image files with a trained classifier; a file that cannot be used is named in a warning.
+    """Predicts image files with a trained classifier; warnings name unusable files and metadata that say nothing.
 
     Args:
         model: Folder of an experiment, a fold or a classifier, or ``models:/NAME@ALIAS``.
@@ -152,6 +152,9 @@ def predict(
     classifier = LesionClassifier.load(model, views=views, device=device, plugins=plugins)
     files = find_images([Path(source) for source in images], warn, None if root is None else Path(root))
     out = Path(out)
+    if classifier.description.metadata:
+        for sentence in classifier.description.heard(pd.DataFrame([file.cells for file in files]))[1]:
+            warnings.warn(sentence, stacklevel=2)
     words: dict[str, Any] = {"part": part, "launcher": launcher, "address": address, "coverage": coverage}
     predict_to(out, classifier, files, **words, on_problem=warn, on_progress=lambda *counts: None)
     if out.suffix == ".csv":

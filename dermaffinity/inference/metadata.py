@@ -31,6 +31,7 @@ class MetadataEvidence(Section):
     evidence of several columns is added, as if they were independent of one another, and of the picture, within a
     class. A value that is missing, ``unknown``, ``n/a`` or never seen says nothing: 0. A column whose known values are
     numbers for 90 % or more is cut into five bins with as many training images in each; its other values say nothing.
+    ``90+`` is 90, and ``007`` is no number.
 
     A table may call age, sex, site and skin tone as any library does, write names and values in any case, the sexes
     ``m`` and ``f``, and numbers with a decimal comma.
@@ -70,14 +71,13 @@ class MetadataEvidence(Section):
             total[seen] += np.array(evidence[seen].tolist()).reshape(-1, total.shape[1])
         return total
 
-    def strange(self, rows: "pd.DataFrame") -> dict[str, set[str]]:
-        """The values, neither missing nor known, that say nothing: by column, where a table has any."""
-        found = {}
-        for name, column in columns_found(self.columns, list(rows.columns)).items():
-            texts = _texts(rows[column], name)
-            if values := {*texts[texts.notna() & self._evidence(name, rows[column]).isna()]}:
-                found[name] = values
-        return found
+    def heard(self, rows: "pd.DataFrame") -> "pd.DataFrame":
+        """Of which rows each column says something: (N, columns) of bool."""
+        import pandas as pd
+
+        found = columns_found(self.columns, list(rows.columns))
+        said = {name: self._evidence(name, rows[column]).notna() for name, column in found.items()}
+        return pd.DataFrame(said, index=rows.index).reindex(columns=list(self.columns), fill_value=False)
 
     def _evidence(self, name: str, column: "pd.Series") -> "pd.Series":
         """Of each value a tuple of (C,) numbers; missing where it says nothing."""

@@ -6,8 +6,10 @@ else reads it. The files hold no code and nothing is unpickled. Every file is ch
 ``classifier.json``, which show damage and edits, not who wrote the files.
 """
 
+import functools
 import hashlib
 import json
+import operator
 import re
 from collections.abc import Sequence
 from importlib import metadata
@@ -22,7 +24,7 @@ from torch import Tensor
 
 import dermaffinity
 from dermaffinity.config import Component, NetworkConfig, Section, build, explain, import_class, part_class
-from dermaffinity.errors import ConfigError, DataError, some_of
+from dermaffinity.errors import ConfigError, DataError, count_of, some_of
 from dermaffinity.files import atomic_write, link_or_copy, sweep_partial
 from dermaffinity.inference.metadata import MetadataEvidence, columns_found
 from dermaffinity.models import LesionNetwork
@@ -134,20 +136,26 @@ class Description(Facts):
         known = [own for fold_model in self.fold_models if (own := fold_model.metadata) is not None]
         return np.mean([own(rows) for own in known], axis=0) if known else np.zeros((len(rows), len(self.classes)))
 
-    def unheard(self, rows: "pd.DataFrame", table: str = "The table") -> list[str]:
-        """What would count as evidence and does not: a sentence each for columns and for values."""
+    def heard(self, rows: "pd.DataFrame") -> tuple[list[str], list[str]]:
+        """Of how many images each column counts as evidence, and what would and does not: sentences."""
+        from dermaffinity.data.labels import known_texts
+
         known = [own for fold_model in self.fold_models if (own := fold_model.metadata) is not None]
         if not known:
-            return []
-        found = columns_found(self.metadata, list(rows.columns))
-        lacking = ", ".join(name for name in self.metadata if name not in found)
-        said = [f"{table} has no column {lacking}, which would count as evidence."] if lacking else []
-        strange = [own.strange(rows) for own in known]
-        for name, column in found.items():
-            if values := set.intersection(*(own.get(name, set()) for own in strange)):
-                lines = f"{column}: {some_of(values, 5)}"
-                said.append(f"{table} has values that the classifier does not know, which say nothing; {lines}.")
-        return said
+            return [], []
+        said = functools.reduce(operator.or_, (own.heard(rows) for own in known))
+        counts = said.sum()
+        told = ", ".join(f"{name} of {number:,}" for name, number in counts.items() if number)
+        untold = ", ".join(name for name, number in counts.items() if not number)
+        silent = [f"Nothing is known of {untold}, which would count as evidence."] if untold else []
+        for name, column in columns_found(self.metadata, list(rows.columns)).items():
+            strange = known_texts(rows[column].where(~said[name])).dropna()
+            if len(strange):
+                silent.append(
+                    f"{column} of {count_of(len(strange), 'image')} says nothing, since the classifier does not know "
+                    f"it ({some_of(set(strange), 5)})."
+                )
+        return [f"Evidence beside the images: {told} of {count_of(len(rows), 'image')}."] if told else [], silent
 
     def parts(self, fold_model: FoldModel) -> dict[str, Any]:
         """The sections that a fold model's network is built from, see `build_network`."""

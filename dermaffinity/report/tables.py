@@ -27,8 +27,8 @@ OVERALL = {
     "ece": "Calibration error",
 }
 _VERIFICATION = {"auc": "AUC", "equal_error_rate": "Equal error rate"}
-_WHOLE_NAME = 30
-"""Characters of rows' names that are not broken, however narrow the console."""
+_NUMBER = 11
+"""Characters of a column that holds a bound such as ``[-100.0,`` or a word, with the space beside it."""
 _TESTS = {"mcnemar": "McNemar", "sign_flip": "Sign flip", "corrected_t": "Corrected t"}
 
 
@@ -160,7 +160,7 @@ def console_table(content: pd.DataFrame, title: str, width: int = 100) -> "Table
 
     table = _rich_table(content, title)
     if Console(width=10 * width).measure(table).maximum > width:
-        return _rich_table(content.map(lambda cell: cell.replace(" [", "\n[")), title)
+        return _rich_table(content.map(lambda cell: cell.replace(" [", "\n[")), title, width)
     return table
 
 
@@ -257,13 +257,16 @@ def _interval_table(
     return pd.DataFrame(columns, index=pd.MultiIndex.from_tuples(rows, names=["part", "row"]))
 
 
-def _rich_table(content: pd.DataFrame, title: str) -> "Table":
+def _rich_table(content: pd.DataFrame, title: str, width: int | None = None) -> "Table":
+    """Without a width for a console that is wide enough."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
     table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    whole = max(map(len, content.index.get_level_values("row")), default=0) <= _WHOLE_NAME
+    longest = max(map(len, content.index.get_level_values("row")), default=0)
+    # Names stay whole where the numbers do.
+    whole = width is not None and longest + _NUMBER * len(content.columns) <= width
     table.add_column("", overflow="fold", no_wrap=whole)
     for method in content.columns:  # folded, since names often differ only in their ends
         table.add_column(Text(method, overflow="fold"), justify="right", overflow="fold")

@@ -1,7 +1,17 @@
+import numpy as np
 import pandas as pd
 import pytest
 
-from dermaffinity.data.labels import ImageNames, found_images, joined_groups, numbers_as_written, with_usual_names
+from dermaffinity.data.labels import (
+    ImageNames,
+    found_images,
+    holds_numbers,
+    joined_groups,
+    known_numbers,
+    known_texts,
+    numbers_as_written,
+    with_usual_names,
+)
 
 IMAGES = ["a.zip/x/ISIC_1.jpg", "b/ISIC_2_downsampled.JPG", "b/1.png", "c/1.png", "b/v1.2", "d/Same.jpg", "d/same.jpg"]
 
@@ -56,6 +66,8 @@ def test_decimal_commas_become_points_and_units_are_refused():
     ]
     marked = pd.Series(["44", "NA", "45,5", "", "unknown"])
     assert numbers_as_written(marked, "age")[0].tolist() == ["44", "", "45.5", "", ""]
+    none = pd.Series(["none", "3", "12"])  # of nevi, none are a number
+    assert numbers_as_written(none, "nevi")[0].tolist() == none.tolist()
     sites = pd.Series(["face", "NA", "unknown"])
     assert numbers_as_written(sites, "site")[0].tolist() == sites.tolist()
     nothing = pd.Series(["", "unknown"])
@@ -63,6 +75,17 @@ def test_decimal_commas_become_points_and_units_are_refused():
     codes = pd.Series(["12a", "1,5", "3 cm"])
     assert numbers_as_written(codes, "code")[0].tolist() == codes.tolist()
     assert not numbers_as_written(codes, "code")[1]
+
+
+def test_numbers_are_known_however_they_are_written_and_codes_are_none():
+    written = pd.Series(["44", "44.0", " 45,5 ", "90+", ">90", "≥ 90", "007", "44 y", "inf", "none", "n/a", "", None])
+    assert known_numbers(written).tolist() == pytest.approx([44, 44, 45.5, 90, 90, 90] + [np.nan] * 7, nan_ok=True)
+    assert known_texts(written).tolist()[:2] == ["44", "44"]
+    assert known_texts(written).notna().tolist() == [True] * 10 + [False] * 3
+    assert holds_numbers(pd.Series([44, None, 3], dtype="Int64"))
+    assert holds_numbers(pd.Series(["44"] * 9 + ["old"]))
+    for texts in (["44"] * 8 + ["old"], ["001", "002"], ["", "NA"], ["yes", "no"]):
+        assert not holds_numbers(pd.Series(texts))
 
 
 def test_age_sex_site_and_skin_tone_have_one_name_whatever_the_library_calls_them():

@@ -76,15 +76,17 @@ def test_metadata_that_a_classifier_was_trained_with_are_heard_as_by_crossval(pl
     da.crossval("tiny.yaml", overrides=["metadata=[age, sex]", "name=heard"], external=True, quiet=True)
     external, unheard = da.Experiment("runs/heard").external, da.Experiment("runs/tiny").external
     evaluation = da.evaluate("runs/heard", "tiny.csv", out="heard", images=False)
-    assert not [note for note in evaluation.notes if "evidence" in note or "know" in note]
+    number = len(external.table)
+    assert f"Evidence beside the images: age of {number}, sex of {number} of {number} images." in evaluation.notes
+    assert not [note for note in evaluation.notes if "says nothing" in note or "Nothing" in note]
     pd.testing.assert_frame_equal(evaluation.results.table, external.table)
     pd.testing.assert_frame_equal(evaluation.measures(), external.summary)
     manifest = da.read_manifest("other.csv")
     renamed = manifest.rows.rename(columns={"age": "years"}).assign(sex="not asked")
     notes = da.evaluate("runs/heard", replace(manifest, rows=renamed), out="told", images=False).notes
     assert notes[-2:] == (
-        "The manifest has no column age, which would count as evidence.",
-        "The manifest has values that the classifier does not know, which say nothing; sex: not asked.",
+        "Nothing is known of age, sex, which would count as evidence.",
+        f"sex of {len(renamed)} images says nothing, since the classifier does not know it (not asked).",
     )
     columns = evaluation.classes.columns
     assert abs(external.table[columns] - unheard.calibrated[columns]).to_numpy().max() > 0.01
