@@ -146,7 +146,7 @@ class Description(Facts):
         said = functools.reduce(operator.or_, (own.heard(rows) for own in known))
         counts = said.sum()
         told = ", ".join(f"{name} of {number:,}" for name, number in counts.items() if number)
-        untold = ", ".join(name for name, number in counts.items() if not number)
+        untold = ", ".join(str(name) for name, number in counts.items() if not number)
         silent = [f"Nothing is known of {untold}, which would count as evidence."] if untold else []
         for name, column in columns_found(self.metadata, list(rows.columns)).items():
             strange = known_texts(rows[column].where(~said[name])).dropna()
