@@ -240,12 +240,13 @@ def parts(arm: Experiment) -> dict[str, Results]:
 
 
 def tables(results: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """What to show of each part: an arm a row, a measure a column."""
+    """What to show of each part: an arm a row, a measure a column, or the other way round where arms are fewer."""
     shown = {}
     for part, found in results.groupby("part", sort=False):
         cells = [f"{value} [{low}, {high}]" if low else value for value, low, high in found[list(BOUNDS)].to_numpy()]
+        row, column = sorted(("method", "measure"), key=lambda name: -found[name].nunique())
         table = found.assign(cell=cells).pivot_table(
-            index=["part", "method"], columns="measure", values="cell", aggfunc="first", sort=False
+            index=["part", row], columns=column, values="cell", aggfunc="first", sort=False
         )
         shown[str(part)] = table.rename_axis(index=["part", "row"], columns=None)
     return shown
