@@ -23,7 +23,8 @@ _WHOLE = re.compile(r"^([-+]?\d+)\.0+$")
 _SHARE_OF_NUMBERS = 0.9
 # Not "none", which in a column of findings is one.
 _MISSING = frozenset(
-    ["", "-", "--", "?", "na", "n/a", "n.a.", "#n/a", "nan", "<na>", "nat", "null", "missing", "unknown"]
+    {"", "-", "--", "?", "na", "n/a", "n.a.", "#n/a", "nan", "<na>", "nat", "null", "missing", "unknown"}
+    | {"unbekannt", "k.a.", "inconnu", "desconocido", "sconosciuto", "desconhecido"}
 )
 _TOP_CODED = re.compile(r"^[>≥]\s*(\d+)$|^(\d+)\s*\+$")
 _LEADING_ZERO = re.compile(r"[-+]?0\d")
@@ -40,7 +41,9 @@ _USUAL = {
     "site": ("anatom_site_general", "anatom_site_general_challenge", "anatom_site_1", "localization", "region"),
     "skin_tone": ("fitzpatrick_skin_type", "fitspatrick", "fitzpatrick_scale", "fitzpatrick", "skin_tone_class"),
 }
-_SEXES = {"m": "male", "f": "female"}
+_MALE = ("m", "männlich", "maennlich", "masculin", "masculino", "maschile")
+_FEMALE = ("f", "w", "weiblich", "féminin", "feminin", "femenino", "feminino", "femminile")
+_SEXES = dict.fromkeys(_MALE, "male") | dict.fromkeys(_FEMALE, "female")
 
 
 class ImageNames:

@@ -1,5 +1,6 @@
 """External validation: a saved classifier on the images of a manifest that it was not made from."""
 
+import hashlib
 import json
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -369,6 +370,8 @@ def _predictions(
         "model": model.name, "model_digest": model.digest, "manifest": manifest.name, "split_hash": manifest.split_hash,
         "images": len(rows), "views": classifier.views, "license": manifest.license,
     }  # fmt: skip
+    if model.metadata:  # of the same images another manifest may say something else
+        facts["metadata"] = hashlib.sha256(model.evidence(rows).tobytes()).hexdigest()[:12]
     if (path / FILE).exists():
         if (known := json.loads((path / FILE).read_text(encoding="utf-8"))) != facts:
             different = ", ".join(key for key in facts if known.get(key) != facts[key])

@@ -108,7 +108,7 @@ def find_images(
 
 def predict(
     model: str | Path,
-    images: Sequence[str | Path],
+    images: str | Path | Sequence[str | Path],
     *,
     out: str | Path = "predictions.csv",
     part: str = "1/1",
@@ -124,7 +124,7 @@ def predict(
 
     Args:
         model: Folder of an experiment, a fold or a classifier, or ``models:/NAME@ALIAS``.
-        images: Image files, folders, zip archives and tables, see `find_images`.
+        images: Image files, folders, zip archives and tables, see `find_images`; one or several.
         out: The table, as ``.csv`` or ``.parquet``; anything else is a folder of Parquet shards, see `predict_shards`.
         part: Of the shards, ``"I/N"`` for the I-th of N parts, each for a process of its own.
         launcher: ``"ray"`` predicts shards side by side, on this machine or on a cluster.
@@ -140,7 +140,7 @@ def predict(
 
     Examples:
         >>> import dermaffinity as da
-        >>> table = da.predict("runs/library_affinity_plus", ["PHOTOS"])
+        >>> table = da.predict("runs/library_affinity_plus", "PHOTOS")
         >>> table.columns.tolist()
         ['image', 'predicted', 'p.AK', 'p.BCC', 'p.ML', 'novelty', 'set']
     """
@@ -150,7 +150,8 @@ def predict(
         warnings.warn(f"{name}: {fault}", stacklevel=2)
 
     classifier = LesionClassifier.load(model, views=views, device=device, plugins=plugins)
-    files = find_images([Path(source) for source in images], warn, None if root is None else Path(root))
+    sources = [images] if isinstance(images, str | Path) else images
+    files = find_images([Path(source) for source in sources], warn, None if root is None else Path(root))
     out = Path(out)
     if classifier.description.metadata:
         for sentence in classifier.description.heard(pd.DataFrame([file.cells for file in files]))[1]:

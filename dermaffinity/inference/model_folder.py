@@ -144,11 +144,16 @@ class Description(Facts):
         if not known:
             return [], []
         said = functools.reduce(operator.or_, (own.heard(rows) for own in known))
-        counts = said.sum()
-        told = ", ".join(f"{name} of {number:,}" for name, number in counts.items() if number)
-        untold = ", ".join(str(name) for name, number in counts.items() if not number)
-        silent = [f"Nothing is known of {untold}, which would count as evidence."] if untold else []
-        for name, column in columns_found(self.metadata, list(rows.columns)).items():
+        columns = [str(column) for column in rows.columns]
+        found = columns_found(self.metadata, columns)
+        told = ", ".join(f"{name} of {number:,}" for name in self.metadata if (number := said[name].sum()))
+        lacking = ", ".join(name for name in self.metadata if name not in found)
+        blank = ", ".join(name for name in found if not said[name].any())
+        silent = [f"Nothing is known of {blank}, which would count as evidence."] if blank else []
+        if lacking:
+            others = f"; those there: {some_of(columns)}" if columns else ""
+            silent.append(f"There is no column {lacking}, which would count as evidence{others}.")
+        for name, column in found.items():
             strange = known_texts(rows[column].where(~said[name])).dropna()
             if len(strange):
                 silent.append(

@@ -10,6 +10,7 @@ from dermaffinity.data.labels import (
     known_numbers,
     known_texts,
     numbers_as_written,
+    usual_sexes,
     with_usual_names,
 )
 
@@ -91,6 +92,9 @@ def test_numbers_are_known_however_they_are_written_and_codes_are_none():
 def test_age_sex_site_and_skin_tone_have_one_name_whatever_the_library_calls_them():
     rows = pd.DataFrame({"Age_Approx": ["45"], "gender": ["M"], "localization": ["back"], "fitspatrick": ["2"]})
     assert with_usual_names(rows).iloc[0].to_dict() == {"age": "45", "sex": "male", "site": "back", "skin_tone": "2"}
+    assert usual_sexes(pd.Series(["W", "männlich", "Female", "divers"])).tolist() == [
+        "female", "male", "female", "divers",
+    ]  # fmt: skip
     both = pd.DataFrame({"age": ["44"], "age_approx": ["45"]})
     assert with_usual_names(both).iloc[0].to_dict() == {"age": "44", "age_approx": "45"}
     cases = pd.DataFrame({"Age": ["45"], "age": ["44"]})

@@ -10,7 +10,7 @@ import pytest
 
 import dermaffinity as da
 from dermaffinity.data.manifest import read_manifest, write_manifest
-from dermaffinity.errors import ConfigError, DataError
+from dermaffinity.errors import ConfigError, DataError, some_of
 from dermaffinity.experiments import evaluate as module
 from dermaffinity.experiments.report import evaluation as report
 from dermaffinity.experiments.results import read_table
@@ -79,13 +79,21 @@ def test_metadata_that_a_classifier_was_trained_with_are_heard_as_by_crossval(pl
     number = len(external.table)
     assert f"Evidence beside the images: age of {number}, sex of {number} of {number} images." in evaluation.notes
     assert not [note for note in evaluation.notes if "says nothing" in note or "Nothing" in note]
+    assert da.Experiment.open("runs/heard").report("heard.html").notes == ()
     pd.testing.assert_frame_equal(evaluation.results.table, external.table)
     pd.testing.assert_frame_equal(evaluation.measures(), external.summary)
     manifest = da.read_manifest("other.csv")
     renamed = manifest.rows.rename(columns={"age": "years"}).assign(sex="not asked")
-    notes = da.evaluate("runs/heard", replace(manifest, rows=renamed), out="told", images=False).notes
-    assert notes[-2:] == (
-        "Nothing is known of age, sex, which would count as evidence.",
+    other = da.evaluate("runs/heard", manifest, out="told", images=False).measures()
+    with pytest.raises(ConfigError, match=r"told holds another evaluation \(metadata differ\)"):
+        da.evaluate("runs/heard", replace(manifest, rows=renamed), out="told", images=False)
+    told = da.evaluate("runs/heard", replace(manifest, rows=renamed), out="untold", images=False)
+    assert not told.measures().equals(other)
+    there = some_of(map(str, renamed.columns))
+    lacking = f"There is no column age, which would count as evidence; those there: {there}."
+    assert told.notes[-3:] == (
+        "Nothing is known of sex, which would count as evidence.",
+        lacking,
         f"sex of {len(renamed)} images says nothing, since the classifier does not know it (not asked).",
     )
     columns = evaluation.classes.columns

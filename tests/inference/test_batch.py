@@ -441,11 +441,17 @@ def test_what_a_table_says_is_evidence_in_python_as_on_the_command_line(with_met
             {"AGE": ["50", "50", "50"]},
             [
                 "Evidence beside the images: age of 3 of 3 images.",
-                "Nothing is known of sex, which would count as evidence.",
+                "There is no column sex, which would count as evidence; those there: AGE.",
             ],
         ),
-        ({"age": ["", "", ""]}, ["Nothing is known of age, sex, which would count as evidence."]),
-        ({}, ["Nothing is known of age, sex, which would count as evidence."]),
+        (
+            {"age": ["", "", ""], "site": ["back"] * 3},
+            [
+                "Nothing is known of age, which would count as evidence.",
+                "There is no column sex, which would count as evidence; those there: age, site.",
+            ],
+        ),
+        ({}, ["There is no column age, sex, which would count as evidence."]),
     ],
 )
 def test_predict_says_what_of_the_table_counts(commands, with_metadata, toy_model, tmp_path, cells, lines):
@@ -459,7 +465,7 @@ def test_predict_says_what_of_the_table_counts(commands, with_metadata, toy_mode
     assert [line for line in done.stdout.splitlines() if "evidence" in line.lower() or "says nothing" in line] == lines
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        table = batch.predict(model, [tmp_path / "t.csv"], out=tmp_path / "again.csv")
+        table = batch.predict(model, str(tmp_path / "t.csv"), out=tmp_path / "again.csv")
     assert [str(one.message) for one in told] == [line for line in lines if not line.startswith("Evidence")]
     assert len(table) == 3
     found = pd.read_csv(tmp_path / "predictions.csv")[["p.AK", "p.BCC", "p.ML"]].to_numpy()

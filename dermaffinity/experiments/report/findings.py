@@ -266,7 +266,9 @@ def subgroups(answers: Answers, rows: pd.DataFrame) -> dict[str, Table]:
 
 def _subgroup_values(column: pd.Series, name: str) -> pd.Series | None:
     """Which subgroup each image is in; None for a column that makes no subgroups."""
-    values = known_texts(column)
+    texts = known_texts(column)
+    folded = texts.str.casefold()
+    values = folded.map(texts.groupby(folded).agg(lambda own: own.mode()[0]))  # one subgroup, spelled as most are
     if holds_numbers(column):
         if name.lower() in _AGE_COLUMNS:
             bins = [*_AGES.values(), np.inf]

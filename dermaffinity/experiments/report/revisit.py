@@ -16,6 +16,7 @@ from dermaffinity.data.manifest import Manifest
 from dermaffinity.data.transforms import EvaluationStage, FixedStage
 from dermaffinity.errors import DataError
 from dermaffinity.experiments.experiment import Experiment
+from dermaffinity.experiments.results import read_table
 from dermaffinity.heads import HeadOutput, Predictions
 from dermaffinity.inference.model_folder import Description, load_networks
 from dermaffinity.inference.predict import predict
@@ -97,18 +98,19 @@ def _revisit_fold(
         fold,
         known["image"].to_numpy(dtype=object),
         labels,
-        seen.probabilities.argmax(dim=1).numpy(),
+        experiment.classes.indices(known["predicted"]),
         seen.embedding.numpy(),
         seen.centers.numpy(),
         network.head.centers_are_places,
         (distance.numpy().astype(float) - calibration.distance_mean) / calibration.distance_sd,
         calibration.novelty_threshold,
-        _difference(seen, known, description),
+        _difference(seen, read_table(experiment.job(fold, seed).predictions), known["image"], description),
     )
 
 
-def _difference(seen: Predictions, known: pd.DataFrame, description: Description) -> float:
-    before = known[[f"p.{name}" for name in description.classes]].to_numpy()
+def _difference(seen: Predictions, table: pd.DataFrame, images: pd.Series, description: Description) -> float:
+    """From what the job wrote, before the experiment told it anything."""
+    before = table.set_index("image").loc[images, [f"p.{name}" for name in description.classes]].to_numpy()
     difference = float(np.abs(seen.probabilities.numpy() - before).max())
     if difference > _SAME:
         raise DataError(

@@ -315,6 +315,7 @@ def test_subgroups_split_by_what_the_manifest_knows_with_what_their_classes_let_
     rows["sex"] = rng.choice(["female", "male", "unknown"], len(rows))
     rows["camera_number"] = rng.integers(0, 9, len(rows))
     rows["clinic"] = rng.choice(["001", "002"], len(rows))
+    rows["site"] = rng.choice(["back", "Back", "face"], len(rows))
     rows["ulcer"] = rng.choice(["none", "present"], len(rows))
     manifest.rows.loc[0, "age"] = None
     write_manifest(manifest, tmp_path / "facts.csv")
@@ -323,8 +324,11 @@ def test_subgroups_split_by_what_the_manifest_knows_with_what_their_classes_let_
         "Results by age: percent [95 % interval]",
         "Results by sex: percent [95 % interval]",
         "Results by clinic: percent [95 % interval]",
+        "Results by site: percent [95 % interval]",
         "Results by ulcer: percent [95 % interval]",
     ]
+    assert {site.casefold() for site in page.table("Results by site")[1]} == {"back", "face"}
+    assert len(page.table("Results by site")[1]) == 2
     assert list(page.table("Results by ulcer")[1]) in (["none", "present"], ["present", "none"])
     table = read_table(runs / "tiny_cosen" / "out_of_fold.csv").merge(rows[["image", "age", "sex"]], on="image")
     right = (table["label"] == table["predicted"]).astype(float)
