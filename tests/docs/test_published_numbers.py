@@ -135,7 +135,7 @@ def sentences() -> dict[Path, list[str]]:
             f"{over('cosen_plus', 'hamfit-7', 'Minority recall')}. Its mean recall over classes is higher, balanced "
             f"accuracy {gain} and {over('cosen_plus', 'hamfit-7', 'Balanced accuracy')}.",
             f"majority recall {over('cosen', 'hamfit-5', 'Majority recall')}",
-            f"gains nothing over CoSen in balanced accuracy, {printed['hamfit-7']} points, in five classes "
+            f"shows no gain over CoSen in balanced accuracy, {printed['hamfit-7']} points, in five classes "
             f"{printed['hamfit-5']}. It found {lost} of a hundred melanoma images",
             f"with a system of three networks, {planned['hamfit-7']} of 7.7 points, in five classes "
             f"{planned['hamfit-5']} of 10.9",

@@ -124,6 +124,9 @@ def test_methods_of_later_rounds_are_held_against_earlier_arms(arms, part, own, 
     gain = value(found, "external: gain", f"{own[0]} over affinity_plus")
     assert gain == pytest.approx(100 * (ours - best), abs=0.051)
     assert set(found[found["part"] == "out-of-fold"]["method"]) == set(own)
+    shown = pipeline.tables(found)  # fewer arms than measures: an arm a column
+    assert list(shown["out-of-fold"].columns) == list(own)
+    assert "Balanced accuracy" in shown["out-of-fold"].index.get_level_values("row")
 
 
 def test_means_of_models_are_held_against_what_they_are_of_and_against_one_another(arms):

@@ -110,6 +110,18 @@ def test_long_names_of_methods_are_never_cut():
     assert not any("…" in line for line in lines)
 
 
+@pytest.mark.parametrize(("count", "whole"), [(3, True), (9, False)])  # at 80 columns nine numbers need the names' room
+def test_names_of_rows_stay_whole_where_the_numbers_do(count, whole):
+    name = "demo_balanced_softmax_plus"
+    index = pd.MultiIndex.from_tuples([("methods", name)], names=["part", "row"])
+    cells = {f"measure_{number}": ["61.2 [56.8, 65.7]"] for number in range(count)}
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(console_table(pd.DataFrame(cells, index=index), "title", 80))
+    text = console.export_text()
+    assert (name in text) == whole
+    assert text.count("61.2") == count
+
+
 def test_console_table_puts_intervals_on_their_own_line_only_when_narrow():
     content = results_table({f"method_{k}": SUMMARY for k in range(4)}, COUNTS)
     assert any("75.0 [55.1, 88.0]" in line for line in printed(console_table(content, "Recall", 100), 100))
